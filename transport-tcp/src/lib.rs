@@ -1,0 +1,1 @@
+//! TCP fabric and control plane of a KV-cache transport.
