@@ -5,5 +5,11 @@ extern crate alloc;
 #[cfg(any(test, transport_loom))]
 extern crate std;
 
+pub mod fabric;
+pub mod link;
+pub mod memory;
 pub mod queue;
 pub(crate) mod sync;
+mod time;
+pub mod transfer;
+pub use time::Instant;

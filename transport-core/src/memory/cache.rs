@@ -1,0 +1,56 @@
+//! All tables of one engine rank: where its KV pages, aux slots and state slots lie.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::PagedTable;
+use crate::transfer::{Grant, MAX_COMPONENTS, Part};
+
+/// The memory of one engine rank's cache, table by table.
+#[derive(Clone, Debug)]
+pub struct CacheTables {
+    kv: Arc<PagedTable>,
+    aux: Arc<PagedTable>,
+    state: Box<[Arc<PagedTable>]>,
+}
+
+impl CacheTables {
+    /// KV pages, aux slots, and the items of each state component. Components beyond
+    /// [`MAX_COMPONENTS`] make it `None`, as does an aux table of more than one buffer.
+    pub fn new(kv: PagedTable, aux: PagedTable, state: Vec<PagedTable>) -> Option<Self> {
+        let possible = state.len() <= MAX_COMPONENTS && aux.shapes().len() == 1;
+        let state = state.into_iter().map(Arc::new).collect();
+        possible.then(|| Self { kv: Arc::new(kv), aux: Arc::new(aux), state })
+    }
+
+    /// The table of a part; `None` for a component that the model does not have.
+    pub fn table(&self, part: Part) -> Option<&Arc<PagedTable>> {
+        match part {
+            Part::Kv => Some(&self.kv),
+            Part::Aux => Some(&self.aux),
+            Part::State(component) => self.state.get(usize::from(component)),
+        }
+    }
+
+    /// Every part that has a table.
+    pub fn parts(&self) -> impl Iterator<Item = Part> {
+        let state = (0..self.state.len() as u8).map(Part::State);
+        [Part::Kv, Part::Aux].into_iter().chain(state)
+    }
+
+    /// The first item of `grant` that these tables do not have.
+    pub fn first_out_of_range(&self, grant: &Grant) -> Option<(Part, u32)> {
+        let named = (0..grant.state.len().max(self.state.len()) as u8).map(Part::State);
+        let mut parts = [Part::Kv, Part::Aux].into_iter().chain(named);
+        parts.find_map(|part| Some((part, self.outsider(part, grant.items(part))?)))
+    }
+
+    /// The first of `items` that the part's table does not have.
+    pub fn outsider(&self, part: Part, items: &[u32]) -> Option<u32> {
+        match self.table(part) {
+            Some(table) => table.first_out_of_range(items),
+            None => items.first().copied(),
+        }
+    }
+}

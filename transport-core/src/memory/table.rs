@@ -1,0 +1,197 @@
+//! How items lie in memory: item `i` of a buffer is at `offset + i * stride`.
+//!
+//! KV pages, aux slots and state slots are all tables; a KV table has one buffer per layer (MLA) or
+//! two (K and V). Construction proves that every item lies within its region, so nothing that walks
+//! a table checks bounds again, and pins the regions, so none can be deregistered (M1).
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use thiserror::Error;
+
+use super::{MemoryRegion, RegionPin};
+
+/// Most buffers in one table: 61 layers of MLA are 61, 126 layers of K and V are 252.
+pub const MAX_BUFFERS: usize = 4096;
+
+/// Where the items of one buffer lie, in bytes from the start of its region.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct BufferShape {
+    /// Byte offset of item 0.
+    pub offset: u64,
+    /// Bytes from one item to the next; at least `item_bytes`.
+    pub stride: u64,
+    /// Bytes of one item; not 0.
+    pub item_bytes: u64,
+}
+
+impl BufferShape {
+    /// Whether item `i + 1` begins where item `i` ends, so that neighbours merge into one span.
+    pub const fn is_dense(&self) -> bool {
+        self.stride == self.item_bytes
+    }
+
+    /// First byte after the last of `items` items; `None` when it overflows.
+    pub fn end(&self, items: u32) -> Option<u64> {
+        let Some(last) = items.checked_sub(1) else { return Some(self.offset) };
+        let start = self.stride.checked_mul(u64::from(last))?.checked_add(self.offset)?;
+        start.checked_add(self.item_bytes)
+    }
+}
+
+/// One buffer of a table that is being built.
+#[derive(Clone, Debug)]
+pub struct LayerBuffer {
+    /// The memory.
+    pub region: MemoryRegion,
+    /// Where the items lie in it.
+    pub shape: BufferShape,
+}
+
+/// Buffers with the same number of items each, proven to lie within their regions.
+#[derive(Debug)]
+pub struct PagedTable {
+    shapes: Box<[BufferShape]>,
+    pins: Box<[RegionPin]>,
+    items: u32,
+    item_bytes: u64,
+}
+
+impl PagedTable {
+    /// Checks that all `items` items of every buffer lie in its region, and pins the regions.
+    pub fn new(buffers: Vec<LayerBuffer>, items: u32) -> Result<Self, TableError> {
+        if buffers.is_empty() || buffers.len() > MAX_BUFFERS {
+            return Err(TableError::Buffers { buffers: buffers.len() });
+        }
+        let check = |(index, buffer)| check_buffer(index, buffer, items);
+        let pins = buffers.iter().enumerate().map(check).collect::<Result<Box<[_]>, _>>()?;
+        let shapes: Box<[_]> = buffers.iter().map(|buffer| buffer.shape).collect();
+        let item_bytes = item_bytes(&shapes).ok_or(TableError::Overflow)?;
+        Ok(Self { shapes, pins, items, item_bytes })
+    }
+
+    /// Where the items lie, buffer by buffer.
+    pub fn shapes(&self) -> &[BufferShape] {
+        &self.shapes
+    }
+
+    /// The region of buffer `buffer`; panics when there is no such buffer.
+    pub fn region(&self, buffer: usize) -> &MemoryRegion {
+        self.pins[buffer].region()
+    }
+
+    /// Items in each buffer.
+    pub fn items(&self) -> u32 {
+        self.items
+    }
+
+    /// Bytes of one item over all buffers.
+    pub fn item_bytes(&self) -> u64 {
+        self.item_bytes
+    }
+
+    /// The first of `items` that this table does not have.
+    pub fn first_out_of_range(&self, items: &[u32]) -> Option<u32> {
+        items.iter().copied().find(|item| *item >= self.items)
+    }
+}
+
+fn check_buffer(index: usize, buffer: &LayerBuffer, items: u32) -> Result<RegionPin, TableError> {
+    let shape = buffer.shape;
+    if shape.item_bytes == 0 || shape.stride < shape.item_bytes {
+        return Err(TableError::Shape { buffer: index, shape });
+    }
+    let end = shape.end(items).ok_or(TableError::Overflow)?;
+    let region = buffer.region.len() as u64;
+    if end > region {
+        return Err(TableError::OutOfRegion { buffer: index, end, region });
+    }
+    buffer.region.pin().map_err(|_| TableError::RegionClosed { buffer: index })
+}
+
+/// Sum of the item sizes; `None` when it overflows.
+pub(crate) fn item_bytes(shapes: &[BufferShape]) -> Option<u64> {
+    shapes.iter().try_fold(0u64, |sum, shape| sum.checked_add(shape.item_bytes))
+}
+
+/// A table that cannot be: correct the layout.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum TableError {
+    /// No buffers, or more than [`MAX_BUFFERS`].
+    #[error("{buffers} buffers in a table; 1 to {MAX_BUFFERS} are possible")]
+    Buffers {
+        /// Buffers given.
+        buffers: usize,
+    },
+    /// A buffer's items do not all lie in its region.
+    #[error("buffer {buffer} ends at byte {end} of a region of {region} bytes")]
+    OutOfRegion {
+        /// Index of the buffer.
+        buffer: usize,
+        /// First byte after its last item.
+        end: u64,
+        /// Bytes in the region.
+        region: u64,
+    },
+    /// Offsets or sizes that do not fit 64 bits.
+    #[error("the table's size overflows 64 bits")]
+    Overflow,
+    /// A region that is being deregistered.
+    #[error("the region of buffer {buffer} is closed")]
+    RegionClosed {
+        /// Index of the buffer.
+        buffer: usize,
+    },
+    /// Items of no bytes, or that overlap.
+    #[error("buffer {buffer}: items of {} bytes every {} bytes", shape.item_bytes, shape.stride)]
+    Shape {
+        /// Index of the buffer.
+        buffer: usize,
+        /// Its shape.
+        shape: BufferShape,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    fn buffer(region: &MemoryRegion, offset: u64, stride: u64, item_bytes: u64) -> LayerBuffer {
+        let shape = BufferShape { offset, stride, item_bytes };
+        LayerBuffer { region: region.clone(), shape }
+    }
+
+    #[test]
+    fn the_last_item_must_fit_to_the_byte() {
+        let region = MemoryRegion::allocate(100).unwrap();
+        assert!(PagedTable::new(vec![buffer(&region, 10, 30, 30)], 3).is_ok());
+        assert!(PagedTable::new(vec![buffer(&region, 0, 40, 20)], 3).is_ok());
+        let error = PagedTable::new(vec![buffer(&region, 11, 30, 30)], 3).unwrap_err();
+        assert_eq!(error, TableError::OutOfRegion { buffer: 0, end: 101, region: 100 });
+    }
+
+    #[test]
+    fn overlapping_empty_and_overflowing_shapes_are_refused() {
+        let region = MemoryRegion::allocate(100).unwrap();
+        let refused = |offset, stride, bytes| {
+            PagedTable::new(vec![buffer(&region, offset, stride, bytes)], 2).unwrap_err()
+        };
+        assert!(matches!(refused(0, 9, 10), TableError::Shape { .. }));
+        assert!(matches!(refused(0, 10, 0), TableError::Shape { .. }));
+        assert_eq!(refused(u64::MAX, 10, 10), TableError::Overflow);
+        assert_eq!(PagedTable::new(vec![], 2).unwrap_err(), TableError::Buffers { buffers: 0 });
+    }
+
+    #[test]
+    fn m1_a_table_keeps_its_regions_from_being_deregistered() {
+        let region = MemoryRegion::allocate(100).unwrap();
+        let table = PagedTable::new(vec![buffer(&region, 0, 50, 50)], 2).unwrap();
+        assert!(!region.close());
+        let error = PagedTable::new(vec![buffer(&region, 0, 50, 50)], 2).unwrap_err();
+        assert_eq!(error, TableError::RegionClosed { buffer: 0 });
+        drop(table);
+        assert!(region.is_closed());
+    }
+}
