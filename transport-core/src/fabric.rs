@@ -37,7 +37,7 @@ pub struct PeerId(pub u32);
 pub struct WriteId(pub u64);
 
 /// Longest opaque address that [`Fabric::address`] may give, in bytes.
-pub const MAX_ADDRESS: usize = 4096;
+pub const MAX_ADDRESS: usize = 1 << 16;
 
 /// Items of one part, to be written into the same number of granted items.
 #[derive(Clone, Debug)]

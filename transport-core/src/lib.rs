@@ -5,6 +5,7 @@ extern crate alloc;
 #[cfg(any(test, transport_loom))]
 extern crate std;
 
+pub mod disagg;
 pub mod fabric;
 pub mod link;
 pub mod memory;
@@ -12,4 +13,5 @@ pub mod queue;
 pub(crate) mod sync;
 mod time;
 pub mod transfer;
+pub mod wire;
 pub use time::Instant;

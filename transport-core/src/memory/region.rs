@@ -7,9 +7,10 @@
 //! Invariant: while `Inner` lives, `base .. base + len` is memory that may be read and written, and
 //! `Inner::owner` keeps it so. A region is freed when the last clone and the last pin are gone (M1).
 
-use alloc::alloc::{Layout, alloc_zeroed, dealloc};
+use alloc::alloc::{alloc_zeroed, dealloc};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 

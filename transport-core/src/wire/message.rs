@@ -1,0 +1,120 @@
+//! The messages, as values.
+
+use alloc::vec::Vec;
+
+use crate::disagg::{Cause, Geometry, RoomId};
+use crate::transfer::{Grant, GrantId, Manifest};
+
+/// One control message.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Message {
+    /// First message on a link, from both sides: who I am and what my cache looks like.
+    Hello(Hello),
+    /// The handshake failed; the link is closed after this.
+    Refuse(Cause),
+    /// Answer with [`Message::Pong`] of the same number.
+    Ping(u64),
+    /// Answer to [`Message::Ping`].
+    Pong(u64),
+    /// Decode to prefill: write these items. Repeated until accepted.
+    Grant(GrantOffer),
+    /// Prefill to decode: the grant is known here.
+    Accept {
+        /// The room.
+        room: RoomId,
+        /// The grant.
+        grant: GrantId,
+    },
+    /// Prefill to decode: what will have been sent. Repeated until the room ends.
+    Manifest(Stated),
+    /// Decode to prefill: all of it is there.
+    Complete {
+        /// The room.
+        room: RoomId,
+        /// The grant.
+        grant: GrantId,
+    },
+    /// Either side: the room failed, or is unknown here. Repeated until answered by `Drained`.
+    Abort {
+        /// The room.
+        room: RoomId,
+        /// The grant.
+        grant: GrantId,
+        /// Why.
+        cause: Cause,
+        /// Whether none of the sender's writes can land any more. Always true from a decode node.
+        drained: bool,
+    },
+    /// Answer to a drained `Abort`: the room has ended here too, and no write of it can land.
+    Drained {
+        /// The room.
+        room: RoomId,
+        /// The grant.
+        grant: GrantId,
+    },
+}
+
+/// The first message on a link.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Hello {
+    /// A number of this node's life: another one after every restart (R6).
+    pub incarnation: u64,
+    /// What the node does.
+    pub role: Role,
+    /// Its rank among the engine's processes; names the writer in a gate (G5).
+    pub rank: u32,
+    /// The shape of its cache.
+    pub geometry: Geometry,
+    /// How its fabric is reached: [`crate::fabric::Fabric::address`].
+    pub address: Vec<u8>,
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(u8)]
+pub enum Role {
+    /// Computes prompts and writes their caches.
+    Prefill = 1,
+    /// Grants pages and continues.
+    Decode = 2,
+}
+
+impl Role {
+    /// The role of that number on the wire.
+    pub const fn from_wire(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Prefill),
+            2 => Some(Self::Decode),
+            _ => None,
+        }
+    }
+}
+
+/// A grant on its way to the node that may use it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct GrantOffer {
+    /// The room.
+    pub room: RoomId,
+    /// The permission.
+    pub grant: Grant,
+    /// Pages of the request's start that the decode side holds already and did not grant.
+    pub prefix_pages: u32,
+    /// Most KV deliveries the sender may make.
+    pub deliveries: u32,
+    /// Milliseconds from the sending until the decode side gives up waiting.
+    pub deadline_ms: u32,
+}
+
+/// A sender's statement of what it will have sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Stated {
+    /// The room.
+    pub room: RoomId,
+    /// The grant.
+    pub grant: GrantId,
+    /// The sender's rank.
+    pub rank: u32,
+    /// Deliveries of each kind.
+    pub manifest: Manifest,
+}
