@@ -1,0 +1,415 @@
+//! The command line.
+//!
+//! For names, defaults, ranges and help. Not for what a subcommand does. Invariant: what
+//! [`Cli::parse_checked`] returns is in range, each value by itself and together.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
+use thiserror::Error;
+
+use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS};
+
+/// Moves real-sized KV caches from a prefill process to a decode process, and proves every byte.
+#[derive(Debug, Parser)]
+#[command(name = "kvperf", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a prefill and a decode process on this machine and replay requests between them
+    Loopback(RunArgs),
+    /// Be the decode side, and wait for a prefill side to connect
+    Decode(DecodeArgs),
+    /// Be the prefill side of a decode side on another host. Give both the same model and workload
+    Prefill(PrefillArgs),
+    /// Show how large the KV cache of a model is; of all shipped models, without --model
+    Geometry(GeometryArgs),
+}
+
+/// Arguments of `decode`.
+#[derive(Args, Debug)]
+pub struct DecodeArgs {
+    /// Address to wait at, like `0.0.0.0:7420` or `[::]:7420`
+    #[arg(long, value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// The rest.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of `prefill`.
+#[derive(Args, Debug)]
+pub struct PrefillArgs {
+    /// Where the decode side listens, like `10.0.0.7:7420`, `[fe80::1]:7420` or `decode-host:7420`
+    #[arg(long, value_name = "HOST:PORT")]
+    pub connect: HostPort,
+    /// The rest.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Arguments of `geometry`.
+#[derive(Args, Debug)]
+pub struct GeometryArgs {
+    /// A shipped model, or the path of a Hugging Face config.json
+    #[arg(long, value_name = "NAME|PATH")]
+    pub model: Option<String>,
+    /// How to lay the cache out.
+    #[command(flatten)]
+    pub layout: LayoutArgs,
+    /// Print JSON instead, one line per model
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of everything that moves bytes.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// Whose cache is moved.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Which requests.
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// How they are moved.
+    #[command(flatten)]
+    pub transfer: TransferArgs,
+    /// What is checked and shown.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+/// Which model.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A shipped model, or the path of a Hugging Face config.json
+    #[arg(long, value_name = "NAME|PATH", default_value = "llama-3.1-8b")]
+    pub model: String,
+    /// How to lay the cache out.
+    #[command(flatten)]
+    pub layout: LayoutArgs,
+}
+
+/// How a cache is laid out.
+#[derive(Args, Clone, Debug)]
+pub struct LayoutArgs {
+    /// Tokens in a page
+    #[arg(long, value_name = "N", default_value_t = 16,
+        value_parser = value_parser!(u32).range(1..=i64::from(MAX_PAGE_TOKENS)))]
+    pub page_tokens: u32,
+    /// Element type of the cache instead of the model's own
+    #[arg(long, value_enum, ignore_case = true)]
+    pub dtype: Option<Dtype>,
+}
+
+/// Which requests, how many and how fast.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Workload")]
+pub struct LoadArgs {
+    /// Trace to replay, JSON lines of timestamp, input_length, output_length and hash_ids
+    /// [default: a small built-in mix]
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Replay only so many requests [default: the whole trace; 24 of the built-in mix]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub requests: Option<u32>,
+    /// Replay at so many times real time [default: as fast as the decode side admits]
+    #[arg(long, value_name = "TIMES", value_parser = speed)]
+    pub speed: Option<f64>,
+    /// Requests in flight at most
+    #[arg(long, value_name = "N", default_value_t = 16,
+        value_parser = value_parser!(u32).range(1..=4096))]
+    pub concurrency: u32,
+    /// Pages in the decode side's pool [default: what the longest request needs, or 4 GB]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
+    pub pages: Option<u32>,
+    /// Seed of the built-in mix and of the order in which pages are scattered
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// How requests are moved.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Transfer")]
+pub struct TransferArgs {
+    /// Tokens of one chunk of a chunked prefill; a multiple of --page-tokens
+    #[arg(long, value_name = "N", default_value_t = 2048,
+        value_parser = value_parser!(u32).range(1..=1 << 20))]
+    pub chunk_tokens: u32,
+    /// TCP connections for data to a peer
+    #[arg(long, value_name = "N", default_value_t = 1,
+        value_parser = value_parser!(u32).range(1..=64))]
+    pub lanes: u32,
+    /// Fail a request after so many seconds without progress
+    #[arg(long, value_name = "N", default_value_t = 30,
+        value_parser = value_parser!(u32).range(1..=3600))]
+    pub stall_seconds: u32,
+    /// Break something on the way, to see it found
+    #[arg(long, value_enum)]
+    pub fault: Option<Fault>,
+}
+
+impl TransferArgs {
+    /// How long a request may make no progress.
+    pub fn stall(&self) -> Duration {
+        Duration::from_secs(self.stall_seconds.into())
+    }
+}
+
+/// What is checked and how results are shown.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Check every byte
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    pub verify: bool,
+    /// Print the results as one line of JSON, last on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What the fault-injecting fabric does to one request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Fault {
+    /// Flip one byte of one page in flight
+    FlipByte,
+    /// Never deliver an aux record
+    DropAux,
+    /// Never deliver a state component
+    DropState,
+    /// Never deliver a chunk
+    DropChunk,
+}
+
+impl Cli {
+    /// Parses the process's arguments. On a bad one, or for `--help`, prints and exits.
+    pub fn parse_checked() -> Self {
+        Self::from_checked(std::env::args_os()).unwrap_or_else(|error| error.exit())
+    }
+
+    /// Parses `arguments`, the first of which is the command's own name.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, for printing by [`clap::Error::exit`]; also `--help` and `--version`.
+    pub fn from_checked<I, T>(arguments: I) -> Result<Self, clap::Error>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<std::ffi::OsString> + Clone,
+    {
+        let cli = Self::try_parse_from(arguments)?;
+        match cli.command.run_args().map(RunArgs::check) {
+            Some(Err(problem)) => Err(Self::command().error(ErrorKind::ValueValidation, problem)),
+            _ => Ok(cli),
+        }
+    }
+}
+
+impl Command {
+    /// The arguments that everything which moves bytes has.
+    pub fn run_args(&self) -> Option<&RunArgs> {
+        match self {
+            Self::Loopback(run) => Some(run),
+            Self::Decode(decode) => Some(&decode.run),
+            Self::Prefill(prefill) => Some(&prefill.run),
+            Self::Geometry(_) => None,
+        }
+    }
+}
+
+impl RunArgs {
+    /// What no single value shows.
+    fn check(&self) -> Result<(), CombinationError> {
+        let chunk_tokens = self.transfer.chunk_tokens;
+        let page_tokens = self.model.layout.page_tokens;
+        if !chunk_tokens.is_multiple_of(page_tokens) {
+            return Err(CombinationError::ChunkTokens { chunk_tokens, page_tokens });
+        }
+        Ok(())
+    }
+}
+
+impl From<&LayoutArgs> for GeometryOptions {
+    fn from(layout: &LayoutArgs) -> Self {
+        Self { page_tokens: layout.page_tokens, dtype: layout.dtype }
+    }
+}
+
+/// Values that do not go together.
+#[derive(Clone, Copy, Debug, Error)]
+enum CombinationError {
+    #[error(
+        "--chunk-tokens {chunk_tokens} is not a multiple of --page-tokens {page_tokens}: a chunk is whole pages"
+    )]
+    ChunkTokens { chunk_tokens: u32, page_tokens: u32 },
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    let times = text.parse::<f64>().map_err(|error| error.to_string())?;
+    // A NaN is in no range.
+    let sensible = (1e-3..=1e6).contains(&times);
+    sensible.then_some(times).ok_or_else(|| format!("{times} is not within 0.001..=1000000"))
+}
+
+/// A host and a port that are looked up when they are needed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostPort {
+    host: String,
+    port: u16,
+}
+
+impl HostPort {
+    /// The addresses of the host, in the order to try them.
+    ///
+    /// # Errors
+    ///
+    /// When the name cannot be looked up or has no address.
+    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        let addresses: Vec<_> = (self.host.as_str(), self.port).to_socket_addrs()?.collect();
+        if addresses.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{self} has no address")));
+        }
+        Ok(addresses)
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// Why a text names no host and port.
+#[derive(Clone, Copy, Debug, Error)]
+pub enum HostPortError {
+    /// No colon and number at the end.
+    #[error("no port: expected HOST:PORT")]
+    NoPort,
+    /// The number is 0 or too large.
+    #[error("the port is not within 1..=65535")]
+    Port,
+    /// No host, or an IPv6 address without brackets.
+    #[error("no host: expected a name, an IPv4 address or an IPv6 address in brackets")]
+    Host,
+}
+
+impl FromStr for HostPort {
+    type Err = HostPortError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (host, port) = text.rsplit_once(':').ok_or(HostPortError::NoPort)?;
+        let port = port.parse().ok().filter(|port| *port > 0).ok_or(HostPortError::Port)?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let plain = Some(host).filter(|host| !host.is_empty() && !host.contains([':', '[', ']']));
+        let host = bracketed.or(plain).ok_or(HostPortError::Host)?.to_owned();
+        Ok(Self { host, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::from_checked(line.split_whitespace())
+    }
+
+    fn loopback(options: &str) -> RunArgs {
+        let cli = parse(&format!("kvperf loopback {options}")).expect("good arguments");
+        cli.command.run_args().expect("loopback has them").clone()
+    }
+
+    #[track_caller]
+    fn assert_refused(line: &str, parts: &[&str]) {
+        let error = parse(line).expect_err("bad arguments").to_string();
+        for part in parts {
+            assert!(error.contains(part), "{error:?} does not name {part:?}");
+        }
+    }
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_first_run_needs_no_options() {
+        let run = loopback("");
+        assert_eq!(run.model.model, "llama-3.1-8b");
+        assert_eq!((run.model.layout.page_tokens, run.model.layout.dtype), (16, None));
+        assert_eq!((run.transfer.chunk_tokens, run.transfer.fault), (2048, None));
+        assert!(run.load.trace.is_none() && run.load.speed.is_none() && run.load.pages.is_none());
+        assert!(run.output.verify && !run.output.json);
+    }
+
+    #[test]
+    fn every_option_is_taken() {
+        let run = loopback(
+            "--model deepseek-v3 --page-tokens 64 --dtype BF16 --trace t.jsonl --requests 200 \
+             --speed 2.5 --pages 4096 --chunk-tokens 4096 --concurrency 8 --seed 9 --json \
+             --verify false --stall-seconds 5 --lanes 4 --fault drop-state",
+        );
+        assert_eq!(run.model.layout.dtype, Some(Dtype::Bfloat16));
+        assert_eq!((run.load.requests, run.load.speed), (Some(200), Some(2.5)));
+        assert_eq!((run.load.pages, run.load.concurrency, run.load.seed), (Some(4096), 8, 9));
+        assert_eq!((run.transfer.lanes, run.transfer.stall()), (4, Duration::from_secs(5)));
+        assert_eq!(run.transfer.fault, Some(Fault::DropState));
+        assert!(run.output.json && !run.output.verify);
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_the_range() {
+        assert_refused("kvperf loopback --page-tokens 0", &["--page-tokens", "1..=4096"]);
+        assert_refused("kvperf loopback --requests 0", &["--requests", "1..=1000000"]);
+        assert_refused("kvperf loopback --lanes 65", &["--lanes", "1..=64"]);
+        assert_refused("kvperf loopback --concurrency 0", &["1..=4096"]);
+        assert_refused("kvperf loopback --pages=-1", &["--pages", "1..="]);
+        for speed in ["0", "-1", "NaN", "inf", "fast"] {
+            assert_refused(&format!("kvperf loopback --speed={speed}"), &["--speed"]);
+        }
+        assert_refused("kvperf loopback --dtype int4", &["--dtype", "bfloat16"]);
+        assert_refused("kvperf loopback --fault burn", &["flip-byte", "drop-chunk"]);
+    }
+
+    #[test]
+    fn chunks_are_whole_pages() {
+        assert_eq!(loopback("--page-tokens 64 --chunk-tokens 64").transfer.chunk_tokens, 64);
+        let line = "kvperf decode --listen [::1]:0 --page-tokens 48";
+        assert_refused(line, &["--chunk-tokens 2048", "--page-tokens 48"]);
+    }
+
+    #[test]
+    fn addresses_are_checked() {
+        assert!(parse("kvperf decode --listen [::]:7420").is_ok());
+        assert_refused("kvperf decode --listen 7420", &["--listen"]);
+        assert_refused("kvperf decode", &["--listen"]);
+        assert!(parse("kvperf prefill --connect decode-host:7420").is_ok());
+        assert_refused("kvperf prefill --connect decode-host", &["no port"]);
+        assert_refused("kvperf prefill --connect decode-host:0", &["1..=65535"]);
+        assert_refused("kvperf prefill --connect ::1:7420", &["brackets"]);
+        assert_refused("kvperf prefill --connect :7420", &["no host"]);
+    }
+
+    #[test]
+    fn a_host_and_port_reads_back_and_resolves() {
+        let address: HostPort = "[::1]:7420".parse().unwrap();
+        assert_eq!(address.to_string(), "[::1]:7420");
+        assert_eq!(address.resolve().unwrap(), ["[::1]:7420".parse().unwrap()]);
+        let address: HostPort = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(address.resolve().unwrap(), ["127.0.0.1:1".parse().unwrap()]);
+    }
+}

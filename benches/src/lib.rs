@@ -1,0 +1,28 @@
+//! What `kvperf` is made of, apart from moving the bytes: real models' geometries, real requests,
+//! content that can be checked to the last byte, and the report.
+//!
+//! | module | for |
+//! | --- | --- |
+//! | [`model`] | which buffers a model's cache has, from its `config.json` |
+//! | [`trace`] | requests, from a trace or built in |
+//! | [`workload`] | both, from arguments, known to fit |
+//! | [`prefix`] | what the decode side still holds |
+//! | [`pattern`] | what every byte must be |
+//! | [`cpu`] | CPU time, without what the pattern costs |
+//! | [`report`], [`progress`] | results, and waiting for them |
+//! | [`args`] | the command line |
+
+#![deny(unsafe_code)]
+
+pub mod args;
+pub mod cpu;
+pub mod model;
+pub mod pattern;
+pub mod prefix;
+pub mod progress;
+pub mod report;
+mod rng;
+pub mod trace;
+pub mod workload;
+
+pub use rng::SplitMix64;
