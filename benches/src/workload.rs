@@ -4,10 +4,13 @@
 //! For turning arguments into something that is known to fit. Not for running it. Invariant: each
 //! request fits into the pool by itself, so admitting them in order never gets stuck.
 
+use std::iter;
+
 use thiserror::Error;
 
 use crate::args::RunArgs;
 use crate::model::{Geometry, GeometryOptions, ModelError};
+use crate::rng::{GOLDEN, mix64};
 use crate::trace::{self, Request, TraceError};
 
 /// Requests of the built-in mix, unless told otherwise.
@@ -64,6 +67,17 @@ impl Workload {
         let requests = requests(args)?;
         let pool_pages = pool_pages(&geometry, &requests, args.load.pages)?;
         Ok(Self { geometry, requests, pool_pages })
+    }
+
+    /// A number that differs when the requests do. Both sides work out content from their own list,
+    /// so they compare this before any room opens, as the compatibility tag of their
+    /// [shapes](Geometry::shape).
+    pub fn fingerprint(&self) -> u64 {
+        let words = self.requests.iter().flat_map(|request| {
+            let lengths = u64::from(request.input_length) << 32 | request.hash_ids.len() as u64;
+            iter::once(lengths).chain(request.hash_ids.iter().copied())
+        });
+        words.fold(self.requests.len() as u64, |hash, word| mix64(hash.wrapping_add(GOLDEN) ^ word))
     }
 
     /// KV bytes of the decode side's pool.
@@ -148,6 +162,16 @@ mod tests {
         assert_eq!(load(&format!("--pages {needed}")).unwrap().pool_pages, needed);
         let error = load(&format!("--pages {}", needed - 1)).unwrap_err().to_string();
         assert!(error.contains(&format!("needs {needed}")), "{error}");
+    }
+
+    #[test]
+    fn fingerprints_differ_when_requests_do() {
+        let of = |options| load(options).unwrap().fingerprint();
+        assert_eq!(of("--seed 5"), of("--seed 5 --chunk-tokens 4096 --lanes 2"));
+        let different = ["", "--seed 5", "--requests 23", "--requests 25"].map(of);
+        for (place, one) in different.iter().enumerate() {
+            assert!(!different[place + 1..].contains(one), "{place}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod config;
 mod dtype;
 mod error;
 mod layout;
+mod shape;
 mod shipped;
 mod show;
 mod state;
