@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# The stages of ../ci.sh, which runs them one at a time as `bash ci/stages.sh NAME`, and lists them from the comment
+# behind each head. A stage is a function that ends with status 0 if all is well; `skip` ends it as not run.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. ci/tools.sh
+. ci/layout.sh
+
+# Builds with other flags or compilers get folders of their own, so that no stage makes another build afresh.
+TARGET=${CARGO_TARGET_DIR:-$PWD/target}
+CORE_FEATURES=transport-core/sim,transport-core/conformance
+
+stage_fmt() { # rustfmt would change nothing
+    need_cargo_command fmt rustfmt
+    cargo fmt --all --check
+}
+
+stage_layout() { # unsafe code and atomics only where they may live, no file too long, Cargo.lock up to date
+    unsafe_only_in_listed_files
+    atomics_only_in_sync
+    no_long_files 600
+    cargo metadata --locked --format-version 1 >/dev/null
+}
+
+stage_shell() { # no word from shellcheck about these scripts
+    need_package shellcheck
+    shellcheck ci.sh ci/*.sh .ci/run
+}
+
+stage_clippy() { # no warning from clippy, with every set of features and for every target
+    local features
+    need_cargo_command clippy clippy
+    cargo clippy --all-targets -- -D warnings
+    cargo clippy -p no-std-probe --profile no-std -- -D warnings
+    for features in '' sim conformance sim,conformance; do
+        cargo clippy -p transport-core --all-targets --no-default-features --features "$features" -- -D warnings
+    done
+}
+
+stage_test() { # unit, property, integration and doc tests
+    tested cargo test
+}
+
+stage_doc() { # rustdoc has no warning, private items included
+    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --features "$CORE_FEATURES"
+}
+
+stage_loom() { # every interleaving of the lock-free structures, up to 2 preemptions
+    RUSTFLAGS='--cfg transport_loom -D warnings' LOOM_MAX_PREEMPTIONS=2 LOOM_MAX_BRANCHES=10000 \
+        tested cargo test -p transport-core --profile loom --lib --target-dir "$TARGET/loom" loom_
+}
+
+stage_no_std() { # transport-core links without std, and the probe would notice if it did not
+    local features
+    for features in '' everything; do
+        cargo build -p no-std-probe --profile no-std --features "$features"
+    done
+    fails_with 'duplicate lang item.*panic_impl' cargo build -p no-std-probe --profile no-std --features prove
+}
+
+stage_bare() { # transport-core builds for a 32-bit machine without operating system or 64-bit atomics
+    need_target thumbv7em-none-eabi
+    cargo build -p transport-core --features sim,conformance --target thumbv7em-none-eabi
+}
+
+stage_deny() { # dependencies: licences, doubles, banned crates, sources (deny.toml)
+    need_cargo_deny
+    cargo deny check bans licenses sources
+}
+
+stage_msrv_core() { # transport-core builds with the oldest Rust that it promises
+    old_cargo "$(rust_version transport-core/Cargo.toml)" check -p transport-core --features sim,conformance \
+        --target-dir "$TARGET/msrv-core"
+}
+
+stage_msrv() { # the workspace builds with the oldest Rust that it promises
+    old_cargo "$(rust_version Cargo.toml)" check --target-dir "$TARGET/msrv"
+}
+
+stage_tsan() { # unit tests of core and TCP under ThreadSanitizer (nightly, std built with it)
+    need_toolchain nightly rust-src
+    RUSTFLAGS=-Zsanitizer=thread PROPTEST_CASES=32 \
+        tested cargo +nightly test -Zbuild-std --target "$(host)" --target-dir "$TARGET/tsan" \
+        -p transport-core -p transport-tcp --features "$CORE_FEATURES" --release --lib
+}
+
+stage_smoke() { # two processes move real KV and verify it; each injected fault is caught and named
+    cargo build --release
+    kvperf_says verified 0 loopback
+    kvperf_says byte 1 loopback --fault flip-byte
+    kvperf_says aux 1 loopback --fault drop-aux
+    kvperf_says state 1 loopback --fault drop-state
+    kvperf_says chunk 1 loopback --fault drop-chunk
+}
+
+stage_bench_smoke() { # every benchmark runs once; nothing is timed
+    logged cargo bench -p kvperf --benches -- --test
+    grep -q '^Success' "$CI_TMP/log" || fail 'no benchmark ran'
+}
+
+# kvperf_says WORD STATUS ARGUMENT...: `kvperf ARGUMENT...` ends with STATUS, and what it prints has WORD, its own
+# arguments not counted: a fault that is only repeated is not a fault that is explained.
+kvperf_says() {
+    local word=$1 expected=$2 status=0
+    shift 2
+    logged bounded cargo run --release --quiet -- "$@" || status=$?
+    [ "$status" -eq "$expected" ] || fail "kvperf $*: exit status $status, expected $expected"
+    grep -qi -- "$word" <(sed "s/${!#}//g" "$CI_TMP/log") || fail "kvperf $*: no word of '$word'"
+}
+
+"stage_${1//-/_}"
