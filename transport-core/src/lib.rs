@@ -5,10 +5,14 @@ extern crate alloc;
 #[cfg(any(test, transport_loom))]
 extern crate std;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod fabric;
 pub mod link;
 pub mod memory;
 pub mod queue;
+#[cfg(any(feature = "conformance", feature = "sim"))]
+pub mod rng;
 pub(crate) mod sync;
 mod time;
 pub mod transfer;
