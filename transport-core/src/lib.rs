@@ -13,6 +13,8 @@ pub mod memory;
 pub mod queue;
 #[cfg(any(feature = "conformance", feature = "sim"))]
 pub mod rng;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub(crate) mod sync;
 mod time;
 pub mod transfer;

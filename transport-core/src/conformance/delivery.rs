@@ -48,7 +48,8 @@ pub fn both_directions_work_at_once<H: Harness>(harness: &mut H) {
     let tickets =
         [rig.grant(0, 1, &Lists::kv(32..64)), rig.grant(1, 0, &Lists::kv(shuffled(32, 1)))];
     for sequence in 0..16 {
-        for (ticket, base) in tickets.iter().zip([0, 32]) {
+        // Read from what the other direction does not write.
+        for (ticket, base) in tickets.iter().zip([32, 0]) {
             let write = rig.write(ticket, Part::Kv, &[base + sequence, base + sequence + 1]);
             rig.post(ticket, Write { sequence, first: sequence * 2, ..write }, Lands);
         }

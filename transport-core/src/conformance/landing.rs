@@ -90,11 +90,11 @@ pub fn layer_ranges_write_only_their_buffers<H: Harness>(harness: &mut H) {
 /// Items of one byte, of odd sizes, around the sizes of pages, and of a mebibyte.
 pub fn items_of_any_size_land<H: Harness>(harness: &mut H) {
     for bytes in [1, 3, 7, 64, 1000, 4095, 4096, 65_537, 1 << 20] {
-        let geometry = Geometry::pages(7, bytes);
+        let geometry = Geometry::pages(4, bytes);
         let check = "items_of_any_size_land";
         let mut rig = Rig::of(harness, check, &[geometry.clone(), geometry.spread(1)]);
-        let ticket = rig.grant(0, 1, &Lists::kv([5, 0, 2, 3]));
-        let write = rig.write(&ticket, Part::Kv, &[6, 1, 2, 2]);
+        let ticket = rig.grant(0, 1, &Lists::kv([3, 0, 1]));
+        let write = rig.write(&ticket, Part::Kv, &[2, 1, 2]);
         rig.post(&ticket, write, Lands);
         rig.finish();
     }

@@ -26,17 +26,23 @@ fn forged(ticket: &Ticket, alter: impl FnOnce(&mut Grant)) -> Ticket {
     Ticket { grant: Arc::new(grant), ..ticket.clone() }
 }
 
-/// Posts one KV item under `ticket`, which the target must refuse.
-fn refused<H: Harness>(rig: &mut Rig<'_, H>, ticket: &Ticket, refusal: Refusal) {
+/// One KV item in the buffers that both ends have. Numbered by its id, as no two may be the same.
+fn numbered<H: Harness>(rig: &mut Rig<'_, H>, ticket: &Ticket) -> Write {
     let write = rig.write(ticket, Part::Kv, &[1]);
+    Write { sequence: write.id.0 as u32, buffers: 0..3, ..write }
+}
+
+/// Posts a write under `ticket` that the target must refuse.
+fn refused<H: Harness>(rig: &mut Rig<'_, H>, ticket: &Ticket, refusal: Refusal) {
+    let write = numbered(rig, ticket);
     rig.post(ticket, write, Refused(refusal));
     rig.settle();
 }
 
-/// Posts one KV item under `ticket`, which must land.
-fn served<H: Harness>(rig: &mut Rig<'_, H>, ticket: &Ticket, sequence: u32) {
-    let write = rig.write(ticket, Part::Kv, &[2]);
-    rig.post(ticket, Write { sequence, ..write }, Lands);
+/// Posts a write under `ticket` that must land.
+fn served<H: Harness>(rig: &mut Rig<'_, H>, ticket: &Ticket) {
+    let write = numbered(rig, ticket);
+    rig.post(ticket, write, Lands);
     rig.settle();
 }
 
@@ -49,14 +55,14 @@ pub fn writes_without_a_grant_in_force_are_refused<H: Harness>(harness: &mut H) 
         let unknown = forged(&good, |grant| grant.id = GrantId { slot, generation });
         refused(&mut rig, &unknown, Refusal::NoGrant);
     }
-    served(&mut rig, &good, 0);
+    served(&mut rig, &good);
     let fenced = rig.node(0).endpoint.revoke(good.grant.id);
     rig.ensure(fenced == Revoked::Fenced, "a fabric that checks must fence at once");
     refused(&mut rig, &good, Refusal::NoGrant);
     let next = GrantId { generation: good.grant.id.generation + 1, ..good.grant.id };
     let next = rig.grant_as(next, (1, 0), &Lists::kv([2]));
     refused(&mut rig, &good, Refusal::NoGrant);
-    served(&mut rig, &next, 0);
+    served(&mut rig, &next);
     rig.finish();
 }
 
@@ -70,7 +76,7 @@ pub fn a_grant_serves_its_own_peer_only<H: Harness>(harness: &mut H) {
     let owned = rig.grant(0, 1, &Lists::kv([5]));
     let stolen = Ticket { from: 2, ..owned.clone() };
     refused(&mut rig, &stolen, Refusal::NoGrant);
-    served(&mut rig, &owned, 0);
+    served(&mut rig, &owned);
     rig.finish();
 }
 
@@ -81,7 +87,7 @@ pub fn a_wrong_tag_is_refused<H: Harness>(harness: &mut H) {
     for flip in [1, 1 << 63, u64::MAX] {
         refused(&mut rig, &forged(&good, |grant| grant.tag ^= flip), Refusal::WrongTag);
     }
-    served(&mut rig, &good, 0);
+    served(&mut rig, &good);
     rig.finish();
 }
 
@@ -102,7 +108,7 @@ pub fn writes_outside_the_grant_are_refused<H: Harness>(harness: &mut H) {
         rig.post(&wide, hostile, Refused(Refusal::OutOfGrant));
         rig.settle();
     }
-    served(&mut rig, &good, 0);
+    served(&mut rig, &good);
     rig.finish();
 }
 
@@ -117,15 +123,14 @@ fn larger() -> Geometry {
 
 /// Writes that their poster finds in order, and that no honest poster would have.
 fn outside<H: Harness>(rig: &mut Rig<'_, H>, wide: &Ticket) -> Vec<Write> {
-    let kv = Write { buffers: 0..3, ..rig.write(wide, Part::Kv, &[1, 2]) };
-    let all: Vec<u32> = (0..60).collect();
+    let all: Arc<[u32]> = (0..60).collect();
     vec![
-        Write { items: Arc::from(&all[..]), ..kv.clone() },
-        Write { id: rig.write(wide, Part::Kv, &[]).id, first: 2, ..kv.clone() },
-        Write { id: rig.write(wide, Part::Kv, &[]).id, first: 58, ..kv.clone() },
-        Write { id: rig.write(wide, Part::Kv, &[]).id, buffers: 0..4, ..kv.clone() },
-        Write { id: rig.write(wide, Part::Kv, &[]).id, buffers: 3..4, ..kv },
-        Write { buffers: 0..1, ..rig.write(wide, Part::State(0), &[0]) },
+        Write { items: all, ..numbered(rig, wide) },
+        Write { items: Arc::from([1, 2]), first: 2, ..numbered(rig, wide) },
+        Write { first: 58, ..numbered(rig, wide) },
+        Write { buffers: 0..4, ..numbered(rig, wide) },
+        Write { buffers: 3..4, ..numbered(rig, wide) },
+        rig.write(wide, Part::State(0), &[0]),
         rig.write(wide, Part::State(2), &[0]),
         Write { first: 4, ..rig.write(wide, Part::State(1), &[0]) },
     ]
