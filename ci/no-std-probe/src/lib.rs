@@ -39,7 +39,7 @@ mod probe {
     }
 
     /// Reaches into the core, so that its code is linked and not just its name.
-    // SAFETY: no other symbol in the graph has this name.
+    /// No other symbol in the graph has its name, which is all that `no_mangle` asks for.
     #[unsafe(no_mangle)]
     extern "C" fn transport_core_probe(len: usize) -> bool {
         let gate = ArrivalGate::new(&[0], 1);
