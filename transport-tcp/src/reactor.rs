@@ -58,7 +58,10 @@ impl Reactor {
     /// Registers a descriptor. Call [`Reactor::remove`] when it is closed.
     pub(crate) fn add(&mut self, fd: impl AsFd, source: Source) -> io::Result<Token> {
         let token = Token(self.next);
-        self.poller.add(fd.as_fd(), token.0)?;
+        match source {
+            Source::Bell => self.poller.add_counter(fd.as_fd(), token.0)?,
+            _ => self.poller.add_socket(fd.as_fd(), token.0)?,
+        }
         self.next += 1;
         self.sources.insert(token, Entry { source, queued: false });
         Ok(token)

@@ -87,9 +87,9 @@ fn over_ipv6_and_over_ipv4_on_the_same_port() {
 #[test]
 fn through_sockets_that_hold_next_to_nothing() {
     let tiny = |config| TcpConfig { socket_buffer: Some(4096), ..config };
-    let layout = Layout { pages: 64, page_bytes: 3000, gap: 8, layers: 2 };
+    let layout = Layout { pages: 16, page_bytes: 3000, gap: 8, layers: 2 };
     let world = World::with(layout, tiny(listening("127.0.0.1:0")), tiny(TcpConfig::default()));
-    sends_whole(world, &shuffled(64, 13), &shuffled(64, 14));
+    sends_whole(world, &shuffled(16, 13), &shuffled(16, 14));
 }
 
 #[test]

@@ -15,6 +15,8 @@ use super::check;
 const BATCH: usize = 64;
 /// A socket's whole life needs no other events. Errors and hang-ups are always reported.
 const SOCKET: i32 = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+/// A counter is only ever read; it could always be written.
+const COUNTER: i32 = libc::EPOLLIN | libc::EPOLLET;
 
 /// Something that became possible on a registered descriptor.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -48,9 +50,18 @@ impl Poller {
         Ok(Self { epoll, events: vec![none; BATCH].into(), next: 0, len: 0 })
     }
 
-    /// Registers a descriptor. Closing it ends the registration.
-    pub(crate) fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: SOCKET as u32, u64: token };
+    /// Registers a socket. Closing it ends the registration.
+    pub(crate) fn add_socket(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.add(fd, token, SOCKET)
+    }
+
+    /// Registers the counter of [`super::event_fd`].
+    pub(crate) fn add_counter(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
+        self.add(fd, token, COUNTER)
+    }
+
+    fn add(&self, fd: BorrowedFd<'_>, token: u64, events: i32) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: events as u32, u64: token };
         let (epoll, fd) = (self.epoll.as_raw_fd(), fd.as_raw_fd());
         // SAFETY: `event` lives for the call; both descriptors are open.
         check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event) })?;
