@@ -1,1 +1,36 @@
 //! TCP fabric and control plane of a KV-cache transport.
+#![deny(unsafe_code)]
+
+mod address;
+mod assembly;
+mod bell;
+mod config;
+mod dial;
+mod endpoint;
+mod frame;
+mod grants;
+mod inbox;
+mod lane;
+mod link;
+mod listener;
+#[allow(unsafe_code)]
+mod memory;
+mod outbox;
+mod path;
+mod peer;
+mod preface;
+mod reactor;
+mod reject;
+mod socket;
+mod stats;
+#[allow(unsafe_code)]
+mod sys;
+
+pub use address::MAX_LANES;
+pub use config::TcpConfig;
+pub use dial::DialError;
+pub use endpoint::TcpEndpoint;
+pub use memory::HostMemory;
+pub use preface::VERSION;
+pub use reject::{Reject, Rejected};
+pub use stats::TcpStats;

@@ -1,0 +1,74 @@
+//! What can be chosen, and what is chosen when nobody does.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Settings of a [`crate::TcpEndpoint`].
+///
+/// ```
+/// use transport_tcp::TcpConfig;
+///
+/// let server = TcpConfig { listen: Some("[::1]:0".parse().unwrap()), ..TcpConfig::default() };
+/// let client = TcpConfig::default(); // only dials
+/// assert!(client.listen.is_none());
+/// # let _ = server;
+/// ```
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TcpConfig {
+    /// Where peers may dial us; port 0 takes a free one. `[::]` serves IPv4 as well. `None`: only
+    /// we dial. Default `None`.
+    pub listen: Option<SocketAddr>,
+    /// Lanes wanted to each peer, at most 16; the path gets the smaller number of the two sides.
+    /// 0 chooses: one inside a machine, four over a network. Default 0.
+    pub lanes: u16,
+    /// Writes in flight to one peer; one more is [`transport_core::fabric::PostError::Busy`].
+    /// Clamped to 1 ..= 4096. Default 1024.
+    pub depth: usize,
+    /// Bytes of control messages that may wait for one peer; more is
+    /// [`transport_core::link::SendError::Busy`]. A single message of any allowed length always
+    /// fits into an empty queue. Default 4 MiB.
+    pub link_queue: usize,
+    /// How long [`crate::TcpEndpoint::wait`] polls before it parks. Polling saves the microseconds
+    /// of going to sleep and being woken; it costs a core while it lasts. Default 20 µs.
+    pub spin: Duration,
+    /// Send and receive buffer of every lane, in bytes. `None` leaves the size to the kernel, which
+    /// fits it to the way's delay; set it where `net.ipv4.tcp_wmem` or `tcp_rmem` are too small for
+    /// the way. Default `None`.
+    pub socket_buffer: Option<u32>,
+    /// How long a connection may take to be opened and to say what it is. Default 5 s.
+    pub preface_timeout: Duration,
+    /// How long all lanes of a path may take to come up, on both sides. Default 10 s.
+    pub path_timeout: Duration,
+    /// When the kernel gives up a connection whose peer does not answer at all. Only the backstop
+    /// under the heartbeat of the protocol above. Default 60 s.
+    pub dead_after: Duration,
+    /// First pause before a peer is dialled again; every failure doubles it. Default 50 ms.
+    pub redial_first: Duration,
+    /// Longest pause before a peer is dialled again. Default 2 s.
+    pub redial_most: Duration,
+    /// Connections that may be waiting to be identified, or to be closed, at once. Default 256.
+    pub max_pending: usize,
+    /// Peers that may be connected at once, those we dial included. Default 1024.
+    pub max_peers: usize,
+}
+
+impl Default for TcpConfig {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            lanes: 0,
+            depth: 1024,
+            link_queue: 4 << 20,
+            spin: Duration::from_micros(20),
+            socket_buffer: None,
+            preface_timeout: Duration::from_secs(5),
+            path_timeout: Duration::from_secs(10),
+            dead_after: Duration::from_secs(60),
+            redial_first: Duration::from_millis(50),
+            redial_most: Duration::from_secs(2),
+            max_pending: 256,
+            max_peers: 1024,
+        }
+    }
+}

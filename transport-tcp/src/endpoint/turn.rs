@@ -1,0 +1,235 @@
+//! One turn: timers, then what waits to be sent, then what has come.
+//!
+//! Sending comes first, so that answers to what one turn received leave together with what the
+//! owner posted after it: one system call, not two.
+#![forbid(unsafe_code)]
+
+use std::time::{Duration, Instant as Clock};
+
+use transport_core::Instant;
+use transport_core::fabric::PeerId;
+use transport_core::link::Endpoint;
+
+use super::TcpEndpoint;
+use crate::path::Context;
+use crate::peer::Link;
+use crate::reactor::{Source, Token};
+use crate::sys::Event;
+
+/// Polls between two looks at the clock while spinning.
+const POLLS: u32 = 8;
+
+impl Endpoint for TcpEndpoint {
+    fn progress(&mut self, now: Instant) -> bool {
+        self.now = self.now.max(now);
+        let mut moved = self.run_timers();
+        moved |= self.send_all();
+        self.poll_sockets(Duration::ZERO);
+        moved |= self.handle_events();
+        moved |= self.accept_some();
+        moved | self.receive_ready()
+    }
+}
+
+impl TcpEndpoint {
+    /// Waits until a turn would find something to do, at most `timeout`. Returns at once while
+    /// events wait to be polled or bytes to be moved. First polls for
+    /// [`TcpConfig::spin`](crate::TcpConfig::spin), then parks.
+    pub fn wait(&mut self, timeout: Duration) {
+        if self.has_work() {
+            return;
+        }
+        let timeout = timeout.min(self.next_timer - self.now);
+        let spin = self.config.spin.min(timeout);
+        if !self.spin(spin) {
+            self.poll_sockets(timeout - spin);
+        }
+    }
+
+    /// Whether the owner has something to take, or the next turn something to do.
+    fn has_work(&self) -> bool {
+        let owner = !self.events.is_empty() || !self.inbox.is_empty();
+        owner || !self.sending.is_empty() || self.reactor.ready() > 0 || self.reactor.has_events()
+    }
+
+    /// Polls for a while. True when something happened.
+    fn spin(&mut self, spin: Duration) -> bool {
+        if spin.is_zero() {
+            return false;
+        }
+        let begun = Clock::now();
+        loop {
+            if (0..POLLS).any(|_| self.poll_sockets(Duration::ZERO)) {
+                return true;
+            }
+            if begun.elapsed() >= spin {
+                return false;
+            }
+        }
+    }
+
+    fn poll_sockets(&mut self, timeout: Duration) -> bool {
+        if self.reactor.has_events() {
+            return true;
+        }
+        self.stats.polls += 1;
+        self.reactor.wait(timeout)
+    }
+
+    /// Peers whose output waits are served one after the other, each for a turn.
+    fn send_all(&mut self) -> bool {
+        let mut moved = false;
+        for _ in 0..self.sending.len() {
+            let Some(id) = self.sending.pop_front() else { break };
+            moved |= self.send_peer(id);
+        }
+        moved
+    }
+
+    fn send_peer(&mut self, id: PeerId) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        peer.queued = false;
+        let mut moved = false;
+        if let Some(sent) = peer.conn_mut().map(|conn| conn.send()) {
+            match sent {
+                Ok(sent) => moved |= sent,
+                Err(reason) => {
+                    self.end_link(id, reason);
+                    return true;
+                }
+            }
+        }
+        moved |= self.send_path(id);
+        self.queue_sending(id);
+        moved
+    }
+
+    fn send_path(&mut self, id: PeerId) -> bool {
+        let Some(path) = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut()) else {
+            return false;
+        };
+        let Self { grants, events, stats, .. } = self;
+        match path.send(&mut Context { peer: id, grants, events, stats }) {
+            Ok(sent) => sent,
+            Err(reason) => {
+                self.end_path(id, reason);
+                true
+            }
+        }
+    }
+
+    /// Puts a peer that can send something into the queue, once.
+    pub(super) fn queue_sending(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !peer.queued && peer.can_send() {
+            peer.queued = true;
+            self.sending.push_back(id);
+        }
+    }
+
+    fn handle_events(&mut self) -> bool {
+        let mut moved = false;
+        while let Some((token, source, event)) = self.reactor.next_event() {
+            moved |= self.handle_event(token, source, event);
+        }
+        moved
+    }
+
+    fn handle_event(&mut self, token: Token, source: Source, event: Event) -> bool {
+        match source {
+            Source::Bell => self.bell.heard(),
+            Source::Lane(peer, index) => self.handle_lane(token, peer, index, event),
+            Source::Leaving => self.drain_leaving(token),
+            Source::Link(peer) => self.handle_link(token, peer, event),
+            Source::Listener => self.listener.iter_mut().for_each(|listener| listener.handle()),
+            Source::Stranger => self.hear(token),
+        }
+        source == Source::Bell
+    }
+
+    fn handle_link(&mut self, token: Token, id: PeerId, event: Event) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match &mut peer.link {
+            Link::Up { conn, .. } => {
+                conn.handle(event);
+                if event.readable {
+                    self.reactor.mark_ready(token);
+                }
+                self.queue_sending(id);
+            }
+            Link::Dialling { .. } => self.go_on_dialling(id),
+            Link::Down => {}
+        }
+    }
+
+    fn handle_lane(&mut self, token: Token, id: PeerId, index: u16, event: Event) {
+        let path = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut());
+        let Some(path) = path else { return };
+        if path.dialling_mut(index).is_some() {
+            self.go_on_with_lane(id, index);
+        } else if let Some(lane) = path.lane_mut(index) {
+            lane.handle(event);
+            if lane.is_readable() {
+                self.reactor.mark_ready(token);
+            }
+            if event.writable {
+                self.queue_sending(id);
+            }
+        }
+    }
+
+    /// Sockets with something to read are served one after the other, each for a turn.
+    fn receive_ready(&mut self) -> bool {
+        let mut moved = false;
+        for _ in 0..self.reactor.ready() {
+            moved |= match self.reactor.take_ready() {
+                Some((token, Some(Source::Lane(peer, index)))) => {
+                    self.receive_lane(token, peer, index)
+                }
+                Some((token, Some(Source::Link(peer)))) => self.receive_link(token, peer),
+                _ => false,
+            };
+        }
+        moved
+    }
+
+    fn receive_link(&mut self, token: Token, id: PeerId) -> bool {
+        let Some(conn) = self.peers.get_mut(&id).and_then(|peer| peer.conn_mut()) else {
+            return false;
+        };
+        match conn.receive(id, &mut self.scratch, &mut self.inbox) {
+            Ok(received) => {
+                self.stats.messages_received += received.messages;
+                if received.more {
+                    self.reactor.mark_ready(token);
+                }
+                received.bytes > 0
+            }
+            Err(reason) => {
+                self.end_link(id, reason);
+                true
+            }
+        }
+    }
+
+    fn receive_lane(&mut self, token: Token, id: PeerId, index: u16) -> bool {
+        let Some(path) = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut()) else {
+            return false;
+        };
+        let Self { grants, events, stats, .. } = self;
+        let received = path.receive(index, &mut Context { peer: id, grants, events, stats });
+        match received {
+            Ok(received) => {
+                if path.lane_mut(index).is_some_and(|lane| lane.is_readable()) {
+                    self.reactor.mark_ready(token);
+                }
+                self.queue_sending(id);
+                received
+            }
+            Err(reason) => {
+                self.end_path(id, reason);
+                true
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The system calls that the standard library and `socket2` do not offer, behind safe functions.
+//!
+//! With [`crate::memory`] this is the only place of the crate where `unsafe` may stand. Three
+//! things need it: epoll ([`Poller`]), gathering and scattering through raw addresses
+//! ([`IoQueue`]; a reference to bytes that a peer may write is never made), and random bytes.
+//!
+//! Invariant: every function here is safe to call with any arguments. What a system call needs to
+//! be sound is owned by the type that makes the call.
+
+mod iovecs;
+mod poller;
+
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+pub(crate) use iovecs::IoQueue;
+pub(crate) use poller::{Event, Poller};
+
+/// Sixteen bytes that nobody can guess.
+pub(crate) fn random_key() -> io::Result<[u8; 16]> {
+    let mut key = [0; 16];
+    // SAFETY: `key` is 16 writable bytes that live for the call.
+    let got = unsafe { libc::getrandom(key.as_mut_ptr().cast(), key.len(), 0) };
+    // The kernel gives up to 256 bytes whole, so a short answer is an error.
+    if got == key.len() as isize { Ok(key) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A counter that a thread bumps to wake whoever waits for it in epoll.
+pub(crate) fn event_fd() -> io::Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+    // SAFETY: `fd` was just opened and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A system call's answer, or the error it left in errno.
+fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
