@@ -7,6 +7,7 @@ extern crate std;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod decorate;
 pub mod disagg;
 pub mod fabric;
 pub mod link;

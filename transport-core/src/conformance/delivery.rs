@@ -117,15 +117,24 @@ fn same(a: &Write, b: &Write) -> bool {
 /// A cancelled write completes once: cancelled, and then nothing of it landed or arrives, or as it
 /// would have. Cancelling what is over or unknown changes nothing.
 pub fn cancelled_writes_land_whole_or_not_at_all<H: Harness>(harness: &mut H) {
-    let geometry = Geometry::pages(64, 16 << 10);
-    let check = "cancelled_writes_land_whole_or_not_at_all";
-    let mut rig = Rig::of(harness, check, &[geometry.clone(), geometry]);
-    let ticket = rig.grant(0, 1, &Lists::kv(shuffled(64, 5)));
-    for sequence in 0..16 {
-        let items: Vec<u32> = (sequence * 4..sequence * 4 + 4).collect();
-        let write = rig.write(&ticket, Part::Kv, &items);
-        rig.post(&ticket, Write { sequence, first: sequence * 4, ..write }, LandsOrCancelled);
+    for turns in [0, 1, 2, 4, 8, 16, 32] {
+        let geometry = Geometry::pages(64, 16 << 10);
+        let check = "cancelled_writes_land_whole_or_not_at_all";
+        let mut rig = Rig::of(harness, check, &[geometry.clone(), geometry]);
+        let ticket = rig.grant(0, 1, &Lists::kv(shuffled(64, 5)));
+        for sequence in 0..16 {
+            let items: Vec<u32> = (sequence * 4..sequence * 4 + 4).collect();
+            let write = rig.write(&ticket, Part::Kv, &items);
+            rig.post(&ticket, Write { sequence, first: sequence * 4, ..write }, LandsOrCancelled);
+        }
+        (0..turns).for_each(|_| rig.turn());
+        cancel_every_other(&mut rig);
+        rig.finish();
     }
+}
+
+/// Cancels every other write, and in the end, when all are over, every write.
+fn cancel_every_other<H: Harness>(rig: &mut Rig<'_, H>) {
     let ids: Vec<WriteId> = rig.witness.deliveries.iter().map(|delivery| delivery.id).collect();
     for id in ids.iter().skip(1).step_by(2).chain([&WriteId(u64::MAX)]) {
         rig.node(1).endpoint.cancel(*id);
@@ -134,7 +143,6 @@ pub fn cancelled_writes_land_whole_or_not_at_all<H: Harness>(harness: &mut H) {
     let untouched = rig.witness.deliveries.iter().step_by(2).all(|d| d.result == Some(Ok(())));
     rig.ensure(untouched, "a write was cancelled that nobody cancelled");
     ids.iter().for_each(|id| rig.node(1).endpoint.cancel(*id));
-    rig.finish();
 }
 
 /// While a write is not over, the fabric holds the table it reads from, and with it the regions

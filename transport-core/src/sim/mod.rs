@@ -36,6 +36,8 @@
 mod config;
 mod endpoint;
 mod faults;
+#[cfg(feature = "conformance")]
+mod harness;
 mod links;
 mod net;
 mod paths;
@@ -47,6 +49,8 @@ use core::cell::RefCell;
 
 pub use config::{Faults, SimConfig};
 pub use endpoint::SimEndpoint;
+#[cfg(feature = "conformance")]
+pub use harness::SimHarness;
 use net::Net;
 
 use crate::Instant;
@@ -144,5 +148,9 @@ impl SimNet {
     }
 }
 
+#[cfg(all(test, feature = "conformance"))]
+mod conformance_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod world;
