@@ -327,6 +327,8 @@ fn cause() -> impl Strategy<Value = Cause> {
             Cause::StateMismatch { component: a as u8, sent: b as u32, granted: !a as u32 },
             Cause::TooMany { limit: a },
             Cause::UnknownRoom,
+            Cause::SameRole,
+            Cause::SourceFailed,
             Cause::Unknown(1000 + (a % 1000) as u16),
         ])
     });

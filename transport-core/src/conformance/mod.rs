@@ -12,6 +12,7 @@
 //! [`Harness::patience`] is a failure that says what never came.
 //!
 //! Not for speed, and not for the rooms above: a fabric knows none.
+#![forbid(unsafe_code)]
 
 mod delivery;
 mod fences;

@@ -6,6 +6,7 @@
 //! A decorator is a [`Decorator`]; [`Decorated`] is the endpoint made of one and another endpoint,
 //! and the only place that delegates. Decorators stack: a `Tracer<Faulty<E>, F>` shows what a
 //! faulty endpoint reports. They cost a branch or two per event; nothing when they are not used.
+#![forbid(unsafe_code)]
 
 mod event;
 mod faulty;

@@ -140,6 +140,12 @@ pub enum Cause {
     /// The target refused a write.
     #[error("a write was refused: {0}")]
     Refused(Refusal),
+    /// Both nodes have the same role: one must prefill, the other decode.
+    #[error("both nodes have the same role")]
+    SameRole,
+    /// The chunk's fence reported that its source will never be ready.
+    #[error("the source of a chunk never became ready")]
+    SourceFailed,
     /// The sending engine waited too long with its next chunk, or the target with its answer.
     #[error("nothing moved for {silent_ms} ms")]
     Stalled {

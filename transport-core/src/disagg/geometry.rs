@@ -6,8 +6,7 @@ use core::fmt;
 
 use thiserror::Error;
 
-use crate::memory::{CacheTables, PagedTable};
-use crate::transfer::Part;
+use crate::memory::PagedTable;
 
 /// Element type of the KV cache.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -164,17 +163,6 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Fills the sizes in from the tables themselves, so that what is compared is what is there.
-    pub fn sized(mut self, tables: &CacheTables, kinds: &[StateKind]) -> Self {
-        let sizes = |part| tables.table(part).map(|t| ItemSizes::of(t)).unwrap_or_default();
-        let numbered = (0u8..).zip(kinds);
-        let state = numbered.map(|(k, kind)| (*kind, sizes(Part::State(k))));
-        self.state = state.map(|(kind, sizes)| StateGeometry { kind, sizes }).collect();
-        self.kv = sizes(Part::Kv);
-        self.aux_bytes = tables.table(Part::Aux).map_or(0, |table| table.item_bytes());
-        self
-    }
-
     /// Whether two ranks of equal shape can exchange pages: the first difference, if not.
     pub fn check(&self, theirs: &Self) -> Result<(), Mismatch> {
         check(Field::DType, self.dtype as u64, theirs.dtype as u64)?;
@@ -326,7 +314,8 @@ mod tests {
 
     #[test]
     fn w2_every_field_is_compared() {
-        let changes: [(Field, fn(&mut Geometry)); 13] = [
+        type Change = fn(&mut Geometry);
+        let changes: [(Field, Change); 13] = [
             (Field::DType, |g| g.dtype = DType::Int8),
             (Field::KvLayout, |g| g.kv_layout = KvLayout::Hnd),
             (Field::PageTokens, |g| g.page_tokens = 1),

@@ -2,10 +2,15 @@
 //! node.
 //!
 //! * [`Geometry`]: what two nodes must agree on before any room opens (W2).
+//! * [`room`]: one request's hand-over, as two state machines without I/O.
+//! * [`node`]: drives rooms over an endpoint; what schedulers use.
 //! * [`Failure`] and [`Cause`]: why a room failed, the same on both sides.
+#![forbid(unsafe_code)]
 
 mod cause;
 mod geometry;
+pub mod node;
+pub mod room;
 
 pub use cause::{Cause, Failure, Missing, RoomId};
 pub use geometry::{

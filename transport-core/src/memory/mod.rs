@@ -10,6 +10,7 @@
 mod cache;
 pub mod pin;
 mod plan;
+#[allow(unsafe_code, reason = "raw memory that peers may write")]
 mod region;
 mod table;
 

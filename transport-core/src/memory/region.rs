@@ -16,7 +16,7 @@ use core::ptr::NonNull;
 
 use thiserror::Error;
 
-use super::PinCount;
+use super::pin::{Closed, PinCount};
 use crate::sync::Ordering;
 use crate::sync::raw::{AtomicU8, AtomicUsize};
 
@@ -137,8 +137,7 @@ impl MemoryRegion {
     /// Refuses new pins from now on; true when no pin is left, so that the region may be
     /// deregistered. When false, ask [`MemoryRegion::is_closed`] again later.
     pub fn close(&self) -> bool {
-        self.inner.pins.close();
-        self.is_closed()
+        self.inner.pins.close() == Closed::Now || self.is_closed()
     }
 
     /// Whether the region was closed and no pin is left.
@@ -175,7 +174,8 @@ impl RegionPin {
 
 impl Drop for RegionPin {
     fn drop(&mut self) {
-        self.region.inner.pins.exit();
+        // Nobody is told that a closed region has drained: whoever closed it asks `is_closed`.
+        let _drained = self.region.inner.pins.exit();
     }
 }
 

@@ -70,6 +70,33 @@ impl PagedTable {
         Ok(Self { shapes, pins, items, item_bytes })
     }
 
+    /// A table whose buffers lie one behind another in `region`, without gaps: one buffer for each
+    /// of `item_bytes`. The region needs `items` times the sum of `item_bytes`.
+    ///
+    /// ```
+    /// use transport_core::memory::{MemoryRegion, PagedTable};
+    ///
+    /// let region = MemoryRegion::allocate(64 * (4096 + 4096)).expect("512 KiB");
+    /// let keys_and_values = PagedTable::packed(&region, &[4096, 4096], 64)?;
+    /// assert_eq!(keys_and_values.shapes()[1].offset, 64 * 4096);
+    /// # Ok::<(), transport_core::memory::TableError>(())
+    /// ```
+    pub fn packed(
+        region: &MemoryRegion,
+        item_bytes: &[u64],
+        items: u32,
+    ) -> Result<Self, TableError> {
+        let mut end = Some(0u64);
+        let mut buffer = |item_bytes: &u64| {
+            let offset = end?;
+            let shape = BufferShape { offset, stride: *item_bytes, item_bytes: *item_bytes };
+            end = item_bytes.checked_mul(items.into()).and_then(|bytes| offset.checked_add(bytes));
+            Some(LayerBuffer { region: region.clone(), shape })
+        };
+        let buffers: Option<Vec<_>> = item_bytes.iter().map(&mut buffer).collect();
+        Self::new(buffers.ok_or(TableError::Overflow)?, items)
+    }
+
     /// Where the items lie, buffer by buffer.
     pub fn shapes(&self) -> &[BufferShape] {
         &self.shapes
@@ -170,6 +197,17 @@ mod tests {
         assert!(PagedTable::new(vec![buffer(&region, 0, 40, 20)], 3).is_ok());
         let error = PagedTable::new(vec![buffer(&region, 11, 30, 30)], 3).unwrap_err();
         assert_eq!(error, TableError::OutOfRegion { buffer: 0, end: 101, region: 100 });
+    }
+
+    #[test]
+    fn packed_buffers_fill_their_region_to_the_byte() {
+        let region = MemoryRegion::allocate(3 * (10 + 20)).unwrap();
+        let table = PagedTable::packed(&region, &[10, 20], 3).unwrap();
+        assert_eq!(table.shapes()[1], BufferShape { offset: 30, stride: 20, item_bytes: 20 });
+        let error = PagedTable::packed(&region, &[10, 21], 3).unwrap_err();
+        assert_eq!(error, TableError::OutOfRegion { buffer: 1, end: 93, region: 90 });
+        let error = PagedTable::packed(&region, &[u64::MAX, 1], 3).unwrap_err();
+        assert_eq!(error, TableError::Overflow);
     }
 
     #[test]

@@ -32,6 +32,7 @@
 //! assert!(matches!(b.receive(&mut message), Some(LinkEvent::Message { .. })));
 //! assert_eq!(message, b"hello");
 //! ```
+#![forbid(unsafe_code)]
 
 mod config;
 mod endpoint;

@@ -18,6 +18,7 @@ use alloc::boxed::Box;
 use core::iter;
 
 use super::{Part, StateMask};
+use crate::fault::{Fault, ordering, seeded};
 use crate::sync::{AtomicUsize, Ordering};
 
 /// Most KV deliveries one writer may make in one room.
@@ -182,7 +183,9 @@ impl ArrivalGate {
         if self.state() != GateState::Open {
             return Report::Late;
         }
-        if writer.missing.fetch_sub(amount, Ordering::AcqRel) != amount {
+        // AcqRel: the one who brings it to zero sees all bits and bytes that were counted before.
+        let order = ordering(Ordering::AcqRel, Fault::GateCount);
+        if writer.missing.fetch_sub(amount, order) != amount {
             return Report::Counted;
         }
         if !writer.is_fulfilled() {
@@ -199,6 +202,9 @@ impl ArrivalGate {
     }
 
     fn finish(&self, state: usize) -> bool {
+        if seeded(Fault::GatePoison) {
+            return self.state.swap(state, Ordering::AcqRel) == OPEN;
+        }
         self.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 }
@@ -218,7 +224,8 @@ impl Writer {
             Part::Aux => (&self.seen, AUX_BIT),
             Part::State(component) => (&self.seen, StateMask::from_iter([component]).bits().into()),
         };
-        (bit != 0).then(|| word.fetch_or(bit, Ordering::AcqRel) & bit == 0)
+        let forgotten = seeded(Fault::GateDuplicate);
+        (bit != 0).then(|| word.fetch_or(bit, Ordering::AcqRel) & bit == 0 || forgotten)
     }
 
     fn state_manifest(&self, manifest: Manifest) {
@@ -267,5 +274,9 @@ pub struct WriterProgress {
 }
 
 #[cfg(test)]
+#[path = "gate_models.rs"]
+#[allow(unsafe_code, reason = "pages that a model fills without a lock, for loom to watch")]
+mod models;
+#[cfg(all(test, not(transport_loom)))]
 #[path = "gate_tests.rs"]
 mod tests;

@@ -32,6 +32,8 @@ const STALLED: u16 = 18;
 const STATE_MISMATCH: u16 = 19;
 const TOO_MANY: u16 = 20;
 const UNKNOWN_ROOM: u16 = 21;
+const SAME_ROLE: u16 = 22;
+const SOURCE_FAILED: u16 = 23;
 
 type Args = [u64; 3];
 
@@ -66,6 +68,8 @@ fn to_wire(cause: Cause) -> (u16, Args) {
         Cause::PagesMismatch { sent, granted } => (PAGES_MISMATCH, [sent, granted, 0]),
         Cause::PeerDown(error) => (PEER_DOWN, path_to_wire(error)),
         Cause::Refused(refusal) => (REFUSED, [refusal_to_wire(refusal), 0, 0]),
+        Cause::SameRole => (SAME_ROLE, [0; 3]),
+        Cause::SourceFailed => (SOURCE_FAILED, [0; 3]),
         Cause::Stalled { silent_ms } => (STALLED, [silent_ms, 0, 0]),
         Cause::StateMismatch { component, sent, granted } => {
             (STATE_MISMATCH, [component.into(), sent.into(), granted.into()])
@@ -106,6 +110,8 @@ fn from_wire(code: u16, [a, b, c]: Args) -> Option<Cause> {
         }
         TOO_MANY => Cause::TooMany { limit: a },
         UNKNOWN_ROOM => Cause::UnknownRoom,
+        SAME_ROLE => Cause::SameRole,
+        SOURCE_FAILED => Cause::SourceFailed,
         _ => return None,
     })
 }

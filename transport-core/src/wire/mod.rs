@@ -23,7 +23,7 @@ mod items;
 mod message;
 mod room;
 
-pub use aux_record::{AuxError, AuxRecord};
+pub use aux_record::{AuxError, AuxRecord, HEADER_BYTES as AUX_HEADER_BYTES};
 pub use envelope::{MAGIC, VERSION, decode, encode};
 pub use error::{WireError, WireField};
 pub use items::MAX_ITEMS;

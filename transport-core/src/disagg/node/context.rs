@@ -1,0 +1,204 @@
+//! What both sides of a node share: the endpoint, the tables, aux slots, timers, messages out.
+
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::config::{NodeConfig, NodeStats};
+use super::request::Request;
+use crate::Instant;
+use crate::disagg::RoomId;
+use crate::disagg::room::{Deadlines, Note};
+use crate::fabric::PeerId;
+use crate::link::Endpoint;
+use crate::memory::{CacheTables, PagedTable};
+use crate::queue::Port;
+use crate::transfer::{Grant, GrantId, Part};
+use crate::wire::{self, AuxRecord, GrantOffer, Message, Stated};
+
+#[derive(Debug)]
+pub(super) struct Context<E> {
+    pub(super) endpoint: E,
+    pub(super) tables: CacheTables,
+    pub(super) config: NodeConfig,
+    pub(super) port: Port<Request>,
+    pub(super) timers: Timers,
+    pub(super) stats: NodeStats,
+    pub(super) now: Instant,
+    /// Aux slots nobody uses.
+    free_aux: Vec<u32>,
+    /// Reused for every message and aux record.
+    bytes: Vec<u8>,
+}
+
+/// What a message about a room names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Address {
+    pub(super) peer: PeerId,
+    pub(super) room: RoomId,
+    pub(super) grant: GrantId,
+}
+
+impl<E: Endpoint> Context<E> {
+    pub(super) fn new(
+        endpoint: E,
+        tables: CacheTables,
+        config: NodeConfig,
+        port: Port<Request>,
+    ) -> Self {
+        let slots = tables.table(Part::Aux).map_or(0, |table| table.items());
+        Self {
+            endpoint,
+            tables,
+            config,
+            port,
+            timers: Timers::default(),
+            stats: NodeStats::default(),
+            now: Instant::ZERO,
+            free_aux: (0..slots).rev().collect(),
+            bytes: Vec::new(),
+        }
+    }
+
+    pub(super) fn deadlines(&self) -> Deadlines {
+        self.config.deadlines
+    }
+
+    /// Queues a message. One that the link cannot take now is as good as lost on the way: rooms
+    /// repeat what matters until it is answered.
+    pub(super) fn send(&mut self, peer: PeerId, message: &Message) {
+        self.bytes.clear();
+        if wire::encode(message, &mut self.bytes).is_ok() {
+            let _ = self.endpoint.send(peer, &self.bytes);
+        }
+    }
+
+    /// Sends what a room has to say.
+    pub(super) fn send_note(&mut self, to: Address, note: Note) {
+        let Address { peer, room, grant } = to;
+        let rank = self.config.rank;
+        let message = match note {
+            Note::Accept => Message::Accept { room, grant },
+            Note::Manifest(manifest) => Message::Manifest(Stated { room, grant, rank, manifest }),
+            Note::Complete => Message::Complete { room, grant },
+            Note::Abort { cause, drained } => Message::Abort { room, grant, cause, drained },
+            Note::Drained => Message::Drained { room, grant },
+            // Only decode rooms say it, and they know more than the address.
+            Note::Grant { .. } => return,
+        };
+        self.send(peer, &message);
+    }
+
+    pub(super) fn send_offer(&mut self, peer: PeerId, offer: GrantOffer) {
+        self.send(peer, &Message::Grant(offer));
+    }
+
+    pub(super) fn take_aux_slot(&mut self) -> Option<u32> {
+        self.free_aux.pop()
+    }
+
+    pub(super) fn return_aux_slot(&mut self, slot: Option<u32>) {
+        self.free_aux.extend(slot);
+    }
+
+    pub(super) fn aux_slots(&self) -> u64 {
+        self.tables.table(Part::Aux).map_or(0, |table| u64::from(table.items()))
+    }
+
+    /// Bytes of payload that fit an aux slot.
+    pub(super) fn aux_room(&self) -> u64 {
+        let slot = self.tables.table(Part::Aux).map_or(0, |table| table.item_bytes());
+        slot.saturating_sub(wire::AUX_HEADER_BYTES as u64)
+    }
+
+    /// Writes a record into one of our own slots, to be sent from there.
+    pub(super) fn write_aux(&mut self, slot: u32, record: &AuxRecord, payload: &[u8]) -> bool {
+        self.bytes.clear();
+        let fits = record.encode(payload, &mut self.bytes).is_ok();
+        let Some((table, offset)) = self.aux_at(slot).filter(|_| fits) else { return false };
+        table.region(0).write(offset, &self.bytes).is_ok()
+    }
+
+    /// Copies a received record out and checks it as a unit (G6): its payload, if it is `expected`.
+    pub(super) fn read_aux(&mut self, slot: u32, expected: &AuxRecord) -> Option<Vec<u8>> {
+        let (table, offset) = self.aux_at(slot)?;
+        let len = table.item_bytes() as usize;
+        self.bytes.clear();
+        self.bytes.resize(len, 0);
+        table.region(0).read(offset, &mut self.bytes).ok()?;
+        expected.check(&self.bytes).ok().map(Vec::from)
+    }
+
+    fn aux_at(&self, slot: u32) -> Option<(Arc<PagedTable>, usize)> {
+        let table = self.tables.table(Part::Aux)?;
+        let shape = table.shapes().first()?;
+        let offset = shape.offset + u64::from(slot) * shape.stride;
+        (slot < table.items()).then(|| (table.clone(), offset as usize))
+    }
+
+    /// A tag that only this node's secret gives.
+    pub(super) fn tag(&self, grant: GrantId, room: RoomId) -> u64 {
+        let mut named = [0; 16];
+        named[..8].copy_from_slice(&grant.to_bits().to_le_bytes());
+        named[8..].copy_from_slice(&room.0.to_le_bytes());
+        xxhash_rust::xxh3::xxh3_64_with_seed(&named, self.config.secret)
+    }
+
+    pub(super) fn count_write(&mut self, bytes: u64) {
+        self.stats.writes += 1;
+        self.stats.bytes += bytes;
+    }
+
+    pub(super) fn count_end(&mut self, success: bool) {
+        let counter = if success { &mut self.stats.succeeded } else { &mut self.stats.failed };
+        *counter += 1;
+    }
+}
+
+/// The address of a room's messages, once its grant is known.
+pub(super) fn address(peer: PeerId, room: RoomId, grant: &Grant) -> Address {
+    Address { peer, room, grant: grant.id }
+}
+
+/// Which rooms want to be called when. A room has one entry, at its deadline or before it: a
+/// deadline that moved back is only noticed when the entry comes up, so that progress costs no
+/// tree operation.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    due: BTreeSet<(Instant, Timer)>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) enum Timer {
+    Decode(GrantId),
+    Prefill(GrantId),
+}
+
+impl Timers {
+    /// Moves a timer's entry from `armed` to `deadline` if that is earlier, or if it has none.
+    pub(super) fn arm(&mut self, timer: Timer, armed: &mut Instant, deadline: Instant) {
+        if deadline < *armed {
+            self.disarm(timer, armed);
+            self.due.insert((deadline, timer));
+            *armed = deadline;
+        }
+    }
+
+    pub(super) fn disarm(&mut self, timer: Timer, armed: &mut Instant) {
+        if *armed != Instant::FAR {
+            self.due.remove(&(*armed, timer));
+            *armed = Instant::FAR;
+        }
+    }
+
+    /// Takes an entry that is due.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Timer> {
+        let first = *self.due.first()?;
+        (first.0 <= now).then(|| self.due.remove(&first)).map(|_| first.1)
+    }
+
+    /// When the next entry is due.
+    pub(super) fn next(&self) -> Instant {
+        self.due.first().map_or(Instant::FAR, |(due, _)| *due)
+    }
+}

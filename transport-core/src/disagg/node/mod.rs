@@ -1,0 +1,325 @@
+//! The node: drives rooms over an endpoint. One per engine rank, owned by one thread.
+//!
+//! Everything flows one way in a turn of [`Node::progress`]: the endpoint's I/O, what it brought
+//! (messages, arrivals, completions), what schedulers submitted, what has waited for room in the
+//! fabric, and what time has run out for. Schedulers hold a [`Client`] and the [`Completions`];
+//! they may live on the node's own thread or on others.
+//!
+//! [`Completions`]: crate::queue::Completions
+
+mod client;
+mod config;
+mod context;
+mod decode;
+mod outgoing;
+mod peers;
+mod prefill;
+mod remembered;
+mod request;
+mod slab;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+pub use client::{Client, Rejected, RoomHandle};
+pub use config::{Model, NodeConfig, NodeError, NodeEvent, NodeStats};
+use request::RequestKind;
+pub use request::{Chunk, Completion, Last, Lease, Open, Readiness, Receive, Request, SourceReady};
+
+use self::context::{Address, Context, Timer};
+use self::decode::DecodeSide;
+use self::peers::{PeerChange, Peers, mirrored};
+use self::prefill::PrefillSide;
+use crate::Instant;
+use crate::disagg::Geometry;
+use crate::fabric::{FabricEvent, PathError, PeerId};
+use crate::link::{Endpoint, LinkEvent};
+use crate::memory::CacheTables;
+use crate::queue::{self, Completions, Ticket};
+use crate::sync::ArrayQueue;
+use crate::transfer::Part;
+use crate::wire::{self, AUX_HEADER_BYTES, Hello, Message, Role};
+
+/// How often a chunk's fence is looked at while nothing else happens.
+const FENCE_POLL: Duration = Duration::from_micros(50);
+
+/// Most requests taken up in one turn, so that I/O is not kept waiting.
+const REQUESTS_PER_TURN: usize = 256;
+
+/// Most events kept for [`Client::poll_event`]; the oldest go first.
+const MAX_EVENTS: usize = 1024;
+
+/// A node. See the module.
+#[derive(Debug)]
+pub struct Node<E> {
+    ctx: Context<E>,
+    peers: Peers,
+    decode: DecodeSide,
+    prefill: PrefillSide,
+    events: Arc<ArrayQueue<NodeEvent>>,
+    tick: Instant,
+    /// Reused for every message that comes in.
+    message: Vec<u8>,
+}
+
+/// What a turn achieved.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Progress {
+    /// Something moved: take another turn before parking.
+    pub moved: bool,
+    /// Take a turn at this time even if nothing happens before.
+    pub wake_at: Instant,
+}
+
+impl<E: Endpoint> Node<E> {
+    /// A node over `endpoint` whose cache lies in `tables`, with the two ends of its queue pair.
+    pub fn new(
+        mut endpoint: E,
+        tables: CacheTables,
+        config: NodeConfig,
+    ) -> Result<(Self, Client, Completions<Request>), NodeError> {
+        let hello = hello(&tables, &config)?;
+        endpoint.bind(tables.clone())?;
+        let hello = Hello { address: endpoint.address(), ..hello };
+        let (submitter, port, completions) = queue::pair(config.depth);
+        let events = Arc::new(ArrayQueue::new(MAX_EVENTS));
+        let client = Client::new(submitter, config.driver.clone(), events.clone());
+        let (tombstones, remember) = (config.tombstones, config.remember);
+        let node = Self {
+            ctx: Context::new(endpoint, tables, config, port),
+            peers: Peers::new(hello),
+            decode: DecodeSide::new(tombstones, remember),
+            prefill: PrefillSide::new(tombstones, remember),
+            events,
+            tick: Instant::ZERO,
+            message: Vec::new(),
+        };
+        Ok((node, client, completions))
+    }
+
+    /// The endpoint, to dial peers or to park on.
+    pub fn endpoint_mut(&mut self) -> &mut E {
+        &mut self.ctx.endpoint
+    }
+
+    /// The shape that peers must match.
+    pub fn geometry(&self) -> &Geometry {
+        self.peers.geometry()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> NodeStats {
+        let (receiving, sending) = (self.decode.len() as u64, self.prefill.len() as u64);
+        NodeStats { receiving, sending, ..self.ctx.stats }
+    }
+
+    /// One turn: does all that can be done now, without blocking.
+    pub fn progress(&mut self, now: Instant) -> Progress {
+        self.ctx.now = now;
+        let mut moved = self.ctx.endpoint.progress(now);
+        moved |= self.take_links();
+        moved |= self.take_fabric();
+        moved |= self.take_requests();
+        moved |= self.prefill.pump_all(&mut self.ctx);
+        self.take_timers();
+        Progress { moved, wake_at: self.wake_at() }
+    }
+
+    fn wake_at(&self) -> Instant {
+        let next = self.ctx.timers.next().min(self.tick);
+        let fenced = self.prefill.is_waiting_to_post();
+        if fenced { next.min(self.ctx.now + FENCE_POLL) } else { next }
+    }
+
+    fn take_links(&mut self) -> bool {
+        let mut moved = false;
+        let mut message = core::mem::take(&mut self.message);
+        while let Some(event) = self.ctx.endpoint.receive(&mut message) {
+            moved = true;
+            match event {
+                LinkEvent::Up { peer, dialler } => self.peers.link_up(&mut self.ctx, peer, dialler),
+                LinkEvent::Message { peer } => self.take_message(peer, &message),
+                LinkEvent::Down { peer, reason } => self.take_link_down(peer, reason),
+            }
+        }
+        self.message = message;
+        moved
+    }
+
+    fn take_link_down(&mut self, peer: PeerId, reason: PathError) {
+        let change = self.peers.link_down(&mut self.ctx, peer, reason);
+        self.take_change(change);
+        // The path's end belongs to this life of the link, so it is taken before the next begins.
+        self.take_fabric();
+    }
+
+    /// A message came. One that is not a message ends its link, and nothing else (W4).
+    fn take_message(&mut self, peer: PeerId, bytes: &[u8]) {
+        if !self.peers.heard(peer, self.ctx.now) {
+            return;
+        }
+        match wire::decode(bytes) {
+            Ok(message) => self.take(peer, message),
+            Err(_) => {
+                self.ctx.stats.malformed += 1;
+                self.ctx.endpoint.close(peer);
+            }
+        }
+    }
+
+    fn take(&mut self, peer: PeerId, message: Message) {
+        match message {
+            Message::Hello(hello) => {
+                let change = self.peers.hello(&mut self.ctx, peer, &hello);
+                self.take_change(change);
+            }
+            Message::Refuse(cause) => {
+                let change = self.peers.refused(&mut self.ctx, peer, mirrored(cause));
+                self.take_change(Some(change));
+            }
+            Message::Ping(number) => self.ctx.send(peer, &Message::Pong(number)),
+            Message::Pong(_) => {}
+            _ if !self.peers.greeted(peer) => self.ctx.stats.note_foreign(),
+            message if self.ctx.config.role == Role::Decode => self.take_as_decode(peer, message),
+            message => self.take_as_prefill(peer, message),
+        }
+    }
+
+    fn take_as_decode(&mut self, peer: PeerId, message: Message) {
+        let ctx = &mut self.ctx;
+        match message {
+            Message::Accept { room, grant } => {
+                self.decode.accepted(ctx, Address { peer, room, grant });
+            }
+            Message::Manifest(stated) => self.decode.manifest(ctx, peer, stated),
+            Message::Abort { room, grant, cause, drained } => {
+                self.decode.aborted(ctx, Address { peer, room, grant }, cause, drained);
+            }
+            Message::Drained { room, grant } => {
+                self.decode.drained(ctx, Address { peer, room, grant });
+            }
+            _ => ctx.stats.note_foreign(),
+        }
+    }
+
+    fn take_as_prefill(&mut self, peer: PeerId, message: Message) {
+        let ctx = &mut self.ctx;
+        match message {
+            Message::Grant(offer) => self.prefill.granted(ctx, peer, offer),
+            Message::Complete { room, grant } => {
+                self.prefill.completed(ctx, Address { peer, room, grant });
+            }
+            Message::Abort { room, grant, cause, .. } => {
+                self.prefill.aborted(ctx, Address { peer, room, grant }, cause);
+            }
+            Message::Drained { room, grant } => {
+                self.prefill.drained(ctx, Address { peer, room, grant });
+            }
+            _ => ctx.stats.note_foreign(),
+        }
+    }
+
+    fn take_fabric(&mut self) -> bool {
+        let mut moved = false;
+        while let Some(event) = self.ctx.endpoint.poll(self.ctx.now) {
+            moved = true;
+            let ctx = &mut self.ctx;
+            match event {
+                FabricEvent::Arrived { grant, part, sequence, bytes } => {
+                    self.decode.arrived(ctx, grant, part, sequence, bytes);
+                }
+                FabricEvent::Completed { write, result } => {
+                    self.prefill.written(ctx, write, result);
+                }
+                FabricEvent::PathUp { peer } => {
+                    let change = self.peers.path_up(peer);
+                    self.take_change(change);
+                }
+                FabricEvent::PathDown { peer, reason } => {
+                    let change = self.peers.path_down(ctx, peer, reason);
+                    self.take_change(change);
+                }
+            }
+        }
+        moved
+    }
+
+    fn take_change(&mut self, change: Option<PeerChange>) {
+        let Some(change) = change else { return };
+        let ctx = &mut self.ctx;
+        match change {
+            PeerChange::Ready { peer, rank, incarnation } => {
+                self.decode.peer_ready(ctx, peer, rank, incarnation);
+            }
+            PeerChange::Down { peer, reason } => {
+                self.decode.path_down(ctx, peer, reason);
+                self.prefill.path_down(ctx, peer, reason);
+            }
+            PeerChange::Refused { peer, cause } => self.decode.peer_refused(ctx, peer, cause),
+        }
+        self.report(change.into());
+    }
+
+    fn report(&self, event: NodeEvent) {
+        if let Err(event) = self.events.push(event) {
+            let _oldest = self.events.pop();
+            let _full_again = self.events.push(event);
+        }
+    }
+
+    fn take_requests(&mut self) -> bool {
+        for turn in 0..REQUESTS_PER_TURN {
+            let Some((request, ticket)) = self.ctx.port.take() else { return turn > 0 };
+            self.take_request(request, ticket);
+        }
+        true
+    }
+
+    fn take_request(&mut self, request: Request, ticket: Ticket<Request>) {
+        let ctx = &mut self.ctx;
+        match request.kind {
+            RequestKind::Cancel(room) => {
+                let live = match ctx.config.role {
+                    Role::Decode => self.decode.cancel(ctx, room),
+                    Role::Prefill => self.prefill.cancel(ctx, room),
+                };
+                ctx.port.complete(ticket, Completion::Cancelled { room, live });
+            }
+            RequestKind::Chunk(chunk) => self.prefill.chunk(ctx, chunk, ticket),
+            RequestKind::Open(open, cell) => self.prefill.open(ctx, open.room, ticket, cell),
+            RequestKind::Receive(receive, cell) => {
+                self.decode.receive(ctx, &self.peers, receive, ticket, cell);
+            }
+        }
+    }
+
+    fn take_timers(&mut self) {
+        while let Some(timer) = self.ctx.timers.pop(self.ctx.now) {
+            match timer {
+                Timer::Decode(room) => self.decode.timeout(&mut self.ctx, room),
+                Timer::Prefill(room) => self.prefill.timeout(&mut self.ctx, room),
+            }
+        }
+        if self.ctx.now >= self.tick {
+            self.tick = self.peers.tick(&mut self.ctx);
+            self.decode.tick(self.ctx.now);
+            self.prefill.tick(&mut self.ctx);
+        }
+    }
+}
+
+/// What the node will say of itself; its fabric's address is not known yet.
+fn hello(tables: &CacheTables, config: &NodeConfig) -> Result<Hello, NodeError> {
+    let model = &config.model;
+    let state_tables = tables.parts().filter(|part| matches!(part, Part::State(_))).count();
+    if state_tables != model.state.len() {
+        return Err(NodeError::StateKinds { kinds: model.state.len(), tables: state_tables });
+    }
+    let bytes = tables.table(Part::Aux).map_or(0, |table| table.item_bytes());
+    if bytes < AUX_HEADER_BYTES as u64 {
+        return Err(NodeError::AuxSlot { bytes });
+    }
+    let (role, rank, incarnation) = (config.role, config.rank, config.incarnation);
+    Ok(Hello { incarnation, role, rank, geometry: model.geometry(tables), address: Vec::new() })
+}

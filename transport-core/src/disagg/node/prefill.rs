@@ -1,0 +1,515 @@
+//! A node's prefill side: rooms that send.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+
+use super::client::RoomCell;
+use super::context::{Address, Context, Timer};
+use super::outgoing::Outgoing;
+use super::remembered::Remembered;
+use super::request::{Chunk, Completion, Request};
+use super::slab::Slab;
+use crate::Instant;
+use crate::disagg::room::{Action, Note, PrefillRoom, RoomState};
+use crate::disagg::{Cause, Failure, RoomId};
+use crate::fabric::{PathError, PeerId, WriteError, WriteId};
+use crate::link::Endpoint;
+use crate::queue::Ticket;
+use crate::transfer::{Grant, GrantId};
+use crate::wire::GrantOffer;
+
+#[derive(Debug)]
+pub(super) struct PrefillSide {
+    rooms: Slab<Slot>,
+    /// Rooms that have not ended, by name.
+    by_id: HashMap<RoomId, GrantId>,
+    /// All rooms that have a grant, by whose it is.
+    by_grant: HashMap<(PeerId, GrantId), GrantId>,
+    /// Grants for rooms that are not open yet.
+    early: HashMap<RoomId, Early>,
+    /// How ended grants' rooms ended: `None` for success.
+    ended: Remembered<(PeerId, GrantId), Option<Cause>>,
+    /// Why rooms that are not open yet must fail when they are.
+    doomed: Remembered<RoomId, Cause>,
+    /// Rooms that have something to post, or wait for a fence.
+    waiting: Vec<GrantId>,
+    /// Reused for every event.
+    actions: Vec<Action>,
+}
+
+#[derive(Debug)]
+struct Early {
+    peer: PeerId,
+    offer: GrantOffer,
+    came: Instant,
+    expires: Instant,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: RoomId,
+    peer: Option<PeerId>,
+    room: PrefillRoom,
+    /// The request, until the room ends.
+    ticket: Option<Ticket<Request>>,
+    outgoing: Outgoing,
+    /// Whether the room stands in [`PrefillSide::waiting`].
+    queued: bool,
+    prefix_pages: u32,
+    cell: Arc<RoomCell>,
+    armed: Instant,
+}
+
+impl PrefillSide {
+    pub(super) fn new(tombstones: usize, keep: core::time::Duration) -> Self {
+        Self {
+            rooms: Slab::new(),
+            by_id: HashMap::new(),
+            by_grant: HashMap::new(),
+            early: HashMap::new(),
+            ended: Remembered::new(tombstones, keep),
+            doomed: Remembered::new(tombstones, keep),
+            waiting: Vec::new(),
+            actions: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// A scheduler opens a room.
+    pub(super) fn open<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        id: RoomId,
+        ticket: Ticket<Request>,
+        cell: Arc<RoomCell>,
+    ) {
+        if let Err(cause) = self.admit(ctx, id) {
+            cell.store(RoomState::Failed, 0);
+            ctx.count_end(false);
+            let result = Err(Failure { room: id, peer: None, cause });
+            return ctx.port.complete(ticket, Completion::Closed { room: id, result });
+        }
+        let room = PrefillRoom::new(ctx.deadlines(), ctx.now);
+        let (peer, prefix_pages, armed) = (None, 0, Instant::FAR);
+        let (ticket, outgoing) = (Some(ticket), Outgoing::default());
+        let queued = false;
+        let slot = Slot { id, peer, room, ticket, outgoing, queued, prefix_pages, cell, armed };
+        let key = self.rooms.insert(slot);
+        self.by_id.insert(id, key);
+        match self.early.remove(&id) {
+            Some(early) => self.adopt(ctx, key, early.peer, early.offer),
+            None => self.act(ctx, key, Vec::new()),
+        }
+    }
+
+    fn admit<E: Endpoint>(&mut self, ctx: &Context<E>, id: RoomId) -> Result<(), Cause> {
+        if self.by_id.contains_key(&id) {
+            return Err(Cause::DuplicateRoom);
+        }
+        if let Some(cause) = self.doomed.take(&id) {
+            return Err(cause);
+        }
+        let limit = ctx.config.max_rooms;
+        if self.rooms.len() >= limit {
+            return Err(Cause::TooMany { limit: limit as u64 });
+        }
+        Ok(())
+    }
+
+    /// A scheduler hands in a chunk.
+    pub(super) fn chunk<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        chunk: Chunk,
+        ticket: Ticket<Request>,
+    ) {
+        let key = self.by_id.get(&chunk.room).copied();
+        let slot = key.and_then(|key| Some((key, self.rooms.get_mut(key)?)));
+        let Some((key, slot)) = slot else {
+            let failure = Failure { room: chunk.room, peer: None, cause: Cause::UnknownRoom };
+            return Outgoing::reject(ctx, chunk, ticket, failure);
+        };
+        if let Some(cause) = slot.room.failure() {
+            let failure = slot.failed(cause);
+            return Outgoing::reject(ctx, chunk, ticket, failure);
+        }
+        slot.outgoing.push(chunk, ticket);
+        self.pump(ctx, key);
+    }
+
+    /// A scheduler gives a room up. Whether it was live; if not, the next open of it fails.
+    pub(super) fn cancel<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId) -> bool {
+        if let Some(key) = self.by_id.get(&id).copied() {
+            self.with(ctx, key, |room, now, out| room.handle_cancel(now, out));
+            return true;
+        }
+        if let Some(early) = self.early.remove(&id) {
+            self.refuse(ctx, early.address(), Cause::Cancelled);
+        }
+        self.doomed.insert(ctx.now, id, Cause::Cancelled);
+        false
+    }
+
+    /// A decode node grants pages.
+    pub(super) fn granted<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peer: PeerId,
+        offer: GrantOffer,
+    ) {
+        let from = Address { peer, room: offer.room, grant: offer.grant.id };
+        if self.by_grant.contains_key(&(peer, offer.grant.id)) {
+            return ctx.send_note(from, Note::Accept);
+        }
+        if let Some(ended) = self.ended.find(&(peer, offer.grant.id)) {
+            let cause = *ended;
+            return cause.into_iter().for_each(|cause| abort(ctx, from, cause));
+        }
+        match self.by_id.get(&offer.room).copied() {
+            Some(key) if self.is_waiting(key) => self.adopt(ctx, key, peer, offer),
+            Some(_) => self.refuse(ctx, from, Cause::DuplicateRoom),
+            None => self.keep(ctx, peer, offer),
+        }
+    }
+
+    fn is_waiting(&mut self, key: GrantId) -> bool {
+        let slot = self.rooms.get_mut(key);
+        slot.is_some_and(|slot| slot.room.state() == RoomState::Bootstrapping)
+    }
+
+    /// Keeps a grant until the room is opened here.
+    fn keep<E: Endpoint>(&mut self, ctx: &mut Context<E>, peer: PeerId, offer: GrantOffer) {
+        let from = Address { peer, room: offer.room, grant: offer.grant.id };
+        if let Some(cause) = self.doomed.take(&offer.room) {
+            self.doomed.insert(ctx.now, offer.room, cause);
+            return self.refuse(ctx, from, cause);
+        }
+        let limit = ctx.config.max_rooms;
+        let held = self.early.get(&offer.room).map(Early::address);
+        let other = held.is_some_and(|held| (held.peer, held.grant) != (peer, from.grant));
+        if other {
+            return self.refuse(ctx, from, Cause::DuplicateRoom);
+        }
+        if held.is_none() && self.early.len() >= limit {
+            return self.refuse(ctx, from, Cause::TooMany { limit: limit as u64 });
+        }
+        let wait = core::time::Duration::from_millis(offer.deadline_ms.into());
+        // Sooner than the decode side gives up, so that it hears the reason and need not guess.
+        let (came, expires) = (ctx.now, ctx.now + wait.min(ctx.deadlines().bootstrap) * 9 / 10);
+        self.early.insert(offer.room, Early { peer, offer, came, expires });
+        ctx.send_note(from, Note::Accept);
+    }
+
+    /// Gives an open room its grant.
+    fn adopt<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        peer: PeerId,
+        offer: GrantOffer,
+    ) {
+        let Some(slot) = self.rooms.get_mut(key) else { return };
+        slot.peer = Some(peer);
+        slot.prefix_pages = offer.prefix_pages;
+        self.by_grant.insert((peer, offer.grant.id), key);
+        let grant = Arc::new(offer.grant);
+        self.with(ctx, key, |room, now, out| {
+            room.handle_grant(now, grant, offer.deliveries, out);
+        });
+        self.pump(ctx, key);
+    }
+
+    pub(super) fn completed<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
+        if let Some(key) = self.known(from) {
+            self.with(ctx, key, |room, now, out| room.handle_complete(now, out));
+        }
+    }
+
+    pub(super) fn aborted<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        from: Address,
+        cause: Cause,
+    ) {
+        if let Some(key) = self.known(from) {
+            self.with(ctx, key, |room, now, out| room.handle_abort(now, cause, out));
+            return;
+        }
+        ctx.stats.note_foreign();
+        let of = |early: &Early| early.peer == from.peer && early.offer.grant.id == from.grant;
+        let early = self.early.get(&from.room).is_some_and(of);
+        if early {
+            self.early.remove(&from.room);
+        }
+        let live = self.by_id.contains_key(&from.room);
+        let stale = self.ended.find(&(from.peer, from.grant)).is_some();
+        // The abort overtook our scheduler's open: remember it for that (R7).
+        if early || !(live || stale) {
+            self.doomed.insert(ctx.now, from.room, cause);
+        }
+        self.ended.insert(ctx.now, (from.peer, from.grant), Some(cause));
+        ctx.send_note(from, Note::Drained);
+    }
+
+    pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
+        if let Some(key) = self.known(from) {
+            self.with(ctx, key, |room, _, out| room.handle_drained(out));
+        }
+    }
+
+    /// The room of a message, if the message comes from its very peer.
+    fn known(&mut self, from: Address) -> Option<GrantId> {
+        let key = *self.by_grant.get(&(from.peer, from.grant))?;
+        self.rooms.get_mut(key).filter(|slot| slot.id == from.room).map(|_| key)
+    }
+
+    /// The path is down: nothing is read for the peer any more.
+    pub(super) fn path_down<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peer: PeerId,
+        reason: PathError,
+    ) {
+        self.early.retain(|_, early| early.peer != peer);
+        for key in self.rooms.keys(|slot| slot.peer == Some(peer)) {
+            self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
+        }
+    }
+
+    /// A write is over.
+    pub(super) fn written<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        write: WriteId,
+        result: Result<(), WriteError>,
+    ) {
+        let Some((key, slot)) = self.slot_of(write) else { return };
+        let failure = result.err().map(|error| slot.failed(cause_of(error)));
+        slot.outgoing.written(ctx, slot.id, write, failure);
+        self.with(ctx, key, |room, now, out| room.handle_write(now, result, out));
+    }
+
+    /// Write ids name the slot; a slot lives until all its writes are over, so its generation
+    /// need not be named.
+    fn slot_of(&mut self, write: WriteId) -> Option<(GrantId, &mut Slot)> {
+        let key = self.rooms.current(Outgoing::slot_of(write))?;
+        Some((key, self.rooms.get_mut(key)?))
+    }
+
+    /// Posts what waits, as far as fences and the fabric allow. True if something was posted.
+    pub(super) fn pump_all<E: Endpoint>(&mut self, ctx: &mut Context<E>) -> bool {
+        let before = ctx.stats.writes;
+        for key in core::mem::take(&mut self.waiting) {
+            self.rooms.get_mut(key).into_iter().for_each(|slot| slot.queued = false);
+            self.pump(ctx, key);
+        }
+        ctx.stats.writes != before
+    }
+
+    /// Whether a room waits for a fence or for room in the fabric.
+    pub(super) fn is_waiting_to_post(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Posts and starts chunks until the room has none, or something must be waited for.
+    fn pump<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        loop {
+            self.post(ctx, key);
+            if !self.start_next(ctx, key) {
+                break;
+            }
+        }
+        let Some(slot) = self.rooms.get_mut(key) else { return };
+        if slot.is_waiting_to_post() && !slot.queued {
+            slot.queued = true;
+            self.waiting.push(key);
+        }
+    }
+
+    fn post<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        let Some(slot) = self.rooms.get_mut(key) else { return };
+        for (write, error) in slot.outgoing.post(ctx) {
+            self.written(ctx, write, Err(error));
+        }
+    }
+
+    /// Starts a room's next chunk, if it may be. False when there is none to start now.
+    fn start_next<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) -> bool {
+        let Some(slot) = self.rooms.get_mut(key) else { return false };
+        let mut actions = core::mem::take(&mut self.actions);
+        let started = slot.start_next(ctx, &mut actions);
+        self.act(ctx, key, actions);
+        let slot = self.rooms.get_mut(key).filter(|slot| started && slot.room.failure().is_none());
+        slot.into_iter().for_each(|slot| slot.outgoing.take_started(ctx, slot.id));
+        started
+    }
+
+    /// A timer is due.
+    pub(super) fn timeout<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        if let Some(slot) = self.rooms.get_mut(key) {
+            slot.armed = Instant::FAR;
+        }
+        self.with(ctx, key, |room, now, out| {
+            if now >= room.deadline() {
+                room.handle_timeout(now, out);
+            }
+        });
+    }
+
+    /// Forgets what is old; refuses grants whose room was never opened.
+    pub(super) fn tick<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
+        self.ended.expire(ctx.now);
+        self.doomed.expire(ctx.now);
+        let now = ctx.now;
+        let late = self.early.extract_if(|_, early| early.expires <= now);
+        for (_, early) in late.collect::<Vec<_>>() {
+            let waited_ms = (now - early.came).as_millis() as u64;
+            self.refuse(ctx, early.address(), Cause::NeverOpened { waited_ms });
+        }
+    }
+
+    /// Tells a decode node that its grant will not be used.
+    fn refuse<E: Endpoint>(&mut self, ctx: &mut Context<E>, to: Address, cause: Cause) {
+        self.ended.insert(ctx.now, (to.peer, to.grant), Some(cause));
+        abort(ctx, to, cause);
+    }
+
+    /// Feeds an event to a room and carries out what it wants.
+    fn with<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        event: impl FnOnce(&mut PrefillRoom, Instant, &mut Vec<Action>),
+    ) {
+        let Some(slot) = self.rooms.get_mut(key) else { return };
+        let mut actions = core::mem::take(&mut self.actions);
+        event(&mut slot.room, ctx.now, &mut actions);
+        self.act(ctx, key, actions);
+    }
+
+    /// Carries out a room's actions in order; carrying one out may add others behind it.
+    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, mut actions: Vec<Action>) {
+        let mut next = 0;
+        while let Some(action) = actions.get(next).copied() {
+            next += 1;
+            self.carry_out(ctx, key, action, &mut actions);
+        }
+        actions.clear();
+        self.actions = actions;
+        if let Some(slot) = self.rooms.get_mut(key) {
+            slot.cell.store(slot.room.state(), slot.prefix_pages);
+            ctx.timers.arm(Timer::Prefill(key), &mut slot.armed, slot.room.deadline());
+        }
+    }
+
+    fn carry_out<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        action: Action,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(slot) = self.rooms.get_mut(key) else { return };
+        match action {
+            Action::Post { part, sequence, first } => {
+                let Some((peer, grant)) = slot.path() else { return };
+                let grant = grant.clone();
+                slot.outgoing.prepare(ctx, key.slot, peer, grant, part, sequence, first);
+            }
+            Action::CancelWrites => {
+                let cancelled = slot.outgoing.cancel(ctx, key.slot);
+                (0..cancelled).for_each(|_| {
+                    slot.room.handle_write(ctx.now, Err(WriteError::Cancelled), out);
+                });
+            }
+            Action::Send(note) => slot.say(ctx, note),
+            Action::TearDown => slot.peer.into_iter().for_each(|p| ctx.endpoint.disconnect(p)),
+            Action::End(result) => {
+                self.by_id.remove(&slot.id);
+                slot.end(ctx, result);
+            }
+            Action::Retire => self.retire(ctx, key),
+            Action::Arm | Action::Revoke | Action::CheckAux => {}
+        }
+    }
+
+    fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        let Some(mut slot) = self.rooms.remove(key) else { return };
+        ctx.timers.disarm(Timer::Prefill(key), &mut slot.armed);
+        if let Some((peer, grant)) = slot.path() {
+            let named = (peer, grant.id);
+            self.by_grant.remove(&named);
+            self.ended.insert(ctx.now, named, slot.room.failure());
+        }
+    }
+}
+
+impl Slot {
+    fn path(&self) -> Option<(PeerId, &Arc<Grant>)> {
+        Some((self.peer?, self.room.grant()?))
+    }
+
+    fn failed(&self, cause: Cause) -> Failure {
+        Failure { room: self.id, peer: self.peer, cause }
+    }
+
+    fn say<E: Endpoint>(&self, ctx: &mut Context<E>, note: Note) {
+        let Some((peer, grant)) = self.path() else { return };
+        ctx.send_note(Address { peer, room: self.id, grant: grant.id }, note);
+    }
+
+    fn is_waiting_to_post(&self) -> bool {
+        self.outgoing.has_unposted() || (self.room.may_send() && self.outgoing.has_unstarted())
+    }
+
+    /// Starts the next chunk, if the room may send and the chunk's source is ready.
+    fn start_next<E: Endpoint>(&mut self, ctx: &mut Context<E>, out: &mut Vec<Action>) -> bool {
+        if !self.room.may_send() || self.outgoing.has_unposted() {
+            return false;
+        }
+        let grant = self.room.grant().map(|grant| grant.id);
+        match self.outgoing.start(ctx, self.id, grant) {
+            Ok(Some(shape)) => {
+                self.room.handle_chunk(ctx.now, shape, out);
+                true
+            }
+            Ok(None) => false,
+            Err(cause) => {
+                self.room.handle_failure(ctx.now, cause, out);
+                true
+            }
+        }
+    }
+
+    fn end<E: Endpoint>(&mut self, ctx: &mut Context<E>, result: Result<(), Cause>) {
+        let Some(ticket) = self.ticket.take() else { return };
+        ctx.count_end(result.is_ok());
+        self.cell.store(self.room.state(), self.prefix_pages);
+        let result = result.map_err(|cause| self.failed(cause));
+        self.outgoing.end(ctx, self.id, result);
+        ctx.port.complete(ticket, Completion::Closed { room: self.id, result });
+    }
+}
+
+impl Early {
+    fn address(&self) -> Address {
+        Address { peer: self.peer, room: self.offer.room, grant: self.offer.grant.id }
+    }
+}
+
+fn abort<E: Endpoint>(ctx: &mut Context<E>, to: Address, cause: Cause) {
+    ctx.send_note(to, Note::Abort { cause, drained: true });
+}
+
+fn cause_of(error: WriteError) -> Cause {
+    match error {
+        WriteError::Cancelled => Cause::Cancelled,
+        WriteError::Path(reason) => Cause::PeerDown(reason),
+        WriteError::Refused(refusal) => Cause::Refused(refusal),
+    }
+}

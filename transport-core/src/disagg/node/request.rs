@@ -1,0 +1,179 @@
+//! What schedulers ask of a node, and what comes back.
+//!
+//! Ownership carries the memory promises (M2): pages go in with a request as a [`Lease`], and the
+//! completion brings it back when no write can reach them, or read them, any more. There is no
+//! other way to get it back, also when the room fails.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::client::RoomCell;
+use crate::disagg::{Failure, RoomId};
+use crate::fabric::PeerId;
+use crate::queue::WorkRequest;
+
+/// Ownership of pages or state items, while they are handed to a room. Not `Clone`.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Lease {
+    items: Arc<[u32]>,
+}
+
+impl Lease {
+    /// Takes over these items; the caller's allocator must not hand them out until the lease is
+    /// back.
+    pub fn new(items: impl Into<Arc<[u32]>>) -> Self {
+        Self { items: items.into() }
+    }
+
+    /// The items, in the order of the request's tokens.
+    pub fn items(&self) -> &[u32] {
+        &self.items
+    }
+
+    pub(super) fn shared(&self) -> &Arc<[u32]> {
+        &self.items
+    }
+}
+
+/// Decode: receive a request's cache into these pages.
+#[derive(Debug)]
+pub struct Receive {
+    /// The request's room.
+    pub room: RoomId,
+    /// The prefill node.
+    pub peer: PeerId,
+    /// Pages for the request's tokens beyond the prefix; may be none (a full prefix hit).
+    pub pages: Lease,
+    /// Items of each state component; fewer lists, or empty ones, mean no state.
+    pub state: Vec<Lease>,
+    /// Pages of the request's start that this side holds already: the sender skips them.
+    pub prefix_pages: u32,
+}
+
+/// Prefill: a request's chunks will be sent into this room.
+#[derive(Debug)]
+pub struct Open {
+    /// The request's room.
+    pub room: RoomId,
+}
+
+/// Prefill: one finished chunk of a request.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The request's room; it must be open.
+    pub room: RoomId,
+    /// The chunk's pages, following those of the chunk before; may be none.
+    pub pages: Lease,
+    /// With the last chunk: aux and state.
+    pub last: Option<Last>,
+    /// Nothing is read before this fires (M4). `None`: the pages are ready.
+    pub ready: Option<Arc<dyn SourceReady>>,
+}
+
+/// What goes with the last chunk.
+#[derive(Debug, Default)]
+pub struct Last {
+    /// The aux payload (first token, logprobs, ...). It must fit the aux slot less
+    /// [`crate::wire::AUX_HEADER_BYTES`].
+    pub aux: Vec<u8>,
+    /// Items of each state component, as many as the decode side granted.
+    pub state: Vec<Lease>,
+}
+
+/// A fence in front of a chunk's source: for GPU memory, an event on the stream that writes it.
+pub trait SourceReady: fmt::Debug + Send + Sync {
+    /// Looks, without blocking, whether the source may be read.
+    fn poll(&self) -> Readiness;
+}
+
+/// What a fence says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Readiness {
+    /// Not yet.
+    Pending,
+    /// The source may be read from now on.
+    Ready,
+    /// It never will be: the room fails.
+    Failed,
+}
+
+/// Something a client submitted. Made by [`Client`](super::Client) only.
+#[derive(Debug)]
+pub struct Request {
+    pub(super) kind: RequestKind,
+}
+
+#[derive(Debug)]
+pub(super) enum RequestKind {
+    Cancel(RoomId),
+    Chunk(Chunk),
+    Open(Open, Arc<RoomCell>),
+    Receive(Receive, Arc<RoomCell>),
+}
+
+impl WorkRequest for Request {
+    type Id = RoomId;
+    type Completion = Completion;
+
+    fn id(&self) -> RoomId {
+        match &self.kind {
+            RequestKind::Cancel(room) => *room,
+            RequestKind::Chunk(chunk) => chunk.room,
+            RequestKind::Open(open, _) => open.room,
+            RequestKind::Receive(receive, _) => receive.room,
+        }
+    }
+
+    fn cancelled(room: RoomId) -> Completion {
+        Completion::Dropped { room }
+    }
+}
+
+/// One submitted request is over. Every accepted request gets exactly one (Q2).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Completion {
+    /// A [`Client::cancel`](super::Client::cancel) was carried out; the room completes by itself.
+    Cancelled {
+        /// The room.
+        room: RoomId,
+        /// Whether it was live. If not, the cancel is remembered for the next open of it.
+        live: bool,
+    },
+    /// A [`Chunk`]: its source will not be read again.
+    ChunkSent {
+        /// The room.
+        room: RoomId,
+        /// Landed, or not.
+        result: Result<(), Failure>,
+        /// The chunk's pages.
+        pages: Lease,
+        /// The state items that went with it.
+        state: Vec<Lease>,
+    },
+    /// An [`Open`]: the room has ended.
+    Closed {
+        /// The room.
+        room: RoomId,
+        /// The decode side confirmed that it has everything, or not.
+        result: Result<(), Failure>,
+    },
+    /// A [`Receive`]: the room has ended.
+    Received {
+        /// The room.
+        room: RoomId,
+        /// Everything is there, with the aux payload, or not.
+        result: Result<Vec<u8>, Failure>,
+        /// The pages; nothing writes them any more.
+        pages: Lease,
+        /// The state items, likewise.
+        state: Vec<Lease>,
+    },
+    /// The node was dropped with the request in it, and its endpoint with it: nothing reads or
+    /// writes the request's items any more.
+    Dropped {
+        /// The room.
+        room: RoomId,
+    },
+}

@@ -1,0 +1,94 @@
+//! Dense slots with generations: a key of an earlier use finds nothing.
+
+use alloc::vec::Vec;
+
+use crate::transfer::GrantId;
+
+/// Values in slots named by [`GrantId`]. Free slots are reused, last freed first.
+#[derive(Debug)]
+pub(super) struct Slab<T> {
+    slots: Vec<Slot<T>>,
+    free: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u32,
+    value: Option<T>,
+}
+
+impl<T> Slab<T> {
+    pub(super) fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// The key that the next [`Slab::insert`] will use.
+    pub(super) fn next_key(&self) -> GrantId {
+        match self.free.last() {
+            Some(slot) => {
+                GrantId { slot: *slot, generation: self.slots[*slot as usize].generation }
+            }
+            None => GrantId { slot: self.slots.len() as u32, generation: 0 },
+        }
+    }
+
+    pub(super) fn insert(&mut self, value: T) -> GrantId {
+        let key = self.next_key();
+        match self.free.pop() {
+            Some(slot) => self.slots[slot as usize].value = Some(value),
+            None => self.slots.push(Slot { generation: 0, value: Some(value) }),
+        }
+        key
+    }
+
+    /// The key in force for a slot.
+    pub(super) fn current(&self, slot: u32) -> Option<GrantId> {
+        let generation = self.slots.get(slot as usize)?.generation;
+        Some(GrantId { slot, generation })
+    }
+
+    pub(super) fn get_mut(&mut self, key: GrantId) -> Option<&mut T> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        slot.value.as_mut().filter(|_| slot.generation == key.generation)
+    }
+
+    pub(super) fn remove(&mut self, key: GrantId) -> Option<T> {
+        self.get_mut(key)?;
+        let slot = &mut self.slots[key.slot as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(key.slot);
+        slot.value.take()
+    }
+
+    /// Keys of all values that `wanted` holds for.
+    pub(super) fn keys(&self, wanted: impl Fn(&T) -> bool) -> Vec<GrantId> {
+        let numbered = self.slots.iter().zip(0u32..);
+        let wanted = |(slot, index): (&Slot<T>, u32)| {
+            let generation = slot.generation;
+            slot.value.as_ref().is_some_and(&wanted).then_some(GrantId { slot: index, generation })
+        };
+        numbered.filter_map(wanted).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_an_earlier_use_finds_nothing() {
+        let mut slab = Slab::new();
+        let first = slab.insert('a');
+        assert_eq!(slab.remove(first), Some('a'));
+        assert_eq!(slab.next_key().slot, first.slot);
+        let second = slab.insert('b');
+        assert_eq!(slab.get_mut(first), None);
+        assert_eq!(slab.remove(first), None);
+        assert_eq!(slab.get_mut(second), Some(&mut 'b'));
+        assert_eq!((slab.len(), slab.keys(|_| true)), (1, alloc::vec![second]));
+    }
+}

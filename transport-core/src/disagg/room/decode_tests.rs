@@ -1,0 +1,204 @@
+//! What a decode room promises, event by event.
+
+use alloc::vec;
+use core::time::Duration;
+
+use super::*;
+use crate::fabric::PathError;
+use crate::transfer::GrantId;
+
+const WRITER: u32 = 4;
+const PAGES: u64 = 3;
+const PAGE_BYTES: u64 = 10;
+const DRY: Manifest = Manifest { kv: 1, aux: true, state: StateMask::EMPTY };
+
+fn at(ms: u64) -> Instant {
+    Instant::ZERO + Duration::from_millis(ms)
+}
+
+struct Bench {
+    room: DecodeRoom,
+    out: Vec<Action>,
+}
+
+impl Bench {
+    fn new(state: &[&[u32]]) -> Self {
+        let id = GrantId { slot: 0, generation: 0 };
+        let state = state.iter().map(|list| Arc::from(*list)).collect();
+        let grant = Arc::new(Grant { id, tag: 0, kv: Arc::from([1, 2, 3]), aux: [0], state });
+        let deadlines = Deadlines::default();
+        let room = DecodeRoom::new(grant, PAGES * PAGE_BYTES, 8, deadlines, at(0));
+        Self { room, out: vec![] }
+    }
+
+    fn granted(state: &[&[u32]]) -> Self {
+        let mut bench = Self::new(state);
+        bench.room.handle_peer_ready(at(0), WRITER, &mut bench.out);
+        bench.out.clear();
+        bench
+    }
+
+    fn arrive(&mut self, part: Part, sequence: u32, bytes: u64) {
+        self.room.handle_arrival(at(1), part, sequence, bytes, &mut self.out);
+    }
+
+    fn manifest(&mut self, manifest: Manifest) {
+        self.room.handle_manifest(at(1), WRITER, manifest, &mut self.out);
+    }
+
+    fn taken(&mut self) -> Vec<Action> {
+        core::mem::take(&mut self.out)
+    }
+
+    fn ends(&self) -> Vec<Result<(), Cause>> {
+        let ends = self.out.iter().filter_map(|action| match action {
+            Action::End(result) => Some(*result),
+            _ => None,
+        });
+        ends.collect()
+    }
+}
+
+#[test]
+fn g1_a_dense_room_completes_with_kv_aux_and_manifest_in_any_order() {
+    let mut bench = Bench::granted(&[&[]]);
+    bench.arrive(Part::Aux, 0, 64);
+    bench.manifest(DRY);
+    assert_eq!(bench.taken(), []);
+    bench.arrive(Part::Kv, 0, PAGES * PAGE_BYTES);
+    assert_eq!(bench.taken(), [Action::Revoke, Action::CheckAux]);
+    bench.room.handle_aux(at(2), true, &mut bench.out);
+    let end = [Action::Send(Note::Complete), Action::End(Ok(())), Action::Retire];
+    assert_eq!(bench.taken(), end);
+    assert_eq!(bench.room.state(), RoomState::Success);
+}
+
+#[test]
+fn g2_a_manifest_without_the_granted_state_is_a_contradiction() {
+    let mut bench = Bench::granted(&[&[], &[7]]);
+    bench.manifest(DRY);
+    bench.room.handle_fenced(at(1), &mut bench.out);
+    assert_eq!(bench.ends(), [Err(Cause::Contradiction)]);
+}
+
+#[test]
+fn g2_a_full_prefix_hit_has_no_chunk_and_completes() {
+    let mut bench = Bench::granted(&[]);
+    bench.room.granted = 0;
+    bench.manifest(Manifest { kv: 0, ..DRY });
+    bench.arrive(Part::Aux, 0, 64);
+    assert_eq!(bench.taken(), [Action::Revoke, Action::CheckAux]);
+}
+
+#[test]
+fn everything_stated_but_not_everything_granted_is_a_failure() {
+    let mut bench = Bench::granted(&[]);
+    bench.manifest(DRY);
+    bench.arrive(Part::Aux, 0, 64);
+    bench.arrive(Part::Kv, 0, PAGE_BYTES);
+    bench.room.handle_fenced(at(1), &mut bench.out);
+    let cause = Cause::ShortDelivery { landed: PAGE_BYTES, granted: PAGES * PAGE_BYTES };
+    assert_eq!(bench.ends(), [Err(cause)]);
+}
+
+#[test]
+fn g6_a_foreign_aux_record_fails_the_room() {
+    let mut bench = Bench::granted(&[]);
+    bench.manifest(DRY);
+    bench.arrive(Part::Aux, 0, 64);
+    bench.arrive(Part::Kv, 0, PAGES * PAGE_BYTES);
+    bench.room.handle_aux(at(1), false, &mut bench.out);
+    bench.room.handle_fenced(at(1), &mut bench.out);
+    assert_eq!(bench.ends(), [Err(Cause::AuxCorrupt)]);
+}
+
+#[test]
+fn m2_pages_come_back_after_the_fence_and_not_before() {
+    let mut bench = Bench::granted(&[]);
+    bench.room.handle_cancel(at(5), &mut bench.out);
+    let abort = Action::Send(Note::Abort { cause: Cause::Cancelled, drained: true });
+    assert_eq!(bench.taken(), [abort, Action::Revoke]);
+    assert_eq!(bench.room.state(), RoomState::Failed);
+    bench.arrive(Part::Kv, 0, 30);
+    assert_eq!(bench.taken(), []);
+    bench.room.handle_drained(&mut bench.out);
+    let end = [Action::Revoke, Action::End(Err(Cause::Cancelled)), Action::Retire];
+    assert_eq!(bench.taken(), end);
+}
+
+#[test]
+fn m2_a_silent_writers_path_is_torn_down_before_pages_come_back() {
+    let mut bench = Bench::granted(&[]);
+    bench.room.handle_cancel(at(0), &mut bench.out);
+    bench.taken();
+    bench.room.handle_timeout(at(30_000), &mut bench.out);
+    assert_eq!(bench.taken()[0], Action::TearDown);
+    assert!(bench.ends().is_empty());
+    bench.room.handle_path_down(PathError::Timeout, &mut bench.out);
+    assert_eq!(bench.ends(), [Err(Cause::Cancelled)]);
+}
+
+#[test]
+fn r1_each_state_has_a_deadline_and_a_reason_of_its_own() {
+    let mut waiting = Bench::new(&[]);
+    waiting.room.handle_timeout(at(300_000), &mut waiting.out);
+    assert_eq!(waiting.ends(), [Err(Cause::NoPeer { waited_ms: 300_000 })]);
+
+    let mut unopened = Bench::granted(&[]);
+    unopened.room.handle_timeout(at(300_000), &mut unopened.out);
+    unopened.room.handle_fenced(at(300_000), &mut unopened.out);
+    assert_eq!(unopened.ends(), [Err(Cause::NeverOpened { waited_ms: 300_000 })]);
+
+    let mut stalled = Bench::granted(&[&[9]]);
+    stalled.arrive(Part::Kv, 0, 10);
+    stalled.room.handle_timeout(at(30_001), &mut stalled.out);
+    stalled.room.handle_fenced(at(30_001), &mut stalled.out);
+    let [Err(Cause::Incomplete(missing))] = stalled.ends()[..] else { panic!("incomplete") };
+    let words = alloc::string::ToString::to_string(&missing);
+    assert_eq!(
+        words,
+        "1 chunks came, but no manifest, aux never came, state component 0 never came; \
+         silent for 30000 ms"
+    );
+}
+
+#[test]
+fn progress_moves_the_stall_deadline() {
+    let mut bench = Bench::granted(&[]);
+    bench.arrive(Part::Kv, 0, 10);
+    let first = bench.room.deadline();
+    bench.room.handle_arrival(at(20_000), Part::Kv, 1, 10, &mut bench.out);
+    assert_eq!(bench.room.deadline() - first, Duration::from_millis(19_999));
+    bench.room.handle_timeout(at(30_001), &mut bench.out);
+    assert!(bench.ends().is_empty());
+}
+
+#[test]
+fn r7_the_grant_is_repeated_until_accepted_and_the_abort_until_answered() {
+    let mut bench = Bench::granted(&[]);
+    bench.room.handle_timeout(at(1000), &mut bench.out);
+    assert_eq!(bench.taken(), [Action::Send(Note::Grant { deadline_ms: 299_000 })]);
+    bench.room.handle_accept();
+    bench.room.handle_timeout(at(2000), &mut bench.out);
+    assert_eq!(bench.taken(), []);
+    bench.room.handle_cancel(at(2000), &mut bench.out);
+    bench.room.handle_fenced(at(2000), &mut bench.out);
+    bench.taken();
+    bench.room.handle_timeout(at(3000), &mut bench.out);
+    let abort = Action::Send(Note::Abort { cause: Cause::Cancelled, drained: true });
+    assert_eq!(bench.taken(), [abort]);
+    bench.room.handle_drained(&mut bench.out);
+    assert_eq!(bench.taken(), [Action::Retire]);
+    assert_eq!(bench.room.failure(), Some(Cause::Cancelled));
+}
+
+#[test]
+fn r7_an_undrained_abort_fails_at_once_and_a_drained_one_is_answered() {
+    let cause = Cause::SourceFailed;
+    let mut bench = Bench::granted(&[]);
+    bench.room.handle_abort(at(1), cause, false, &mut bench.out);
+    assert_eq!(bench.taken(), [Action::Revoke]);
+    bench.room.handle_abort(at(2), cause, true, &mut bench.out);
+    let answer = Action::Send(Note::Drained);
+    assert_eq!(bench.taken(), [answer, Action::Revoke, Action::End(Err(cause)), Action::Retire]);
+}
