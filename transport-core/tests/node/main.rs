@@ -1,0 +1,6 @@
+//! Whole nodes over the simulated network: what a scheduler relies on, promise by promise, and then
+//! everything at once under thousands of seeds of faults.
+
+mod faults;
+mod rooms;
+mod world;
