@@ -6,6 +6,7 @@ mod assembly;
 mod bell;
 mod config;
 mod dial;
+mod driver;
 mod endpoint;
 mod frame;
 mod grants;
@@ -29,8 +30,14 @@ mod sys;
 pub use address::MAX_LANES;
 pub use config::TcpConfig;
 pub use dial::DialError;
+pub use driver::{Driver, Park};
 pub use endpoint::TcpEndpoint;
 pub use memory::HostMemory;
 pub use preface::VERSION;
 pub use reject::{Reject, Rejected};
 pub use stats::TcpStats;
+
+/// The README's example is compiled with the doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -1,0 +1,86 @@
+//! A node over TCP on its driver thread, for tests.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use transport_core::disagg::node::{
+    Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, Open, Request,
+};
+use transport_core::disagg::{DType, KvLayout, RoomId};
+use transport_core::memory::{CacheTables, PagedTable};
+use transport_core::queue::Completions;
+use transport_core::wire::Role;
+use transport_tcp::{Driver, HostMemory, TcpConfig, TcpEndpoint};
+
+pub(crate) const PAGES: u32 = 64;
+pub(crate) const PAGE_BYTES: u64 = 2 << 20;
+
+/// Longer than anything here takes on a busy machine; a hang is then a failure with a name.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) struct Side {
+    pub(crate) client: Client,
+    pub(crate) address: Option<SocketAddr>,
+    completions: Completions<Request>,
+    _driver: Driver,
+}
+
+impl Side {
+    pub(crate) fn start(role: Role, config: TcpConfig, dial: Option<SocketAddr>) -> Self {
+        let mut endpoint = TcpEndpoint::new(config).expect("a port");
+        let address = endpoint.local_addr();
+        dial.into_iter().for_each(|address| _ = endpoint.dial(address).expect("room for a peer"));
+        let model = Model {
+            dtype: DType::BFloat16,
+            kv_layout: KvLayout::Nhd,
+            page_tokens: 16,
+            layers: 1,
+            kv_heads: 1,
+            state: vec![],
+            compat: 0,
+        };
+        let node = NodeConfig::new(role, u64::from(std::process::id()), 7, model);
+        let config = NodeConfig { driver: Some(endpoint.waker()), ..node };
+        let (node, client, completions) = Node::new(endpoint, tables(), config).expect("a node");
+        let driver = Driver::spawn(node).expect("a thread");
+        Self { client, address, completions, _driver: driver }
+    }
+
+    pub(crate) fn open(&self, room: RoomId) {
+        self.client.open(Open { room }).expect("room in the queue");
+    }
+
+    pub(crate) fn send(&self, room: RoomId, pages: Range<u32>, aux: Option<&[u8]>) {
+        let last = aux.map(|aux| Last { aux: aux.to_vec(), state: vec![] });
+        let chunk = Chunk { room, pages: lease(pages), last, ready: None };
+        self.client.send(chunk).expect("room in the queue");
+    }
+
+    pub(crate) fn next_completion(&mut self) -> Completion {
+        until("a completion", || self.completions.pop())
+    }
+}
+
+pub(crate) fn lease(pages: Range<u32>) -> Lease {
+    Lease::new(pages.collect::<Vec<_>>())
+}
+
+fn tables() -> CacheTables {
+    let map = |bytes: u64| HostMemory::default().map(bytes as usize).expect("memory");
+    let kv = PagedTable::packed(&map(u64::from(PAGES) * PAGE_BYTES), &[PAGE_BYTES], PAGES);
+    let aux = PagedTable::packed(&map(16 * 256), &[256], 16);
+    CacheTables::new(kv.expect("it fits"), aux.expect("it fits"), vec![]).expect("no state")
+}
+
+/// Looks until there is something, with a limit that names what never came.
+pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what} never came");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
