@@ -95,8 +95,14 @@ pub struct RunArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// A shipped model, or the path of a Hugging Face config.json
-    #[arg(long, value_name = "NAME|PATH", default_value = "llama-3.1-8b")]
+    /// A shipped model, or the path of a Hugging Face config.json. To drop state there must be
+    /// some, so `--fault drop-state` alone takes a hybrid model
+    #[arg(
+        long,
+        value_name = "NAME|PATH",
+        default_value = "llama-3.1-8b",
+        default_value_if("fault", "drop-state", "qwen3-next-80b-a3b")
+    )]
     pub model: String,
     /// How to lay the cache out.
     #[command(flatten)]
@@ -130,10 +136,10 @@ pub struct LoadArgs {
     #[arg(long, value_name = "TIMES", value_parser = speed)]
     pub speed: Option<f64>,
     /// Requests in flight at most
-    #[arg(long, value_name = "N", default_value_t = 16,
-        value_parser = value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = 4,
+        value_parser = value_parser!(u32).range(1..=256))]
     pub concurrency: u32,
-    /// Pages in the decode side's pool [default: what the longest request needs, or 4 GB]
+    /// Pages in the decode side's pool [default: what the longest request needs, or 2.5 GB]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=1 << 30))]
     pub pages: Option<u32>,
     /// Seed of the built-in mix and of the order in which pages are scattered
@@ -149,10 +155,10 @@ pub struct TransferArgs {
     #[arg(long, value_name = "N", default_value_t = 2048,
         value_parser = value_parser!(u32).range(1..=1 << 20))]
     pub chunk_tokens: u32,
-    /// TCP connections for data to a peer
-    #[arg(long, value_name = "N", default_value_t = 1,
-        value_parser = value_parser!(u32).range(1..=64))]
-    pub lanes: u32,
+    /// TCP connections for data to a peer [default: one within a host, four between hosts]
+    #[arg(long, value_name = "N",
+        value_parser = value_parser!(u16).range(1..=i64::from(transport_tcp::MAX_LANES)))]
+    pub lanes: Option<u16>,
     /// Fail a request after so many seconds without progress
     #[arg(long, value_name = "N", default_value_t = 30,
         value_parser = value_parser!(u32).range(1..=3600))]
@@ -179,6 +185,9 @@ pub struct OutputArgs {
     /// Print the results as one line of JSON, last on stdout
     #[arg(long)]
     pub json: bool,
+    /// Set by `loopback` for the processes it starts: they report to it, line by line
+    #[arg(long, hide = true)]
+    pub child: bool,
 }
 
 /// What the fault-injecting fabric does to one request.
@@ -352,6 +361,7 @@ mod tests {
         assert_eq!(run.model.model, "llama-3.1-8b");
         assert_eq!((run.model.layout.page_tokens, run.model.layout.dtype), (16, None));
         assert_eq!((run.transfer.chunk_tokens, run.transfer.fault), (2048, None));
+        assert_eq!(run.transfer.lanes, None);
         assert!(run.load.trace.is_none() && run.load.speed.is_none() && run.load.pages.is_none());
         assert!(run.output.verify && !run.output.json);
     }
@@ -366,17 +376,24 @@ mod tests {
         assert_eq!(run.model.layout.dtype, Some(Dtype::Bfloat16));
         assert_eq!((run.load.requests, run.load.speed), (Some(200), Some(2.5)));
         assert_eq!((run.load.pages, run.load.concurrency, run.load.seed), (Some(4096), 8, 9));
-        assert_eq!((run.transfer.lanes, run.transfer.stall()), (4, Duration::from_secs(5)));
+        assert_eq!((run.transfer.lanes, run.transfer.stall()), (Some(4), Duration::from_secs(5)));
         assert_eq!(run.transfer.fault, Some(Fault::DropState));
         assert!(run.output.json && !run.output.verify);
+    }
+
+    #[test]
+    fn dropping_state_takes_a_model_that_has_some() {
+        assert_eq!(loopback("--fault drop-state").model.model, "qwen3-next-80b-a3b");
+        assert_eq!(loopback("--fault drop-state --model llama-3.1-8b").model.model, "llama-3.1-8b");
+        assert_eq!(loopback("--fault drop-aux").model.model, "llama-3.1-8b");
     }
 
     #[test]
     fn values_out_of_range_are_refused_with_the_range() {
         assert_refused("kvperf loopback --page-tokens 0", &["--page-tokens", "1..=4096"]);
         assert_refused("kvperf loopback --requests 0", &["--requests", "1..=1000000"]);
-        assert_refused("kvperf loopback --lanes 65", &["--lanes", "1..=64"]);
-        assert_refused("kvperf loopback --concurrency 0", &["1..=4096"]);
+        assert_refused("kvperf loopback --lanes 17", &["--lanes", "1..=16"]);
+        assert_refused("kvperf loopback --concurrency 0", &["1..=256"]);
         assert_refused("kvperf loopback --pages=-1", &["--pages", "1..="]);
         for speed in ["0", "-1", "NaN", "inf", "fast"] {
             assert_refused(&format!("kvperf loopback --speed={speed}"), &["--speed"]);

@@ -10,6 +10,7 @@
 //! | [`pattern`] | what every byte must be |
 //! | [`cpu`] | CPU time, without what the pattern costs |
 //! | [`report`], [`progress`] | results, and waiting for them |
+//! | [`run`] | two nodes, one per process, and what drives them |
 //! | [`args`] | the command line |
 
 #![deny(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod prefix;
 pub mod progress;
 pub mod report;
 mod rng;
+pub mod run;
 pub mod trace;
 pub mod workload;
 

@@ -9,7 +9,10 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use kvperf::args::{Cli, Command};
+use kvperf::args::{Cli, Command, OutputArgs};
+use kvperf::report::Report;
+use kvperf::run::link::{Line, say};
+use kvperf::run::{decode, loopback, prefill};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_checked();
@@ -25,8 +28,26 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
             io::stdout().write_all(geometry::text(args)?.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Loopback(_) | Command::Decode(_) | Command::Prefill(_) => {
-            Err("this build moves no bytes: it has no transport yet".into())
+        Command::Loopback(args) => show(&loopback::run(args)?, &args.output),
+        Command::Decode(args) => {
+            show(&decode::run(args.listen, args.run.output.child, &args.run)?, &args.run.output)
+        }
+        Command::Prefill(args) => {
+            let addresses = args.connect.resolve()?;
+            let report = prefill::run(addresses[0], args.run.output.child, &args.run)?;
+            show(&report, &args.run.output)
         }
     }
+}
+
+/// Prints the report to whoever asked for it. The exit status is its verdict.
+fn show(report: &Report, output: &OutputArgs) -> Result<ExitCode, Box<dyn Error>> {
+    if output.child {
+        say(&Line::Report(Box::new(report.clone())));
+    } else if output.json {
+        writeln!(io::stdout(), "{}", report.to_json())?;
+    } else {
+        write!(io::stdout(), "{report}")?;
+    }
+    Ok(ExitCode::from(report.exit_status()))
 }

@@ -8,7 +8,7 @@ use std::iter;
 
 use thiserror::Error;
 
-use crate::args::RunArgs;
+use crate::args::{Fault, RunArgs};
 use crate::model::{Geometry, GeometryOptions, ModelError};
 use crate::rng::{GOLDEN, mix64};
 use crate::trace::{self, Request, TraceError};
@@ -18,7 +18,7 @@ pub const BUILT_IN_REQUESTS: u32 = 24;
 
 /// KV bytes the pool has at least, unless told otherwise: several requests at once, and prefixes
 /// that stay for a while, within what any machine has.
-const USUAL_POOL_BYTES: u64 = 4_000_000_000;
+const USUAL_POOL_BYTES: u64 = 2_500_000_000;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -38,6 +38,12 @@ pub enum WorkloadError {
     /// The model has no geometry.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// There is no state to drop: choose a hybrid model.
+    #[error("--fault drop-state: {model} has no state components")]
+    NoState {
+        /// The model.
+        model: String,
+    },
     /// The trace cannot be used.
     #[error(transparent)]
     Trace(#[from] TraceError),
@@ -64,6 +70,9 @@ impl Workload {
     pub fn load(args: &RunArgs) -> Result<Self, WorkloadError> {
         let options = GeometryOptions::from(&args.model.layout);
         let geometry = Geometry::of(&args.model.model, &options)?;
+        if args.transfer.fault == Some(Fault::DropState) && geometry.states.is_empty() {
+            return Err(WorkloadError::NoState { model: geometry.name });
+        }
         let requests = requests(args)?;
         let pool_pages = pool_pages(&geometry, &requests, args.load.pages)?;
         Ok(Self { geometry, requests, pool_pages })
@@ -178,5 +187,7 @@ mod tests {
     fn what_is_wrong_with_model_or_trace_comes_through() {
         assert!(matches!(load("--model none"), Err(WorkloadError::Model(_))));
         assert!(matches!(load("--trace no/such.jsonl"), Err(WorkloadError::Trace(_))));
+        let nothing_to_drop = load("--model llama-3.1-8b --fault drop-state");
+        assert!(matches!(nothing_to_drop, Err(WorkloadError::NoState { .. })));
     }
 }

@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::rng::{GOLDEN, mix64};
 use crate::trace::BLOCK_TOKENS;
 
-pub use self::region::{RegionFault, fill_region, spoil_region, verify_region};
+pub use self::region::{RegionFault, fill_region, probe_region, spoil_region, verify_region};
 
 /// What one word adds to the word before. Odd, so words repeat after 2^64 only.
 const STEP: u64 = GOLDEN;

@@ -63,6 +63,32 @@ pub fn verify_region(
     Ok(())
 }
 
+/// Whether the first bytes of every [`SPOILT_STRETCH`] of the `len` bytes at `offset` of `region`
+/// are an item's: much cheaper than [`verify_region`], and enough to find whatever was written
+/// there that is longer than a stretch.
+///
+/// # Errors
+///
+/// As [`verify_region`].
+pub fn probe_region(
+    key: ContentKey,
+    region: &MemoryRegion,
+    offset: usize,
+    len: usize,
+) -> Result<(), RegionFault> {
+    let mut buffer = [0; PROBE];
+    for start in (0..len).step_by(SPOILT_STRETCH) {
+        let bytes = &mut buffer[..PROBE.min(len - start)];
+        region.read(offset.saturating_add(start), bytes)?;
+        let key = key.from_word((start / WORD) as u64);
+        verify(key, bytes).map_err(|wrong| wrong.at(start as u64))?;
+    }
+    Ok(())
+}
+
+/// Bytes looked at by [`probe_region`]: a cache line.
+const PROBE: usize = 64;
+
 /// [`spoil`](super::spoil) for the `len` bytes at `offset` of `region`.
 ///
 /// # Errors

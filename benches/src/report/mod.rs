@@ -13,7 +13,7 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::in_flight::InFlight;
 
@@ -52,7 +52,7 @@ pub struct Completed {
 }
 
 /// Something that must not happen.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Problem {
     /// The room it happened in; none for bytes outside all grants.
     pub room: Option<u64>,
@@ -181,7 +181,7 @@ fn ratio(amount: f64, per: f64) -> f64 {
 }
 
 /// The results of a run. `Display` is the table, [`Report::to_json`] the line of JSON.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Report {
     /// The model's name.
     pub model: String,
@@ -236,6 +236,21 @@ impl Report {
     /// The process's exit status: 0 for a good run, else 1.
     pub fn exit_status(&self) -> u8 {
         u8::from(!self.is_good())
+    }
+
+    /// This side's report with what the other side adds: its CPU time, and failures that this side
+    /// does not know of.
+    #[must_use]
+    pub fn merged(mut self, other: Self) -> Self {
+        self.cpu_s += other.cpu_s;
+        self.cpu_s_per_gb = ratio(self.cpu_s, self.bytes as f64 / 1e9);
+        let known = |problem: &Problem| self.problems.iter().any(|ours| ours.room == problem.room);
+        let news: Vec<_> = other.problems.into_iter().filter(|problem| !known(problem)).collect();
+        self.failed = self.failed.max(other.failed);
+        self.verified &= other.failed == 0;
+        let room = MOST_PROBLEMS.saturating_sub(self.problems.len());
+        self.problems.extend(news.into_iter().take(room));
+        self
     }
 
     /// One line of JSON.

@@ -1,0 +1,88 @@
+//! What a child process tells its parent: one line of JSON each, on standard output.
+
+use std::io::{self, BufRead, Write};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::progress::Progress;
+use crate::report::Report;
+
+/// One line.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// The decode side waits here.
+    Listening(SocketAddr),
+    /// A request arrived whole: its bytes.
+    Completed(u64),
+    /// A request failed.
+    Failed,
+    /// The run is over.
+    Report(Box<Report>),
+}
+
+/// Where a side's news goes: to a parent, or to a progress bar of its own.
+#[derive(Debug)]
+pub enum News {
+    /// To the parent process.
+    Parent,
+    /// To a person.
+    Person(Progress),
+    /// To nobody: the other side tells it better.
+    Nobody,
+}
+
+impl News {
+    /// For a process of `requests`: a child's parent, else a bar.
+    pub fn new(child: bool, requests: u64) -> Self {
+        if child { Self::Parent } else { Self::Person(Progress::new(requests)) }
+    }
+
+    /// A request arrived whole.
+    pub fn completed(&mut self, bytes: u64) {
+        match self {
+            Self::Parent => say(&Line::Completed(bytes)),
+            Self::Person(bar) => bar.completed(bytes),
+            Self::Nobody => {}
+        }
+    }
+
+    /// A request failed.
+    pub fn failed(&mut self) {
+        match self {
+            Self::Parent => say(&Line::Failed),
+            Self::Person(bar) => bar.failed(),
+            Self::Nobody => {}
+        }
+    }
+
+    /// The run is over.
+    pub fn finish(self) {
+        if let Self::Person(bar) = self {
+            bar.finish();
+        }
+    }
+}
+
+/// Prints a line for the parent. One that cannot be printed has no parent to read it.
+pub fn say(line: &Line) {
+    let text = serde_json::to_string(line).expect("numbers, texts and lists are always JSON");
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// The next line of a child; `None` when it has closed its output. Lines of anything else are
+/// passed over: they are for a person.
+pub fn hear(from: &mut impl BufRead) -> Option<Line> {
+    let mut text = String::new();
+    loop {
+        text.clear();
+        if from.read_line(&mut text).ok()? == 0 {
+            return None;
+        }
+        if let Ok(line) = serde_json::from_str(&text) {
+            return Some(line);
+        }
+    }
+}

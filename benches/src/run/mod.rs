@@ -1,0 +1,65 @@
+//! Runs: a workload through two real nodes, one per process.
+//!
+//! * [`cache`]: the memory of one side: tables, pools of items, and what each item must hold.
+//! * [`decode`], [`prefill`]: stand-ins for the two engines' schedulers. They do what an engine
+//!   does: allocate, submit, take completions. The node's driver thread moves the bytes meanwhile.
+//! * [`loopback`]: both as child processes of this one.
+//! * [`link`]: what the processes tell their parent, one line of JSON each.
+
+pub mod cache;
+pub mod decode;
+pub mod link;
+pub mod loopback;
+mod node;
+mod pace;
+pub mod prefill;
+
+use std::io;
+
+use thiserror::Error;
+use transport_core::disagg::node::NodeError;
+
+use crate::workload::WorkloadError;
+
+/// Why a run could not be made. What goes wrong within one is in its report.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// Memory, process or pipe trouble.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The pool does not fit the machine's memory. Give fewer `--pages`.
+    #[error("no memory for a cache of {bytes} bytes")]
+    Memory {
+        /// Bytes asked for.
+        bytes: u64,
+    },
+    /// The node could not be made.
+    #[error("node: {0}")]
+    Node(#[from] NodeError),
+    /// The other side could not be found, or refused us.
+    #[error("{0}")]
+    Peer(String),
+    /// A child process ended without a report.
+    #[error("the {side} process ended without a report ({status})")]
+    Child {
+        /// Which.
+        side: &'static str,
+        /// How it ended.
+        status: String,
+    },
+    /// The arguments name nothing that can be run.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
+}
+
+impl RunError {
+    fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
