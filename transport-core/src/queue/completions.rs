@@ -6,6 +6,8 @@
 //! Invariant: a credit is released only after its completion left its place, and the place was
 //! given back, so whoever reserves with that credit may rely on the place (Q1).
 
+#![forbid(unsafe_code)]
+
 use core::fmt;
 use core::task::{Context, Poll};
 
@@ -110,6 +112,9 @@ impl<W: WorkRequest> Completions<W> {
 
     #[inline]
     fn release(&mut self) {
+        if self.taken == 0 {
+            return;
+        }
         if seeded(Fault::CreditEarly) {
             self.credits.release(self.taken);
             self.taken = 0;

@@ -1,6 +1,6 @@
 //! Queues between the threads that want something and the thread that does it.
 //!
-//! For: [`pair`], through which handles reach a node and nodes reach a fabric, and [`ring`], its
+//! For: [`pair()`], through which handles reach a node and nodes reach a fabric, and [`ring()`], its
 //! building block for one thread each. Not for: queues of one thread, or unbounded ones.
 //!
 //! Nothing here locks or blocks, and nothing allocates after it was made.

@@ -13,13 +13,15 @@
 //!
 //! * Q1: a submission takes a credit, and a credit is a place in the completion ring, kept until
 //!   its completion was taken out. So completions always fit, and none is dropped.
-//! * Q2: a request accepted gives exactly one completion. [`Port::take`] pairs each with a
-//!   [`Ticket`] that must be spent on its completion; a ticket dropped instead, and whatever a
-//!   dropped port leaves behind, comes back as [`WorkRequest::cancelled`].
+//! * Q2: a request accepted gives exactly one completion. [`Port::take`] pairs each with a ticket
+//!   that must be spent on its completion; a ticket dropped instead, and whatever a dropped port
+//!   leaves behind, comes back as [`WorkRequest::cancelled`].
 //! * Q3: a request that is not accepted comes back whole in the error, at once.
 //!
 //! Nothing here waits. Both consumers offer a `poll_` method that has a waker called; wakers run
 //! on the thread that submits, completes or drops a ticket, and should do no more than unpark.
+
+#![forbid(unsafe_code)]
 
 use core::fmt;
 
@@ -35,8 +37,9 @@ use crate::waker::AtomicWaker;
 /// What a queue pair carries in, and what comes back for it.
 ///
 /// ```
-/// use transport_core::queue::WorkRequest;
+/// use transport_core::queue::{SubmitError, WorkRequest, pair};
 ///
+/// #[derive(Debug, PartialEq)]
 /// struct Read { id: u64, page: u32 }
 ///
 /// #[derive(Debug, PartialEq)]
@@ -52,6 +55,23 @@ use crate::waker::AtomicWaker;
 ///         Done { id, bytes: None }
 ///     }
 /// }
+///
+/// let (submitter, mut port, mut completions) = pair(2);
+/// submitter.submit(Read { id: 7, page: 1 })?;
+/// submitter.submit(Read { id: 8, page: 2 })?;
+/// let third = Read { id: 9, page: 3 };
+/// assert_eq!(submitter.submit(third).unwrap_err().into_inner().id, 9);
+///
+/// let (read, ticket) = port.take().unwrap();
+/// port.complete(ticket, Done { id: read.id, bytes: Some(4096) });
+/// let (_, ticket) = port.take().unwrap();
+/// drop(ticket);
+///
+/// let mut all = Vec::new();
+/// completions.pop_batch(usize::MAX, |done: Done| all.push(done));
+/// all.sort_by_key(|done| done.id);
+/// assert_eq!(all, [Done { id: 7, bytes: Some(4096) }, Done { id: 8, bytes: None }]);
+/// # Ok::<(), SubmitError<Read>>(())
 /// ```
 pub trait WorkRequest {
     /// How the submitter tells its requests apart. Kept with the ticket, so it should be small.
@@ -59,7 +79,7 @@ pub trait WorkRequest {
     /// What comes back, exactly once.
     type Completion;
 
-    /// The request's name.
+    /// The request's name. Must not panic: the request could no longer be answered.
     fn id(&self) -> Self::Id;
 
     /// The completion of a request that nobody completed. Must not panic: it may run in a drop.
@@ -103,7 +123,8 @@ pub struct Submitter<W: WorkRequest> {
 }
 
 impl<W: WorkRequest> Submitter<W> {
-    /// Submits a request, and wakes the port if it is parked. Lock-free; never waits.
+    /// Submits a request, and wakes the port if it is parked. Lock-free; never waits. Requests of
+    /// one thread reach the port in this order.
     ///
     /// On `Ok` its completion is certain. On `Err` nothing has happened, and the request is in the
     /// error: [`SubmitError::Busy`] passes once a completion was taken out, `Closed` never does.

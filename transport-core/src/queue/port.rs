@@ -6,6 +6,8 @@
 //! Invariant: every request taken is in exactly one ticket, and every ticket ends either in the
 //! completion ring or, dropped, among the abandoned.
 
+#![forbid(unsafe_code)]
+
 use alloc::vec::Vec;
 use core::fmt;
 use core::task::{Context, Poll};
@@ -39,7 +41,8 @@ impl<W: WorkRequest> Port<W> {
         Self { receiver, ring, returns, spare }
     }
 
-    /// The next request and the ticket for its completion, if one is there.
+    /// The next request and the ticket for its completion, if one is there. Never waits: none is
+    /// there, either, while the thread whose turn it is has not quite handed its request over.
     #[inline]
     pub fn take(&mut self) -> Option<(W, Ticket<W>)> {
         let taken = self.take_staged()?;
@@ -160,7 +163,7 @@ impl<W: WorkRequest> fmt::Debug for Batch<'_, W> {
 
 /// The duty to complete one request, as small as a pointer and the request's id. It may be kept
 /// for as long as the work takes and move between threads. Spend it with [`Port::complete`];
-/// dropping it completes the request as cancelled.
+/// dropping it completes the request as cancelled. (Only `mem::forget` leaves it unanswered.)
 #[must_use = "dropping a ticket cancels its request"]
 pub struct Ticket<W: WorkRequest> {
     /// None once spent.

@@ -303,30 +303,30 @@ impl<T> Receiver<T> {
 
     /// Takes the next item, or has the task woken when there is one; `None` when none can follow.
     pub(super) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        if let Some(item) = self.take() {
-            self.vacate();
-            return Poll::Ready(Some(item));
-        }
+        let polled = match self.take() {
+            Some(item) => Poll::Ready(Some(item)),
+            None => self.park(cx),
+        };
+        self.vacate();
+        polled
+    }
+
+    fn park(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
         self.shared.receiver.register(cx.waker());
-        let tail = self.park();
+        let tail = self.mark_parked();
         if tail & !FLAGS == self.head {
             return if tail & CLOSED != 0 { Poll::Ready(None) } else { Poll::Pending };
         }
-        // Someone reserved before we could park, and will not wake us.
-        match self.take() {
-            Some(item) => {
-                self.vacate();
-                Poll::Ready(Some(item))
-            }
-            None => {
-                look_again(cx);
-                Poll::Pending
-            }
+        // Someone has reserved before, and will wake nobody.
+        if let Some(item) = self.take() {
+            return Poll::Ready(Some(item));
         }
+        look_again(cx);
+        Poll::Pending
     }
 
     /// Has whoever reserves next wake us; returns the tail until then.
-    fn park(&self) -> usize {
+    fn mark_parked(&self) -> usize {
         if seeded(Fault::SubmissionPark) {
             return self.shared.senders.tail.load(Ordering::Acquire);
         }
@@ -415,56 +415,4 @@ impl<T> fmt::Debug for Credits<T> {
 }
 
 #[cfg(all(test, not(transport_loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn positions_wrap_around() {
-        let start = 0usize.wrapping_sub(5 * STEP);
-        let (sender, mut receiver, mut credits) = submissions_at(3, start);
-        for item in 0..20 {
-            assert_eq!(receiver.take(), None);
-            for item in item..item + 3 {
-                assert_eq!(sender.send(item), Ok(()));
-            }
-            assert_eq!(sender.send(99), Err((Refusal::Busy, 99)));
-            assert_eq!(credits.in_flight(), 3);
-            for item in item..item + 3 {
-                assert_eq!(receiver.take(), Some(item));
-            }
-            receiver.vacate();
-            assert_eq!(sender.send(99), Err((Refusal::Busy, 99)), "the credits are still out");
-            credits.release(3);
-        }
-        sender.close();
-        assert!(credits.all_back());
-    }
-
-    #[test]
-    fn a_place_is_free_only_when_it_was_vacated_too() {
-        let (sender, mut receiver, mut credits) = submissions(1);
-        sender.send(1).unwrap();
-        assert_eq!(receiver.take(), Some(1));
-        credits.release(1);
-        assert_eq!(sender.send(2), Err((Refusal::Busy, 2)));
-        receiver.vacate();
-        assert_eq!(sender.send(2), Ok(()));
-        assert_eq!(receiver.take(), Some(2));
-    }
-
-    #[test]
-    fn an_ended_receiver_takes_nothing_and_leaves_the_rest() {
-        let (sender, mut receiver, mut credits) = submissions(4);
-        for item in 0..3 {
-            sender.send(item).unwrap();
-        }
-        assert_eq!(receiver.take(), Some(0));
-        assert_eq!(credits.take_left(), None);
-        receiver.end();
-        assert_eq!(receiver.take(), None);
-        assert_eq!(sender.send(9), Err((Refusal::Closed, 9)));
-        assert!(credits.is_left());
-        assert_eq!([(); 3].map(|()| credits.take_left()), [Some(1), Some(2), None]);
-        assert!(!credits.is_left());
-    }
-}
+mod tests;
