@@ -14,16 +14,20 @@ const FLIGHTS: u32 = 8;
 /// Pages of each.
 const PAGES: u32 = 8;
 
-/// Large pages, so that a write takes many turns, and enough for all flights.
+/// Granted pages. As many follow, to read from: what is read is written by nobody.
+const GRANTED: u32 = FLIGHTS * PAGES;
+
+/// Large pages, so that a write takes many turns.
 fn large() -> [Geometry; 2] {
-    let geometry = Geometry::pages(FLIGHTS * PAGES, 16 << 10);
+    let geometry = Geometry::pages(2 * GRANTED, 16 << 10);
     [geometry.clone(), geometry]
 }
 
 /// Posts the flights, to be ended at any time, and turns `turns` times.
 fn launch<H: Harness>(rig: &mut Rig<'_, H>, ticket: &Ticket, turns: u32) {
     for sequence in 0..FLIGHTS {
-        let items: Vec<u32> = (sequence * PAGES..(sequence + 1) * PAGES).rev().collect();
+        let first = GRANTED + sequence * PAGES;
+        let items: Vec<u32> = (first..first + PAGES).rev().collect();
         let write = rig.write(ticket, Part::Kv, &items);
         rig.post(ticket, Write { sequence, first: sequence * PAGES, ..write }, Any);
     }
@@ -39,9 +43,9 @@ fn all_path_errors<H: Harness>(rig: &Rig<'_, H>, from: usize) -> bool {
 /// Once a grant is fenced, by `revoke` itself or, where that cannot be, by the end of the path, no
 /// byte changes, though writes were in flight.
 pub fn nothing_lands_after_a_fence<H: Harness>(harness: &mut H) {
-    for turns in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55] {
+    for turns in [0, 1, 2, 3, 4, 5, 8, 13, 21, 34] {
         let mut rig = Rig::of(harness, "nothing_lands_after_a_fence", &large());
-        let ticket = rig.grant(0, 1, &Lists::kv(0..FLIGHTS * PAGES));
+        let ticket = rig.grant(0, 1, &Lists::kv(0..GRANTED));
         launch(&mut rig, &ticket, turns);
         let fence = rig.node(0).endpoint.revoke(ticket.grant.id);
         if fence == Revoked::NeedsDrain {
@@ -64,7 +68,7 @@ pub fn nothing_lands_after_the_path_went_down<H: Harness>(harness: &mut H) {
     for (closer, turns) in [(0, 0), (0, 3), (0, 10), (0, 30), (1, 0), (1, 3), (1, 10), (1, 30)] {
         let check = "nothing_lands_after_the_path_went_down";
         let mut rig = Rig::of(harness, check, &large());
-        let ticket = rig.grant(0, 1, &Lists::kv(0..FLIGHTS * PAGES));
+        let ticket = rig.grant(0, 1, &Lists::kv(0..GRANTED));
         launch(&mut rig, &ticket, turns);
         rig.witness.may_go_down = true;
         let peer = rig.peer(closer, 1 - closer);
@@ -83,7 +87,7 @@ pub fn writes_in_flight_end_before_their_path<H: Harness>(harness: &mut H) {
     for (closer, turns) in [(0, 0), (0, 2), (0, 9), (1, 0), (1, 2), (1, 9)] {
         let check = "writes_in_flight_end_before_their_path";
         let mut rig = Rig::of(harness, check, &large());
-        let ticket = rig.grant(0, 1, &Lists::kv(0..FLIGHTS * PAGES));
+        let ticket = rig.grant(0, 1, &Lists::kv(0..GRANTED));
         launch(&mut rig, &ticket, turns);
         rig.disconnect(closer, 1 - closer);
         rig.ensure(all_path_errors(&rig, 1), "a write failed by something else than its path");
@@ -103,7 +107,7 @@ pub fn writes_in_flight_end_before_their_path<H: Harness>(harness: &mut H) {
 pub fn a_path_can_be_built_again<H: Harness>(harness: &mut H) {
     let mut rig = Rig::of(harness, "a_path_can_be_built_again", &large());
     for (round, closer) in [0, 1, 1, 0].into_iter().enumerate() {
-        let ticket = rig.grant(0, 1, &Lists::kv(0..FLIGHTS * PAGES));
+        let ticket = rig.grant(0, 1, &Lists::kv(0..GRANTED));
         launch(&mut rig, &ticket, round as u32 * 3);
         rig.disconnect(closer, 1 - closer);
         rig.connect(0, 1);
@@ -129,8 +133,8 @@ pub fn a_killed_peer_ends_its_writes_and_its_link<H: Harness>(harness: &mut H) {
         let geometries = [geometry.clone(), geometry.clone(), geometry];
         let check = "a_killed_peer_ends_its_writes_and_its_link";
         let mut rig = Rig::of(harness, check, &geometries);
-        let into = rig.grant(0, 1, &Lists::kv(0..FLIGHTS * PAGES));
-        let out = rig.grant(1, 0, &Lists::kv(0..FLIGHTS * PAGES));
+        let into = rig.grant(0, 1, &Lists::kv(0..GRANTED));
+        let out = rig.grant(1, 0, &Lists::kv(0..GRANTED));
         launch(&mut rig, &into, 0);
         launch(&mut rig, &out, turns);
         rig.kill(1);
@@ -154,7 +158,7 @@ pub fn regions_close_when_their_endpoint_is_gone<H: Harness>(harness: &mut H) {
     for turns in [0, 10] {
         let check = "regions_close_when_their_endpoint_is_gone";
         let mut rig = Rig::of(harness, check, &large());
-        let ticket = rig.grant(0, 1, &Lists::kv(0..FLIGHTS * PAGES));
+        let ticket = rig.grant(0, 1, &Lists::kv(0..GRANTED));
         launch(&mut rig, &ticket, turns);
         let regions = rig.witness.memories[1].regions();
         let closed = regions.iter().any(|region| region.close());

@@ -212,7 +212,7 @@ impl<'h, H: Harness> Rig<'h, H> {
     pub(super) fn expect(&mut self, ticket: &Ticket, write: &Write, expect: Expect) {
         let granted = ticket.grant.items(write.part);
         let delivery = Delivery::new((ticket.from, ticket.to), write, granted, expect);
-        self.witness.deliveries.push(delivery);
+        self.witness.posted(delivery);
     }
 
     /// Posts once; gives the write back when the queue is full.

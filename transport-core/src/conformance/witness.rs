@@ -207,6 +207,19 @@ impl Witness {
         }
     }
 
+    /// Takes note of a write that is about to be posted. What it reads must be written by no other,
+    /// or nobody could say what it brings.
+    pub(super) fn posted(&mut self, delivery: Delivery) {
+        let mixed = |a: &Delivery, b: &Delivery| {
+            let read = |item| a.pairs.iter().any(|(from, _)| *from == item);
+            a.from == b.to && a.part == b.part && b.pairs.iter().any(|(_, to)| read(*to))
+        };
+        let mut others = self.deliveries.iter();
+        let mixed = others.any(|other| mixed(&delivery, other) || mixed(other, &delivery));
+        assert!(!mixed, "the check {} reads what it writes", self.check);
+        self.deliveries.push(delivery);
+    }
+
     /// Whether everything that must still happen has happened.
     pub(super) fn is_settled(&self) -> bool {
         self.deliveries.iter().all(|delivery| self.is_over(delivery))
