@@ -201,7 +201,9 @@ fn acknowledgements_of_nothing_are_ignored_and_of_the_unsent_end_the_path() {
 #[test]
 fn w4_a_broken_link_frame_ends_that_link_and_the_next_peer_is_served() {
     let mut node = target();
-    for frame in [&b"\x01\0\x10\0\x01\0\0\0"[..], b"\x01\0\0\0\x02\0\0\0x", b"GET / HTTP/1.1\r\n\r\n"] {
+    for frame in
+        [&b"\x01\0\x10\0\x01\0\0\0"[..], b"\x01\0\0\0\x02\0\0\0x", b"GET / HTTP/1.1\r\n\r\n"]
+    {
         let mut peer = RawPeer::connect(&mut node);
         peer.link.write_all(frame).unwrap();
         let down = |node: &Node| match node.links.last() {
@@ -225,7 +227,8 @@ fn a_lane_needs_the_key_of_a_link_that_is_up() {
     let peer = RawPeer::connect(&mut node);
     let mut wrong = peer.key;
     wrong[3] ^= 1;
-    for (key, index, count) in [(wrong, 0, 1), ([0; 16], 0, 1), (peer.key, 0, 1), (peer.key, 1, 2)] {
+    for (key, index, count) in [(wrong, 0, 1), ([0; 16], 0, 1), (peer.key, 0, 1), (peer.key, 1, 2)]
+    {
         let mut lane = common::raw::open(node.address());
         lane.write_all(&common::raw::preface(3, index, count, &key)).unwrap();
         assert!(is_closed(&mut node, &mut lane));

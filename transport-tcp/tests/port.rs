@@ -129,7 +129,8 @@ fn no_more_peers_than_allowed() {
 
 #[test]
 fn a_dialler_says_why_it_does_not_get_through() {
-    let mut node = node(TcpConfig { preface_timeout: Duration::from_millis(80), ..TcpConfig::default() });
+    let mut node =
+        node(TcpConfig { preface_timeout: Duration::from_millis(80), ..TcpConfig::default() });
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = node.endpoint.dial(listener.local_addr().unwrap()).unwrap();
     let closed = {
