@@ -1,6 +1,6 @@
 //! This transport beside the barest loop over the same kind of connection, in one run.
 //!
-//! `cargo run --release -p transport-tcp --example bare [rounds]`
+//! `cargo run --release -p transport-tcp --example bare [rounds] [work]`
 //!
 //! Two threads, one connection for each contestant, in turn: scattered pages of a pool of twice the
 //! size, one batch at a time, timed from the first call to the target's answer. *bare 256K* is one
@@ -50,8 +50,11 @@ const PING: Work = Work { name: "4 KiB ping-pong", page: 4 << 10, pages: 1, call
 fn main() -> Result<(), Box<dyn Error>> {
     let rounds = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(15);
     println!("{:<18} {:<9} {:>8} {:>7} {:>9} {:>9}", "", "", "GB/s", "ratio", "best", "CPU s/GB");
+    let only = std::env::args().nth(2);
     for work in WORKS {
-        throughput(work, rounds)?;
+        if only.as_ref().is_none_or(|only| work.name.starts_with(&only[..])) {
+            throughput(work, rounds)?;
+        }
     }
     latency(rounds * 200)
 }
@@ -273,6 +276,8 @@ struct Ours {
     grant: Arc<Grant>,
     clock: Clock,
     next: u32,
+    /// Whether a batch ends with its completion, not with an answer of the same kind.
+    one_way: bool,
 }
 
 impl Ours {
@@ -319,12 +324,17 @@ impl Ours {
         let kv = Arc::clone(&items);
         let grant = Arc::new(Grant { id, tag: seed, kv, aux: [0], state: Box::new([]) });
         let (table, clock) = (Arc::new(table()?), Clock::now());
-        Ok(Self { endpoint, peer: PeerId(0), table, items, grant, clock, next: 0 })
+        let one_way = work.name != PING.name;
+        Ok(Self { endpoint, peer: PeerId(0), table, items, grant, clock, next: 0, one_way })
+    }
+
+    fn progress(&mut self) -> bool {
+        let now = Instant::from_nanos(self.clock.elapsed().as_nanos() as u64);
+        self.endpoint.progress(now)
     }
 
     fn turn(&mut self) {
-        let now = Instant::from_nanos(self.clock.elapsed().as_nanos() as u64);
-        if !self.endpoint.progress(now) {
+        if !self.progress() {
             self.endpoint.wait(Duration::from_millis(100));
         }
     }
@@ -356,16 +366,18 @@ impl Contestant for Ours {
             items: Arc::clone(&self.items),
         };
         self.endpoint.post(write).expect("room for one write");
-        if self.items.len() > 1 || self.table.item_bytes() > 1 << 20 {
+        if self.one_way {
             self.until(|event| matches!(event, FabricEvent::Completed { result: Ok(()), .. }));
+        } else {
+            self.progress();
         }
     }
 
     fn receive(&mut self) {
         self.until(|event| matches!(event, FabricEvent::Arrived { .. }));
-        // The answer leaves with the next turn.
-        if self.items.len() > 1 || self.table.item_bytes() > 1 << 20 {
-            self.turn();
+        if self.one_way {
+            // The answer leaves with the next turn.
+            self.progress();
         }
     }
 }

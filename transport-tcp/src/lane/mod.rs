@@ -152,25 +152,20 @@ impl Lane {
         }
     }
 
-    /// Handles the piece that ended and the header that came, if they did.
+    /// Handles what has come whole: pieces that ended and the headers behind them.
     fn handle_frames(&mut self, inbound: &mut impl Inbound) -> Result<(), PathError> {
-        self.end_piece(inbound);
-        let Some(header) = self.receiver.take_header() else { return Ok(()) };
-        match Frame::decode(&header).map_err(PathError::Protocol)? {
-            Frame::Acks(acks) => acks.iter().try_for_each(|ack| inbound.answered(ack))?,
-            Frame::Piece(piece) => {
-                let fate = inbound.begin(&piece);
-                self.receiver.begin(piece, fate);
-                // A piece of no bytes is over already.
-                self.end_piece(inbound);
+        loop {
+            if let Some(incoming) = self.receiver.take_piece() {
+                inbound.end(incoming);
             }
-        }
-        Ok(())
-    }
-
-    fn end_piece(&mut self, inbound: &mut impl Inbound) {
-        if let Some(incoming) = self.receiver.take_piece() {
-            inbound.end(incoming);
+            let Some(header) = self.receiver.take_header() else { return Ok(()) };
+            match Frame::decode(&header).map_err(PathError::Protocol)? {
+                Frame::Acks(acks) => acks.iter().try_for_each(|ack| inbound.answered(ack))?,
+                Frame::Piece(piece) => {
+                    let fate = inbound.begin(&piece);
+                    self.receiver.begin(piece, fate);
+                }
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Bytes of registered memory, in the order in which a socket sends or receives them.
 //!
 //! An [`IoQueue`] is what one `sendmsg` or `readv` is given: up to [`MAX_IOVECS`] pieces of pages
-//! and of the queue's own small memory (frame headers), wherever they lie. The kernel copies
+//! and of the queue's own small memory, wherever they lie. The kernel copies
 //! between them and the socket; nothing is copied here, and nothing allocated once the queue has
 //! grown to its full size.
 //!
@@ -27,7 +27,7 @@ pub(crate) struct IoQueue {
     iovecs: Vec<libc::iovec>,
     /// The first entry that is not moved whole.
     head: usize,
-    /// Headers and scratch space of the queue's owner.
+    /// Headers, or scratch space, of the queue's owner.
     own: MemoryRegion,
     /// Tables of queued pages, each with the position where its pages end.
     tables: VecDeque<(u64, Arc<PagedTable>)>,
@@ -114,17 +114,31 @@ impl IoQueue {
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: by the module's invariant every piece is readable memory while `self` lives.
         let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &message, flags) };
-        self.done(sent)
+        let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+        self.advance(sent);
+        Ok(sent)
     }
 
-    /// Receives into what is queued, as much as the socket has now; 0 at the end of the stream. An
-    /// error of kind `WouldBlock` when it has nothing. The socket must be non-blocking.
-    pub(crate) fn receive(&mut self, socket: &TcpStream) -> io::Result<usize> {
+    /// Receives into what is queued and, behind it, into `tail`, as much as the socket has now; 0 at
+    /// the end of the stream. An error of kind `WouldBlock` when it has nothing. The socket must be
+    /// non-blocking, and with a tail the queue must have room for a piece.
+    pub(crate) fn receive(&mut self, socket: &TcpStream, tail: &mut [u8]) -> io::Result<usize> {
+        let queued = self.iovecs.len();
+        if !tail.is_empty() {
+            assert!(self.room() > 0, "the queue is full");
+            self.iovecs
+                .push(libc::iovec { iov_base: tail.as_mut_ptr().cast(), iov_len: tail.len() });
+        }
         let pieces = &self.iovecs[self.head..];
         let (first, count) = (pieces.as_ptr(), pieces.len() as libc::c_int);
-        // SAFETY: by the module's invariant every piece is writable memory while `self` lives.
+        // SAFETY: by the module's invariant every queued piece is writable memory while `self`
+        // lives; the last one is `tail`, borrowed for the call.
         let got = unsafe { libc::readv(socket.as_raw_fd(), first, count) };
-        self.done(got)
+        let answer = usize::try_from(got).map_err(|_| io::Error::last_os_error());
+        self.iovecs.truncate(queued);
+        let came = answer?;
+        self.advance(came.min(self.len()));
+        Ok(came)
     }
 
     fn push(&mut self, address: *mut u8, len: usize) {
@@ -138,12 +152,6 @@ impl IoQueue {
         }
         self.iovecs.push(libc::iovec { iov_base: address.cast(), iov_len: len });
         self.queued += len as u64;
-    }
-
-    fn done(&mut self, answer: isize) -> io::Result<usize> {
-        let bytes = usize::try_from(answer).map_err(|_| io::Error::last_os_error())?;
-        self.advance(bytes);
-        Ok(bytes)
     }
 
     /// Takes moved bytes from the front.
