@@ -6,8 +6,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use kvperf::SplitMix64;
 use transport_core::memory::{BufferShape, Segments, Spans};
+use transport_core::rng::Rng;
 
 const BUFFERS: usize = 122;
 const PAGES: u32 = 8192;
@@ -22,7 +22,7 @@ fn shapes() -> Vec<BufferShape> {
 /// `PAGES` of twice as many pages, in scattered order.
 fn scattered(seed: u64) -> Vec<u32> {
     let mut pages: Vec<u32> = (0..PAGES * 2).collect();
-    SplitMix64::new(seed).shuffle(&mut pages);
+    Rng::new(seed).shuffle(&mut pages);
     pages.truncate(PAGES as usize);
     pages
 }

@@ -22,9 +22,6 @@ pub mod pattern;
 pub mod prefix;
 pub mod progress;
 pub mod report;
-mod rng;
 pub mod run;
 pub mod trace;
 pub mod workload;
-
-pub use rng::SplitMix64;

@@ -10,8 +10,8 @@ use thiserror::Error;
 
 use crate::args::{Fault, RunArgs};
 use crate::model::{Geometry, GeometryOptions, ModelError};
-use crate::rng::{GOLDEN, mix64};
 use crate::trace::{self, Request, TraceError};
+use transport_core::rng::{GOLDEN, mix64};
 
 /// Requests of the built-in mix, unless told otherwise.
 pub const BUILT_IN_REQUESTS: u32 = 24;

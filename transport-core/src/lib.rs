@@ -12,6 +12,7 @@
 //! | [`memory`] | registered memory, page tables, and the planner: item lists to byte spans |
 //! | [`fabric`], [`link`] | the traits of what moves bytes and messages |
 //! | [`wire`] | control messages and aux records, as bytes |
+//! | [`rng`] | seeded numbers for tests and simulations |
 //! | [`decorate`] | endpoints around endpoints: a tracer, injected faults |
 //! | `sim` (feature) | a simulated network, seeded, with faults |
 //! | `conformance` (feature) | the suite that every fabric passes |
@@ -36,7 +37,6 @@ pub mod memory;
 #[cfg(any(test, transport_loom))]
 mod model;
 pub mod queue;
-#[cfg(any(feature = "conformance", feature = "sim"))]
 pub mod rng;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -18,8 +18,8 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::rng::{GOLDEN, mix64};
 use crate::trace::BLOCK_TOKENS;
+use transport_core::rng::{GOLDEN, mix64};
 
 pub use self::region::{RegionFault, fill_region, probe_region, spoil_region, verify_region};
 

@@ -13,9 +13,9 @@ use transport_core::wire::AUX_HEADER_BYTES;
 use transport_tcp::HostMemory;
 
 use super::RunError;
-use crate::SplitMix64;
 use crate::model::Geometry;
 use crate::pattern::{Content, ContentKey, fill_region, probe_region, spoil_region, verify_region};
+use transport_core::rng::Rng;
 
 /// Items of each part that one side's memory has.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ impl Pool {
     pub fn new(tables: &CacheTables, part: Part, seed: u64) -> Self {
         let table = tables.table(part).expect("the caller names a part of its own tables").clone();
         let mut free: Vec<u32> = (0..table.items()).collect();
-        SplitMix64::new(seed ^ u64::from(part.to_wire())).shuffle(&mut free);
+        Rng::new(seed ^ u64::from(part.to_wire())).shuffle(&mut free);
         let holds = vec![None; free.len()];
         Self { table, part, free, holds }
     }

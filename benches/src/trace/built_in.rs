@@ -4,7 +4,7 @@
 //! the same seed.
 
 use super::{BLOCK_TOKENS, Request};
-use crate::rng::SplitMix64;
+use transport_core::rng::Rng;
 
 /// Tokens at the 0th, 10th, 20th .. 100th percentile: log-normal with median 1,100, cut off at both
 /// ends. Real prompts are an order longer; a first run should take seconds.
@@ -30,7 +30,7 @@ const SYSTEM_BLOCK: u64 = 0;
 /// assert_eq!(requests, kvperf::trace::built_in(24, 1));
 /// ```
 pub fn built_in(count: usize, seed: u64) -> Vec<Request> {
-    let mut mix = Mix { random: SplitMix64::new(seed), next_id: SYSTEM_BLOCK + 1, now_ms: 0 };
+    let mut mix = Mix { random: Rng::new(seed), next_id: SYSTEM_BLOCK + 1, now_ms: 0 };
     let mut requests = Vec::with_capacity(count);
     for _ in 0..count {
         let request = mix.request(&requests);
@@ -40,7 +40,7 @@ pub fn built_in(count: usize, seed: u64) -> Vec<Request> {
 }
 
 struct Mix {
-    random: SplitMix64,
+    random: Rng,
     next_id: u64,
     now_ms: u64,
 }
