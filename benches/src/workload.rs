@@ -80,7 +80,7 @@ impl Workload {
 
     /// A number that differs when the requests do. Both sides work out content from their own list,
     /// so they compare this before any room opens, as the compatibility tag of their
-    /// [shapes](Geometry::shape).
+    /// [geometry](Geometry).
     pub fn fingerprint(&self) -> u64 {
         let words = self.requests.iter().flat_map(|request| {
             let lengths = u64::from(request.input_length) << 32 | request.hash_ids.len() as u64;

@@ -38,8 +38,11 @@ pub fn run(listen: SocketAddr, child: bool, args: &RunArgs) -> Result<Report, Ru
     engine.run(side, news, args)
 }
 
-/// How long the engine looks away when nothing completes.
+/// How long the engine looks away: completions wake it, but a trace's next request does not.
 const PATIENCE: Duration = Duration::from_millis(1);
+
+/// And when all requests are admitted.
+const LAST_PATIENCE: Duration = Duration::from_millis(20);
 
 struct Engine<'a> {
     workload: &'a Workload,
@@ -91,7 +94,8 @@ impl<'a> Engine<'a> {
         let pace = Pace::new(start, args.load.speed);
         while self.next < self.workload.requests.len() || !self.active.is_empty() {
             self.admit(&mut side, pace);
-            if let Some(completion) = side.wait(PATIENCE) {
+            let all = self.next == self.workload.requests.len();
+            if let Some(completion) = side.wait(if all { LAST_PATIENCE } else { PATIENCE }) {
                 self.take(completion, &mut news);
             }
             if let Some(NodeEvent::PeerDown { reason, .. }) = side.client.poll_event() {

@@ -29,8 +29,11 @@ static PATTERN: Excluded = Excluded::new();
 /// Chunks that there is memory for.
 const CHUNKS: u32 = 4;
 
-/// How long the engine looks away when nothing completes.
-const PATIENCE: Duration = Duration::from_micros(200);
+/// How long the engine looks away while it waits for a grant, which it sees by polling.
+const GRANT_PATIENCE: Duration = Duration::from_micros(200);
+
+/// And while it waits for completions, which wake it.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Runs the prefill side until every room has closed.
 pub fn run(connect: SocketAddr, child: bool, args: &RunArgs) -> Result<Report, RunError> {
@@ -86,7 +89,7 @@ impl Engine<'_> {
         while self.next < self.workload.requests.len() || !self.rooms.is_empty() {
             self.open_rooms(&side);
             let sent = self.send_chunk(&side);
-            let patience = if sent { Duration::ZERO } else { PATIENCE };
+            let patience = if sent { Duration::ZERO } else { self.patience() };
             if let Some(completion) = side.wait(patience) {
                 self.take(completion, &mut news);
             }
@@ -99,6 +102,11 @@ impl Engine<'_> {
         news.finish();
         let model = self.workload.geometry.name.as_str();
         self.recorder.finish(Run { model, verify: false, wall, transfer, cpu })
+    }
+
+    fn patience(&self) -> Duration {
+        let granted = self.rooms.iter().all(Sending::is_granted);
+        if granted { PATIENCE } else { GRANT_PATIENCE }
     }
 
     /// Opens rooms ahead of the decode side's grants.
@@ -247,6 +255,10 @@ impl Engine<'_> {
 }
 
 impl Sending {
+    fn is_granted(&self) -> bool {
+        self.handle.poll() > RoomState::Bootstrapping
+    }
+
     fn may_send(&self) -> bool {
         matches!(self.handle.poll(), RoomState::WaitingForInput | RoomState::Transferring)
     }

@@ -1,6 +1,6 @@
 //! The endpoint: one thread's sockets, peers, grants and events.
 //!
-//! * `turn`: what [`Endpoint::progress`] does, and waiting between turns.
+//! * `turn`: what `progress` does, and waiting between turns.
 //! * `connections`: the port; who knocks, and what becomes of them.
 //! * `peers`: links and paths, from dialling to their end.
 //! * `fabric`, `link`: the traits.

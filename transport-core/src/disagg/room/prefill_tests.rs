@@ -186,6 +186,17 @@ fn r1_each_state_has_a_deadline_and_a_reason_of_its_own() {
 }
 
 #[test]
+fn when_all_is_sent_the_side_that_knows_what_never_came_gives_up_first() {
+    let mut bench = Bench::granted();
+    bench.chunk(4, true);
+    (0..3).for_each(|_| bench.written(Ok(())));
+    bench.room.handle_timeout(at(30_000), &mut bench.out);
+    assert!(bench.ends().is_empty(), "the decode side's deadline is the same, and it says more");
+    bench.room.handle_timeout(at(60_001), &mut bench.out);
+    assert_eq!(bench.ends(), [Err(Cause::Stalled { silent_ms: 60_000 })]);
+}
+
+#[test]
 fn an_engine_that_computes_between_chunks_is_not_stalled() {
     let mut bench = Bench::granted();
     bench.chunk(2, false);
