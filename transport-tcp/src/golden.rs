@@ -245,6 +245,6 @@ fn vectors() -> BTreeMap<&'static str, Vec<u8>> {
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-    assert!(digits.len() % 2 == 0, "half a byte in {hex}");
+    assert!(digits.len().is_multiple_of(2), "half a byte in {hex}");
     digits.chunks(2).map(pair).collect()
 }
