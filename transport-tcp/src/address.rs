@@ -46,11 +46,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn w1_golden_address() {
-        assert_eq!(encode(3), [0x4b, 0x56, 0x74, 0x63, 1, 0, 3, 0]);
-        assert_eq!(encode(99), encode(MAX_LANES));
-        let longer = [encode(3), vec![7; 9]].concat();
-        assert_eq!(decode(&longer), Some(3));
+    fn no_more_lanes_are_asked_for_than_there_may_be() {
+        assert_eq!(decode(&encode(99)), Some(MAX_LANES));
     }
 
     #[test]

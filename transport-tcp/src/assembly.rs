@@ -13,8 +13,7 @@ use transport_core::transfer::{GrantId, Part};
 
 use crate::frame::Piece;
 
-/// Deliveries of one path under assembly at once. A sender cuts its writes one after the other, so
-/// that it never has more open than it has lanes and pieces queued on them.
+/// Deliveries of one path under assembly at once. A sender begins no more that need a place here.
 pub(crate) const MOST: usize = 256;
 
 /// The deliveries of one path that are under way.

@@ -9,6 +9,8 @@ mod dial;
 mod driver;
 mod endpoint;
 mod frame;
+#[cfg(test)]
+mod golden;
 mod grants;
 mod inbox;
 mod lane;

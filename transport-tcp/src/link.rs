@@ -73,9 +73,7 @@ impl LinkConn {
         if self.output.len() + HEADER + message.len() > self.limit {
             return Err(SendError::Busy);
         }
-        self.output.extend((message.len() as u32).to_le_bytes());
-        self.output.extend(KIND_MESSAGE.to_le_bytes());
-        self.output.extend([0; 2]);
+        self.output.extend(header(message.len()));
         self.output.extend(message);
         Ok(())
     }
@@ -158,8 +156,15 @@ pub(crate) struct Received {
     pub(crate) more: bool,
 }
 
+/// What stands before a message of `length` bytes, at most [`MAX_MESSAGE`].
+pub(crate) fn header(length: usize) -> [u8; HEADER] {
+    let [l0, l1, l2, l3] = (length as u32).to_le_bytes();
+    let [k0, k1] = KIND_MESSAGE.to_le_bytes();
+    [l0, l1, l2, l3, k0, k1, 0, 0]
+}
+
 /// The length of the message that `input` begins with, once its header is there.
-fn message_length(input: &[u8]) -> Result<Option<usize>, &'static str> {
+pub(crate) fn message_length(input: &[u8]) -> Result<Option<usize>, &'static str> {
     let Some([l0, l1, l2, l3, k0, k1, z0, z1]) = input.first_chunk().copied() else {
         return Ok(None);
     };
@@ -177,9 +182,10 @@ mod tests {
     #[test]
     fn w1_link_headers_are_bounded_and_strict() {
         assert_eq!(message_length(&[3, 0, 0, 0, 1, 0, 0]), Ok(None));
-        assert_eq!(message_length(&[3, 0, 0, 0, 1, 0, 0, 0]), Ok(Some(3)));
-        assert_eq!(message_length(&[0, 0, 16, 0, 1, 0, 0, 0]), Ok(Some(MAX_MESSAGE)));
-        assert!(message_length(&[1, 0, 16, 0, 1, 0, 0, 0]).is_err());
+        for length in [0, 3, MAX_MESSAGE] {
+            assert_eq!(message_length(&header(length)), Ok(Some(length)));
+        }
+        assert!(message_length(&header(MAX_MESSAGE + 1)).is_err());
         assert!(message_length(&[3, 0, 0, 0, 2, 0, 0, 0]).is_err());
         assert!(message_length(&[3, 0, 0, 0, 1, 0, 0, 1]).is_err());
     }

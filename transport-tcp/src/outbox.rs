@@ -5,8 +5,13 @@
 //! has answered, or the path has ended: exactly once (Q2), because completing takes it out of the
 //! table, and cookies are never used again.
 //!
+//! A target keeps a place for each delivery whose pieces have come in part, and has [`MOST`] of
+//! them. So no more writes are begun at once that need one; how lanes overtake each other and what
+//! lies in sockets' buffers then does not matter.
+//!
 //! Invariant: a write is in `waiting` exactly while it is in `writes`, has no answer and is not cut
-//! to its end. Only the first one waiting may have been begun.
+//! to its end. Only the first one waiting may have been begun. `split` counts the writes in `writes`
+//! that need more than one piece, are begun and have no answer.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};
@@ -14,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use transport_core::fabric::{FabricEvent, PathError, PostError, Write, WriteError, WriteId};
 use transport_core::memory::Spans;
 
+use crate::assembly::MOST;
 use crate::frame::{Ack, Piece};
 
 /// A delivery up to this size is not cut: a piece costs both sides a header and a table entry.
@@ -31,6 +37,7 @@ pub(crate) const MAX_DEPTH: usize = 4096;
 pub(crate) struct Outbox {
     writes: HashMap<u64, Outgoing>,
     waiting: VecDeque<u64>,
+    split: usize,
     next_cookie: u64,
     depth: usize,
     lanes: u64,
@@ -53,7 +60,7 @@ impl Outbox {
     pub(crate) fn new(depth: usize, lanes: u16) -> Self {
         let (writes, waiting) = (HashMap::new(), VecDeque::new());
         let depth = depth.clamp(1, MAX_DEPTH);
-        Self { writes, waiting, next_cookie: 0, depth, lanes: u64::from(lanes) }
+        Self { writes, waiting, split: 0, next_cookie: 0, depth, lanes: u64::from(lanes) }
     }
 
     /// Takes a write, or gives it back.
@@ -82,13 +89,25 @@ impl Outbox {
 
     /// Whether a piece can be cut.
     pub(crate) fn has_pieces(&self) -> bool {
-        !self.waiting.is_empty()
+        self.next_to_cut().is_some()
+    }
+
+    /// The write to cut from, unless it must wait for a place at the target.
+    fn next_to_cut(&self) -> Option<u64> {
+        let cookie = *self.waiting.front()?;
+        if self.split < MOST {
+            return Some(cookie);
+        }
+        let outgoing = self.writes.get(&cookie)?;
+        let needs_place = !outgoing.begun && outgoing.is_split(self.lanes);
+        (!needs_place).then_some(cookie)
     }
 
     /// Cuts the next piece off. It counts as open until [`Outbox::piece_sent`].
     pub(crate) fn next_piece(&mut self) -> Option<Piece> {
-        let cookie = *self.waiting.front()?;
+        let cookie = self.next_to_cut()?;
         let outgoing = self.writes.get_mut(&cookie)?;
+        self.split += usize::from(!outgoing.begun && outgoing.is_split(self.lanes));
         let piece = outgoing.cut(cookie, self.lanes);
         if outgoing.cut == outgoing.total {
             self.waiting.pop_front();
@@ -116,8 +135,10 @@ impl Outbox {
         if !outgoing.begun || (ack.result.is_ok() && !sent) {
             return Err(PathError::Protocol("a write acknowledged before it was sent"));
         }
-        let answer = ack.result.map_err(WriteError::Refused);
-        outgoing.answer.get_or_insert(answer);
+        if outgoing.answer.is_none() {
+            outgoing.answer = Some(ack.result.map_err(WriteError::Refused));
+            self.split -= usize::from(outgoing.is_split(self.lanes));
+        }
         // The rest of a refused write would be refused as well.
         if self.waiting.front() == Some(&ack.cookie) {
             self.waiting.pop_front();
@@ -128,6 +149,7 @@ impl Outbox {
     /// Completes every write: the path has ended, and no lane reads any page any more.
     pub(crate) fn fail(&mut self, reason: PathError) -> impl Iterator<Item = FabricEvent> {
         self.waiting.clear();
+        self.split = 0;
         let mut writes: Vec<_> = self.writes.drain().collect();
         writes.sort_unstable_by_key(|(cookie, _)| *cookie);
         let error = Err(WriteError::Path(reason));
@@ -158,9 +180,18 @@ impl Outgoing {
         &self.write
     }
 
-    fn cut(&mut self, cookie: u64, lanes: u64) -> Piece {
+    /// Whether it takes more than one piece.
+    fn is_split(&self, lanes: u64) -> bool {
+        self.longest_piece(lanes) < self.total
+    }
+
+    fn longest_piece(&self, lanes: u64) -> u64 {
         let share = self.total.div_ceil(lanes).next_multiple_of(GRAIN);
-        let length = share.clamp(MIN_PIECE, MAX_PIECE).min(self.total - self.cut);
+        share.clamp(MIN_PIECE, MAX_PIECE)
+    }
+
+    fn cut(&mut self, cookie: u64, lanes: u64) -> Piece {
+        let length = self.longest_piece(lanes).min(self.total - self.cut);
         let piece = self.piece(cookie, length as u32);
         self.begun = true;
         self.open += 1;
@@ -272,6 +303,27 @@ mod tests {
         let refused = Err(WriteError::Refused(Refusal::NoGrant));
         assert_eq!(outbox.piece_sent(1), done(8, refused));
         assert_eq!(outbox.fail(PathError::Timeout).count(), 0);
+    }
+
+    #[test]
+    fn no_more_deliveries_lack_pieces_than_a_target_keeps() {
+        let mut outbox = Outbox::new(MAX_DEPTH, 16);
+        let (long, short) = (write(0, 2), write(0, 1));
+        let most = MOST as u64;
+        for id in 0..most + 2 {
+            outbox.post(Write { id: WriteId(id), ..long.clone() }).unwrap();
+        }
+        outbox.post(short).unwrap();
+        assert_eq!(pieces(&mut outbox).len(), 2 * MOST);
+        assert!(!outbox.has_pieces(), "or the owner would never park");
+        // One answer is one more place, however often it comes.
+        outbox.answered(Ack { cookie: 0, result: NO }).unwrap();
+        outbox.answered(Ack { cookie: 0, result: NO }).unwrap();
+        let cut = |outbox: &mut Outbox| pieces(outbox).iter().map(|p| p.0).collect::<Vec<_>>();
+        assert_eq!(cut(&mut outbox), [most, most]);
+        // What comes in one piece needs no place.
+        outbox.answered(Ack { cookie: 1, result: NO }).unwrap();
+        assert_eq!(cut(&mut outbox), [most + 1, most + 1, most + 2]);
     }
 
     #[test]

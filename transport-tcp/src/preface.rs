@@ -161,19 +161,6 @@ mod tests {
     }
 
     #[test]
-    fn w1_golden_prefaces() {
-        let lane = Preface::Lane { key: KEY, index: 2, count: 4 };
-        let expected = [&b"\x8bKVtcp\r\n\x01\0\x03\0\x02\0\x04\0"[..], &[0xab; 16]].concat();
-        assert_eq!(lane.encode()[..], expected);
-        let link = [&b"\x8bKVtcp\r\n\x01\0\x01\0"[..], &[0; 20]].concat();
-        assert_eq!(Preface::Link.encode()[..], link);
-        let lane_reply = Preface::LaneReply { key: KEY, index: 0, count: 1 };
-        for preface in [lane, lane_reply, Preface::Link, Preface::LinkReply { key: KEY }] {
-            assert_eq!(Preface::decode(&preface.encode()), Ok(preface));
-        }
-    }
-
-    #[test]
     fn strangers_are_told_apart_by_their_first_bytes() {
         assert_eq!(read(b"GET / HTTP/1.1\r\n"), Err(Rejected::Http));
         assert_eq!(read(b"POST"), Err(Rejected::Http));

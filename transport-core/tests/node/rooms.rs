@@ -7,6 +7,8 @@ use std::time::Duration;
 use transport_core::disagg::node::{Completion, Last, Lease, NodeEvent, Readiness, SourceReady};
 use transport_core::disagg::room::RoomState;
 use transport_core::disagg::{Cause, Failure, Field, Mismatch, RoomId};
+use transport_core::fabric::PathError;
+use transport_core::link::Link;
 use transport_core::sim::SimConfig;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
@@ -241,6 +243,28 @@ fn two_nodes_of_the_same_role_refuse_each_other() {
     world.decode.receive(world.peer, 1, &[8], &[]);
     world.settle(1, 0);
     assert_eq!(cause(received(&world.decode).0), Cause::SameRole);
+}
+
+#[test]
+fn w4_bytes_that_are_no_message_end_their_link_with_the_reason_and_the_next_one_serves() {
+    let other_version = b"KVTC\x02\0\x03\0\x07\0\0\0\0\0\0\0";
+    let bad: [(&[u8], &str); 3] = [
+        (b"GET / HTTP/1.1\r\n", "not a control message"),
+        (b"", "a message cut short"),
+        (other_version, "another version of the protocol"),
+    ];
+    let mut world = World::new(17, SimConfig::checked());
+    let ready = |side: &Side| matches!(side.client.poll_event(), Some(NodeEvent::PeerReady { .. }));
+    assert!(ready(&world.prefill));
+    for (bytes, said) in bad {
+        world.decode.node.endpoint_mut().send(world.peer, bytes).unwrap();
+        world.run_for(Duration::from_secs(2));
+        let down = world.prefill.client.poll_event();
+        let Some(NodeEvent::PeerDown { reason, .. }) = down else { panic!("{down:?}") };
+        assert_eq!(reason, PathError::Protocol(said));
+        assert!(ready(&world.prefill), "dialled again");
+    }
+    assert_eq!(world.prefill.node.stats().malformed, 3);
 }
 
 #[derive(Debug, Default)]

@@ -161,9 +161,9 @@ impl<E: Endpoint> Node<E> {
         }
         match wire::decode(bytes) {
             Ok(message) => self.take(peer, message),
-            Err(_) => {
+            Err(error) => {
                 self.ctx.stats.malformed += 1;
-                self.ctx.endpoint.close(peer);
+                self.peers.broke(&mut self.ctx, peer, error.into());
             }
         }
     }

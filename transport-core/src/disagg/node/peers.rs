@@ -10,7 +10,7 @@ use super::config::{NodeEvent, NodeStats};
 use super::context::Context;
 use crate::Instant;
 use crate::disagg::{Cause, Geometry};
-use crate::fabric::{PathError, PeerId};
+use crate::fabric::{FabricError, PathError, PeerId};
 use crate::link::Endpoint;
 use crate::wire::{Hello, Message};
 
@@ -101,9 +101,18 @@ impl Peers {
         Some(PeerChange::Ready { peer: id, rank, incarnation })
     }
 
-    /// The peer said something. False when it is not a peer (any more).
+    /// Ends the link to a peer that sent what it must not; the end is reported with the reason.
+    pub(super) fn broke<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: PeerId, why: PathError) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.why.get_or_insert(why);
+        }
+        ctx.endpoint.close(id);
+    }
+
+    /// The peer said something. False when it is not a peer (any more): what came behind bad bytes,
+    /// before their link had ended, is not listened to.
     pub(super) fn heard(&mut self, id: PeerId, now: Instant) -> bool {
-        let peer = self.peers.get_mut(&id);
+        let peer = self.peers.get_mut(&id).filter(|peer| peer.why.is_none());
         peer.map(|peer| (peer.heard, peer.asked) = (now, now)).is_some()
     }
 
@@ -126,8 +135,8 @@ impl Peers {
             ctx.send(id, &Message::Refuse(cause));
             return Some(self.refused(ctx, id, cause));
         }
-        if ctx.endpoint.connect(id, &theirs.address, peer.dialler).is_err() {
-            ctx.endpoint.close(id);
+        if let Err(error) = ctx.endpoint.connect(id, &theirs.address, peer.dialler) {
+            self.broke(ctx, id, no_path(error));
             return None;
         }
         peer.hello = Some((theirs.rank, theirs.incarnation));
@@ -173,6 +182,15 @@ fn agree(ours: &Hello, theirs: &Hello) -> Result<(), Cause> {
         return Err(Cause::SameRole);
     }
     ours.geometry.check(&theirs.geometry).map_err(Cause::Layout)
+}
+
+/// Why a link ends whose path cannot even be begun.
+fn no_path(error: FabricError) -> PathError {
+    match error {
+        FabricError::BadAddress => PathError::Protocol("a malformed fabric address"),
+        FabricError::Device(status) => PathError::Device(status),
+        _ => PathError::ClosedHere,
+    }
 }
 
 /// A cause that the other side stated, as we see it.
