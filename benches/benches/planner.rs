@@ -15,7 +15,7 @@ const PAGE_BYTES: u64 = 18_432;
 
 fn shapes() -> Vec<BufferShape> {
     let buffer_bytes = u64::from(PAGES) * 2 * PAGE_BYTES;
-    let shape = |offset| BufferShape { offset, stride: PAGE_BYTES, item_bytes: PAGE_BYTES };
+    let shape = |offset| BufferShape::dense(offset, PAGE_BYTES);
     (0..BUFFERS as u64).map(|buffer| shape(buffer * buffer_bytes)).collect()
 }
 

@@ -311,10 +311,9 @@ impl Ours {
         let pages = 2 * work.pages as u32;
         let region = HostMemory::default().huge_pages().map(work.page * pages as usize)?;
         region.write(0, &vec![seed as u8; region.len()])?;
-        let shape =
-            BufferShape { offset: 0, stride: work.page as u64, item_bytes: work.page as u64 };
+        let shape = BufferShape::dense(0, work.page as u64);
         let table = || PagedTable::new(vec![LayerBuffer { region: region.clone(), shape }], pages);
-        let aux_shape = BufferShape { offset: 0, stride: 64, item_bytes: 64 };
+        let aux_shape = BufferShape::dense(0, 64);
         let aux =
             LayerBuffer { region: MemoryRegion::allocate(64).ok_or("64 bytes")?, shape: aux_shape };
         let aux = PagedTable::new(vec![aux], 1)?;

@@ -111,7 +111,7 @@ mod tests {
     const PEER: PeerId = PeerId(3);
 
     fn table(buffers: usize, items: u32) -> PagedTable {
-        let shape = BufferShape { offset: 0, stride: 16, item_bytes: 16 };
+        let shape = BufferShape::dense(0, 16);
         let region = MemoryRegion::allocate(16 * items as usize).unwrap();
         PagedTable::new(vec![LayerBuffer { region, shape }; buffers], items).unwrap()
     }

@@ -238,7 +238,7 @@ mod tests {
     /// A write of `pages` pages of 1 MiB (which all lie at the same place: nobody reads them).
     fn write(id: u64, pages: u32) -> Write {
         let region = MemoryRegion::allocate(PAGE as usize).unwrap();
-        let shape = BufferShape { offset: 0, stride: PAGE, item_bytes: PAGE };
+        let shape = BufferShape::dense(0, PAGE);
         let table = Arc::new(PagedTable::new(vec![LayerBuffer { region, shape }], 1).unwrap());
         let items: Arc<[u32]> = vec![0; pages as usize].into();
         let id_of_grant = GrantId { slot: 0, generation: 0 };

@@ -6,7 +6,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Harness;
-use super::memory::{Geometry, TableSpec};
+use super::memory::{Cut, Geometry, TableSpec};
 use super::rig::{Lists, Rig, Ticket, all_parts, descending, shuffled};
 use super::witness::Expect::Lands;
 use crate::fabric::Write;
@@ -65,6 +65,28 @@ pub fn strided_items_leave_their_gaps_alone<H: Harness>(harness: &mut H) {
         let mut rig = Rig::of(harness, check, &[of(target_gap), of(source_gap)]);
         let ticket = rig.grant(0, 1, &all_parts());
         let kv = rig.write(&ticket, Part::Kv, &[10, 11, 12, 13, 14, 15]);
+        rig.post(&ticket, kv, Lands);
+        let state = rig.write(&ticket, Part::State(1), &[1, 2, 3]);
+        rig.post(&ticket, state, Lands);
+        rig.finish();
+    }
+}
+
+/// Items in runs (head slices), and several to a page, land run by run, whatever the other side's
+/// look like; what lies between belongs to others.
+pub fn sliced_items_land_run_by_run<H: Harness>(harness: &mut H) {
+    let cuts = [
+        (Cut::Slices, Cut::Whole),
+        (Cut::Whole, Cut::Slices),
+        (Cut::Slices, Cut::Halves),
+        (Cut::Halves, Cut::Halves),
+    ];
+    for (target, source) in cuts {
+        let of = |cut| Geometry::small().cut(cut).spread(3);
+        let check = "sliced_items_land_run_by_run";
+        let mut rig = Rig::of(harness, check, &[of(target), of(source)]);
+        let ticket = rig.grant(0, 1, &all_parts());
+        let kv = rig.write(&ticket, Part::Kv, &[10, 11, 12, 40, 3, 2]);
         rig.post(&ticket, kv, Lands);
         let state = rig.write(&ticket, Part::State(1), &[1, 2, 3]);
         rig.post(&ticket, state, Lands);

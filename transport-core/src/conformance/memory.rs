@@ -6,6 +6,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
 use crate::rng::Rng;
@@ -22,11 +23,24 @@ pub(super) struct TableSpec {
     pub(super) items: u32,
     /// Whether all buffers lie in one region, or each in its own.
     pub(super) shared: bool,
+    /// How items are cut.
+    pub(super) cut: Cut,
+}
+
+/// How the items of a table lie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Cut {
+    /// Contiguous.
+    Whole,
+    /// In runs of 8 bytes with 5 bytes between them, as some heads of every token are.
+    Slices,
+    /// Two items to a page whose runs of 8 bytes take turns, as heads of half a page do.
+    Halves,
 }
 
 impl TableSpec {
     pub(super) fn new(items: u32, buffers: &[(u64, u64)]) -> Self {
-        Self { buffers: buffers.to_vec(), items, shared: true }
+        Self { buffers: buffers.to_vec(), items, shared: true, cut: Cut::Whole }
     }
 }
 
@@ -51,6 +65,12 @@ impl Geometry {
     pub(super) fn pages(items: u32, bytes: u64) -> Self {
         let kv = TableSpec::new(items, &[(bytes, 0)]);
         Self { kv, aux: TableSpec::new(2, &[(64, 0)]), state: vec![] }
+    }
+
+    /// The same items, those of KV and state cut. Their sizes are multiples of 8.
+    pub(super) fn cut(mut self, cut: Cut) -> Self {
+        [&mut self.kv].into_iter().chain(&mut self.state).for_each(|table| table.cut = cut);
+        self
     }
 
     /// The same items with `gap` more bytes between them in every buffer.
@@ -104,35 +124,44 @@ impl Memory {
     }
 
     /// What the image holds in an item.
-    pub(super) fn expected(&self, part: Part, buffer: u16, item: u32) -> &[u8] {
-        let (block, start, len) = self.locate(part, buffer, item);
-        &self.blocks[block].image[start..start + len]
+    pub(super) fn expected(&self, part: Part, buffer: u16, item: u32) -> Vec<u8> {
+        let (block, runs) = self.locate(part, buffer, item);
+        let mut bytes = vec![];
+        runs.for_each(|run| bytes.extend_from_slice(&self.blocks[block].image[run]));
+        bytes
     }
 
     /// What memory holds in an item.
     pub(super) fn actual(&self, part: Part, buffer: u16, item: u32) -> Vec<u8> {
-        let (block, start, len) = self.locate(part, buffer, item);
-        let mut bytes = vec![0; len];
-        self.blocks[block].region.read(start, &mut bytes).expect("an item lies in its region");
+        let (block, runs) = self.locate(part, buffer, item);
+        let mut bytes = vec![];
+        for run in runs {
+            let (at, region) = (bytes.len(), &self.blocks[block].region);
+            bytes.resize(at + run.len(), 0);
+            region.read(run.start, &mut bytes[at..]).expect("an item lies in its region");
+        }
         bytes
     }
 
     /// Memory must hold `bytes` in an item from now on.
-    pub(super) fn expect(&mut self, part: Part, buffer: u16, item: u32, bytes: &[u8]) {
-        let (block, start, len) = self.locate(part, buffer, item);
-        self.blocks[block].image[start..start + len].copy_from_slice(bytes);
+    pub(super) fn expect(&mut self, part: Part, buffer: u16, item: u32, mut bytes: &[u8]) {
+        let (block, runs) = self.locate(part, buffer, item);
+        for run in runs {
+            let (first, rest) = bytes.split_at(run.len());
+            self.blocks[block].image[run].copy_from_slice(first);
+            bytes = rest;
+        }
     }
 
     /// An item may hold `bytes` in part: each byte that memory has of them is expected from now on.
     pub(super) fn allow(&mut self, part: Part, buffer: u16, item: u32, bytes: &[u8]) {
-        let (block, start, len) = self.locate(part, buffer, item);
-        let actual = self.actual(part, buffer, item);
-        let image = &mut self.blocks[block].image[start..start + len];
-        if actual == image {
-            return;
+        let (actual, mut image) =
+            (self.actual(part, buffer, item), self.expected(part, buffer, item));
+        if actual != image {
+            let pairs = image.iter_mut().zip(actual.into_iter().zip(bytes));
+            pairs.filter(|(_, (found, landed))| found == *landed).for_each(|(e, (f, _))| *e = f);
+            self.expect(part, buffer, item, &image);
         }
-        let pairs = image.iter_mut().zip(actual.into_iter().zip(bytes));
-        pairs.filter(|(_, (found, landed))| found == *landed).for_each(|(e, (f, _))| *e = f);
     }
 
     /// The first byte in which memory and image differ.
@@ -162,13 +191,24 @@ impl Memory {
         self.blocks.iter().map(|block| block.region.clone()).collect()
     }
 
-    fn locate(&self, part: Part, buffer: u16, item: u32) -> (usize, usize, usize) {
+    /// The block of an item, and the bytes of its runs there.
+    fn locate(
+        &self,
+        part: Part,
+        buffer: u16,
+        item: u32,
+    ) -> (usize, impl Iterator<Item = Range<usize>> + use<>) {
         let table = self.tables.table(part).expect("a part that the geometry has");
         let shape = table.shapes()[usize::from(buffer)];
         let region = table.region(usize::from(buffer));
         let block = self.blocks.iter().position(|block| block.region.same(region));
-        let start = shape.offset + u64::from(item) * shape.stride;
-        (block.expect("a region of ours"), start as usize, shape.item_bytes as usize)
+        let page = u64::from(item / shape.split) * shape.stride;
+        let first = shape.offset + page + u64::from(item % shape.split) * shape.split_stride;
+        let runs = (0..shape.item_bytes / shape.run_bytes).map(move |run| {
+            let start = (first + run * shape.run_stride) as usize;
+            start..start + shape.run_bytes as usize
+        });
+        (block.expect("a region of ours"), runs)
     }
 }
 
@@ -232,9 +272,20 @@ impl Builder<'_> {
 fn shapes(spec: &TableSpec) -> Vec<BufferShape> {
     let mut offset = MARGIN;
     let place = |&(item_bytes, gap): &(u64, u64)| {
-        let shape = BufferShape { offset, stride: item_bytes + gap, item_bytes };
+        let shape = shape(offset, item_bytes, gap, spec.cut);
         offset = shape.end(spec.items).expect("a small buffer") + MARGIN;
         shape
     };
     spec.buffers.iter().map(place).collect()
+}
+
+fn shape(offset: u64, item_bytes: u64, gap: u64, cut: Cut) -> BufferShape {
+    let runs = item_bytes / 8;
+    match cut {
+        Cut::Whole => BufferShape::new(offset, item_bytes + gap, item_bytes),
+        Cut::Slices => BufferShape::new(offset, runs * 13 + gap, 1).sliced(8, 13, runs),
+        Cut::Halves => {
+            BufferShape::new(offset, 2 * item_bytes + gap, 1).sliced(8, 16, runs).split(2, 8)
+        }
+    }
 }

@@ -88,6 +88,7 @@ macro_rules! for_each_conformance_check {
             items_land_in_any_order_from_repeated_sources
             neighbouring_pages_merge_without_spilling
             strided_items_leave_their_gaps_alone
+            sliced_items_land_run_by_run
             layer_ranges_write_only_their_buffers
             items_of_any_size_land
             thousands_of_scattered_pages_land
@@ -171,7 +172,7 @@ pub use landing::{
     bytes_land_in_the_granted_items_and_nowhere_else, empty_writes_complete_and_arrive,
     items_land_in_any_order_from_repeated_sources, items_of_any_size_land,
     layer_ranges_write_only_their_buffers, neighbouring_pages_merge_without_spilling,
-    random_writes_land_exactly, strided_items_leave_their_gaps_alone,
+    random_writes_land_exactly, sliced_items_land_run_by_run, strided_items_leave_their_gaps_alone,
     thousands_of_scattered_pages_land,
 };
 pub use links::{

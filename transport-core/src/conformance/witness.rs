@@ -201,7 +201,7 @@ impl Witness {
         for buffer in delivery.buffers.clone() {
             for (from, to) in &delivery.pairs {
                 let source = &self.memories[delivery.from];
-                let bytes = source.expected(delivery.part, buffer, *from).to_vec();
+                let bytes = source.expected(delivery.part, buffer, *from);
                 put(&mut self.memories[delivery.to], delivery.part, buffer, *to, &bytes);
             }
         }

@@ -12,6 +12,7 @@ pub mod pin;
 mod plan;
 #[allow(unsafe_code, reason = "raw memory that peers may write")]
 mod region;
+mod shape;
 mod table;
 
 pub use cache::CacheTables;
@@ -19,4 +20,5 @@ pub use pin::PinCount;
 pub(crate) use plan::stream_len;
 pub use plan::{Segment, Segments, Span, Spans};
 pub use region::{MemoryRegion, OutOfRange, RegionClosed, RegionPin};
-pub use table::{BufferShape, LayerBuffer, MAX_BUFFERS, PagedTable, TableError};
+pub use shape::BufferShape;
+pub use table::{LayerBuffer, MAX_BUFFERS, PagedTable, TableError};

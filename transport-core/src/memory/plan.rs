@@ -26,7 +26,7 @@ pub struct Span {
 /// ```
 /// use transport_core::memory::{BufferShape, Span, Spans};
 ///
-/// let shapes = [BufferShape { offset: 0, stride: 64, item_bytes: 64 }];
+/// let shapes = [BufferShape::dense(0, 64)];
 /// let spans: Vec<Span> = Spans::new(&shapes, 0..1, &[4, 5, 9]).collect();
 /// assert_eq!(spans, [
 ///     Span { buffer: 0, offset: 256, len: 128 }, // pages 4 and 5 are neighbours
@@ -40,8 +40,8 @@ pub struct Spans<'a> {
     buffers: Range<usize>,
     /// Next item of buffer `buffers.start`.
     index: usize,
-    /// Bytes of that item already walked.
-    skip: u64,
+    /// How far that item is walked.
+    at: Place,
     /// Bytes of the stream still to walk.
     left: u64,
 }
@@ -50,7 +50,7 @@ impl<'a> Spans<'a> {
     /// All bytes of `items` in `buffers`.
     pub fn new(shapes: &'a [BufferShape], buffers: Range<usize>, items: &'a [u32]) -> Self {
         let left = stream_len(&shapes[buffers.clone()], items.len());
-        Self { shapes, items, buffers, index: 0, skip: 0, left }
+        Self { shapes, items, buffers, index: 0, at: Place::default(), left }
     }
 
     /// The `len` bytes from `start` of that stream, clipped to its end.
@@ -72,7 +72,7 @@ impl<'a> Spans<'a> {
             let bytes = shape.item_bytes * self.items.len() as u64;
             if start < bytes {
                 self.index = (start / shape.item_bytes) as usize;
-                self.skip = start % shape.item_bytes;
+                self.at = Place::new(shape, start % shape.item_bytes);
                 return;
             }
             start -= bytes;
@@ -92,23 +92,67 @@ impl Iterator for Spans<'_> {
         let buffer = self.buffers.start;
         let shape = &self.shapes[buffer];
         let first = self.items[self.index];
-        let offset = shape.offset + u64::from(first) * shape.stride + self.skip;
-        let mut len = shape.item_bytes - self.skip;
-        self.skip = 0;
-        self.index += 1;
-        if shape.is_dense() {
-            let run = neighbours(first, &self.items[self.index..]);
-            len += run as u64 * shape.item_bytes;
-            self.index += run;
-        }
-        if self.index == self.items.len() {
-            self.index = 0;
-            self.buffers.start += 1;
+        let offset = shape.item(first) + self.at.offset();
+        let mut len = shape.run_bytes - self.at.run_done;
+        if self.at.advance(shape, len) {
+            self.index += 1;
+            if shape.is_dense() {
+                let run = neighbours(first, &self.items[self.index..]);
+                len += run as u64 * shape.item_bytes;
+                self.index += run;
+            }
+            if self.index == self.items.len() {
+                self.index = 0;
+                self.buffers.start += 1;
+            }
         }
         // The range may end within this span; the walk is over then, so nothing else needs care.
         len = len.min(self.left);
         self.left -= len;
         Some(Span { buffer, offset, len })
+    }
+}
+
+/// How far a walk has come in an item. No division: the walk of whole pages, an item a step, would
+/// take twice as long.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    /// Bytes of the item walked.
+    done: u64,
+    /// Where the present run begins, from the item's first byte.
+    run_start: u64,
+    /// Bytes of that run walked.
+    run_done: u64,
+}
+
+impl Place {
+    /// Byte `done` of an item.
+    fn new(shape: &BufferShape, done: u64) -> Self {
+        let run_start = done / shape.run_bytes * shape.run_stride;
+        Self { done, run_start, run_done: done % shape.run_bytes }
+    }
+
+    /// From the item's first byte.
+    #[inline]
+    fn offset(&self) -> u64 {
+        self.run_start + self.run_done
+    }
+
+    /// Walks `len` bytes, at most to the end of the run. True at the end of the item, where the
+    /// place is the start of the next.
+    #[inline]
+    fn advance(&mut self, shape: &BufferShape, len: u64) -> bool {
+        self.done += len;
+        if self.done == shape.item_bytes {
+            *self = Self::default();
+            return true;
+        }
+        self.run_done += len;
+        if self.run_done == shape.run_bytes {
+            self.run_start += shape.run_stride;
+            self.run_done = 0;
+        }
+        false
     }
 }
 
@@ -132,6 +176,9 @@ pub struct Segments<'a> {
     remote: Side<'a>,
     buffers: Range<usize>,
     index: usize,
+    /// How far that item is walked, here and there.
+    from: Place,
+    to: Place,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +202,8 @@ impl<'a> Segments<'a> {
         let pairs = same && local.items.len() == remote.items.len();
         let none = local.items.is_empty();
         let buffers = if none { buffers.end..buffers.end } else { buffers };
-        pairs.then_some(Self { local, remote, buffers, index: 0 })
+        let (from, to) = Default::default();
+        pairs.then_some(Self { local, remote, buffers, index: 0, from, to })
     }
 }
 
@@ -170,21 +218,25 @@ impl Iterator for Segments<'_> {
         let buffer = self.buffers.start;
         let (here, there) = (&self.local.shapes[buffer], &self.remote.shapes[buffer]);
         let (from, to) = (self.local.items[self.index], self.remote.items[self.index]);
-        self.index += 1;
-        let mut len = here.item_bytes;
-        if here.is_dense() && there.is_dense() {
-            let (rest, others) =
-                (&self.local.items[self.index..], &self.remote.items[self.index..]);
-            let run = neighbours(from, rest).min(neighbours(to, others));
-            len += run as u64 * here.item_bytes;
-            self.index += run;
+        let local = here.item(from) + self.from.offset();
+        let remote = there.item(to) + self.to.offset();
+        let mut len = (here.run_bytes - self.from.run_done).min(there.run_bytes - self.to.run_done);
+        let over = self.from.advance(here, len);
+        // Items are equally long on both sides, so both are over or neither is.
+        if self.to.advance(there, len) && over {
+            self.index += 1;
+            if here.is_dense() && there.is_dense() {
+                let (rest, others) =
+                    (&self.local.items[self.index..], &self.remote.items[self.index..]);
+                let run = neighbours(from, rest).min(neighbours(to, others));
+                len += run as u64 * here.item_bytes;
+                self.index += run;
+            }
+            if self.index == self.local.items.len() {
+                self.index = 0;
+                self.buffers.start += 1;
+            }
         }
-        if self.index == self.local.items.len() {
-            self.index = 0;
-            self.buffers.start += 1;
-        }
-        let local = here.offset + u64::from(from) * here.stride;
-        let remote = there.offset + u64::from(to) * there.stride;
         Some(Segment { buffer, local, remote, len })
     }
 }
@@ -213,16 +265,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn shape(offset: u64, stride: u64, item_bytes: u64) -> BufferShape {
-        BufferShape { offset, stride, item_bytes }
+        BufferShape::new(offset, stride, item_bytes)
     }
 
     /// Every byte of the stream, one at a time: the definition that the planner must agree with.
     fn bytes(shapes: &[BufferShape], items: &[u32]) -> Vec<(usize, u64)> {
         let mut all = vec![];
         for (buffer, shape) in shapes.iter().enumerate() {
+            let byte_of = |item: u32, at: u64| {
+                let page = u64::from(item / shape.split) * shape.stride;
+                let part = u64::from(item % shape.split) * shape.split_stride;
+                let run = at / shape.run_bytes * shape.run_stride;
+                shape.offset + page + part + run + at % shape.run_bytes
+            };
             for item in items {
-                let start = shape.offset + u64::from(*item) * shape.stride;
-                all.extend((start..start + shape.item_bytes).map(|byte| (buffer, byte)));
+                all.extend((0..shape.item_bytes).map(|at| (buffer, byte_of(*item, at))));
             }
         }
         all
@@ -262,9 +319,33 @@ mod tests {
         assert!(Segments::new(0..2, (&a, &[1]), (&a, &[1])).is_none());
     }
 
+    /// Plain items, head slices, and several items to a page.
+    fn one_shape() -> impl Strategy<Value = BufferShape> {
+        let gap = || prop_oneof![Just(0u64), 1u64..3];
+        let plain = (0u64..100, 1u64..6, gap()).prop_map(|(o, n, gap)| shape(o, n + gap, n));
+        let sliced =
+            (0u64..100, 1u64..4, gap(), 2u64..4, gap()).prop_map(|(o, n, gap, runs, more)| {
+                shape(o, (n + gap) * runs + more, 1).sliced(n, n + gap, runs)
+            });
+        let split = (one_run(), 1u32..4, gap()).prop_map(|((o, n, runs), split, gap)| {
+            let page = n * u64::from(split) * runs;
+            shape(o, page + gap, 1).sliced(n, n * u64::from(split), runs).split(split, n)
+        });
+        prop_oneof![plain, sliced, split]
+    }
+
+    fn one_run() -> impl Strategy<Value = (u64, u64, u64)> {
+        (0u64..100, 1u64..4, 1u64..4)
+    }
+
     fn shapes() -> impl Strategy<Value = Vec<BufferShape>> {
-        let one = (0u64..100, 1u64..6, prop_oneof![Just(0u64), 1u64..3]);
-        prop::collection::vec(one.prop_map(|(o, bytes, gap)| shape(o, bytes + gap, bytes)), 1..4)
+        prop::collection::vec(one_shape(), 1..4)
+    }
+
+    /// The same items, byte by byte with gaps between.
+    fn cut_in_runs(shapes: &[BufferShape]) -> Vec<BufferShape> {
+        let cut = |s: &BufferShape| shape(s.offset, s.item_bytes * 2, 1).sliced(1, 2, s.item_bytes);
+        shapes.iter().map(cut).collect()
     }
 
     fn items() -> impl Strategy<Value = Vec<u32>> {
@@ -287,11 +368,12 @@ mod tests {
         #[test]
         fn p2_segments_pair_both_streams_byte_for_byte(
             (here, pairs) in (shapes(), prop::collection::vec((0u32..8, 0u32..8), 0..12)),
-            dense in any::<bool>(),
+            dense in any::<bool>(), cut in any::<bool>(),
         ) {
             let gap = u64::from(!dense);
             let there: Vec<_> =
                 here.iter().map(|s| shape(s.offset + 7, s.item_bytes + gap, s.item_bytes)).collect();
+            let there = if cut { cut_in_runs(&there) } else { there };
             let (from, to): (Vec<u32>, Vec<u32>) = pairs.into_iter().unzip();
             let walk: Vec<_> =
                 Segments::new(0..here.len(), (&here, &from), (&there, &to)).unwrap().collect();

@@ -1,4 +1,4 @@
-//! How items lie in memory: item `i` of a buffer is at `offset + i * stride`.
+//! Tables: buffers of items that are proven to lie within their regions.
 //!
 //! KV pages, aux slots and state slots are all tables; a KV table has one buffer per layer (MLA) or
 //! two (K and V). Construction proves that every item lies within its region, so nothing that walks
@@ -9,35 +9,10 @@ use alloc::vec::Vec;
 
 use thiserror::Error;
 
-use super::{MemoryRegion, RegionPin};
+use super::{BufferShape, MemoryRegion, RegionPin};
 
 /// Most buffers in one table: 61 layers of MLA are 61, 126 layers of K and V are 252.
 pub const MAX_BUFFERS: usize = 4096;
-
-/// Where the items of one buffer lie, in bytes from the start of its region.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct BufferShape {
-    /// Byte offset of item 0.
-    pub offset: u64,
-    /// Bytes from one item to the next; at least `item_bytes`.
-    pub stride: u64,
-    /// Bytes of one item; not 0.
-    pub item_bytes: u64,
-}
-
-impl BufferShape {
-    /// Whether item `i + 1` begins where item `i` ends, so that neighbours merge into one span.
-    pub const fn is_dense(&self) -> bool {
-        self.stride == self.item_bytes
-    }
-
-    /// First byte after the last of `items` items; `None` when it overflows.
-    pub fn end(&self, items: u32) -> Option<u64> {
-        let Some(last) = items.checked_sub(1) else { return Some(self.offset) };
-        let start = self.stride.checked_mul(u64::from(last))?.checked_add(self.offset)?;
-        start.checked_add(self.item_bytes)
-    }
-}
 
 /// One buffer of a table that is being built.
 #[derive(Clone, Debug)]
@@ -89,12 +64,23 @@ impl PagedTable {
         let mut end = Some(0u64);
         let mut buffer = |item_bytes: &u64| {
             let offset = end?;
-            let shape = BufferShape { offset, stride: *item_bytes, item_bytes: *item_bytes };
+            let shape = BufferShape::dense(offset, *item_bytes);
             end = item_bytes.checked_mul(items.into()).and_then(|bytes| offset.checked_add(bytes));
             Some(LayerBuffer { region: region.clone(), shape })
         };
         let buffers: Option<Vec<_>> = item_bytes.iter().map(&mut buffer).collect();
         Self::new(buffers.ok_or(TableError::Overflow)?, items)
+    }
+
+    /// A table over the same memory whose buffer `i` is the part of buffer `parts[i].0` that the
+    /// shape `parts[i].1` describes, `items` items each: what one peer reads or writes of it.
+    pub fn view(&self, parts: &[(usize, BufferShape)], items: u32) -> Result<Self, TableError> {
+        let buffer = |(index, shape): &(usize, BufferShape)| {
+            let region = self.pins.get(*index)?.region().clone();
+            Some(LayerBuffer { region, shape: *shape })
+        };
+        let buffers: Option<Vec<_>> = parts.iter().map(buffer).collect();
+        Self::new(buffers.ok_or(TableError::Buffers { buffers: self.pins.len() })?, items)
     }
 
     /// Where the items lie, buffer by buffer.
@@ -125,7 +111,7 @@ impl PagedTable {
 
 fn check_buffer(index: usize, buffer: &LayerBuffer, items: u32) -> Result<RegionPin, TableError> {
     let shape = buffer.shape;
-    if shape.item_bytes == 0 || shape.stride < shape.item_bytes {
+    if !shape.is_possible() {
         return Err(TableError::Shape { buffer: index, shape });
     }
     let end = shape.end(items).ok_or(TableError::Overflow)?;
@@ -171,7 +157,7 @@ pub enum TableError {
         buffer: usize,
     },
     /// Items of no bytes, or that overlap.
-    #[error("buffer {buffer}: items of {} bytes every {} bytes", shape.item_bytes, shape.stride)]
+    #[error("buffer {buffer}: {shape}")]
     Shape {
         /// Index of the buffer.
         buffer: usize,
@@ -186,7 +172,7 @@ mod tests {
     use alloc::vec;
 
     fn buffer(region: &MemoryRegion, offset: u64, stride: u64, item_bytes: u64) -> LayerBuffer {
-        let shape = BufferShape { offset, stride, item_bytes };
+        let shape = BufferShape::new(offset, stride, item_bytes);
         LayerBuffer { region: region.clone(), shape }
     }
 
@@ -203,7 +189,7 @@ mod tests {
     fn packed_buffers_fill_their_region_to_the_byte() {
         let region = MemoryRegion::allocate(3 * (10 + 20)).unwrap();
         let table = PagedTable::packed(&region, &[10, 20], 3).unwrap();
-        assert_eq!(table.shapes()[1], BufferShape { offset: 30, stride: 20, item_bytes: 20 });
+        assert_eq!(table.shapes()[1], BufferShape::dense(30, 20));
         let error = PagedTable::packed(&region, &[10, 21], 3).unwrap_err();
         assert_eq!(error, TableError::OutOfRegion { buffer: 1, end: 93, region: 90 });
         let error = PagedTable::packed(&region, &[u64::MAX, 1], 3).unwrap_err();
@@ -220,6 +206,19 @@ mod tests {
         assert!(matches!(refused(0, 10, 0), TableError::Shape { .. }));
         assert_eq!(refused(u64::MAX, 10, 10), TableError::Overflow);
         assert_eq!(PagedTable::new(vec![], 2).unwrap_err(), TableError::Buffers { buffers: 0 });
+    }
+
+    #[test]
+    fn a_view_is_part_of_a_table_and_pins_the_same_memory() {
+        let region = MemoryRegion::allocate(3 * (10 + 20)).unwrap();
+        let table = PagedTable::packed(&region, &[10, 20], 3).unwrap();
+        let half = BufferShape::new(30 + 10, 20, 10);
+        let view = table.view(&[(1, half)], 3).unwrap();
+        assert_eq!((view.shapes(), view.item_bytes()), (&[half][..], 10));
+        drop(table);
+        assert!(!region.close(), "the view pins it");
+        let error = view.view(&[(1, half)], 3).unwrap_err();
+        assert_eq!(error, TableError::Buffers { buffers: 1 });
     }
 
     #[test]

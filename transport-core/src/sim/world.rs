@@ -190,7 +190,7 @@ impl<E: Endpoint> End<E> {
 fn table(items: u32, bytes: usize, fill: u8) -> (MemoryRegion, PagedTable) {
     let region = MemoryRegion::allocate(items as usize * bytes).unwrap();
     region.write(0, &vec![fill; region.len()]).unwrap();
-    let shape = BufferShape { offset: 0, stride: bytes as u64, item_bytes: bytes as u64 };
+    let shape = BufferShape::dense(0, bytes as u64);
     let table = PagedTable::new(vec![LayerBuffer { region: region.clone(), shape }], items);
     (region, table.unwrap())
 }

@@ -51,7 +51,7 @@ fn table(buffers: usize, items: u32, item_bytes: u64, gap: u64) -> PagedTable {
     let region = MemoryRegion::allocate(buffers * items as usize * stride as usize).unwrap();
     let buffer = |b| {
         let offset = b as u64 * u64::from(items) * stride;
-        LayerBuffer { region: region.clone(), shape: BufferShape { offset, stride, item_bytes } }
+        LayerBuffer { region: region.clone(), shape: BufferShape::new(offset, stride, item_bytes) }
     };
     PagedTable::new((0..buffers).map(buffer).collect(), items).unwrap()
 }

@@ -158,7 +158,7 @@ fn table(
     item_bytes: u64,
     stride: u64,
 ) -> PagedTable {
-    let shape = BufferShape { offset: 64, stride, item_bytes };
+    let shape = BufferShape::new(64, stride, item_bytes);
     let len = shape.end(items).unwrap() as usize + 64;
     let each = (0..buffers).map(|_| MemoryRegion::allocate(len).unwrap()).collect::<Vec<_>>();
     regions.extend(each.iter().cloned());
