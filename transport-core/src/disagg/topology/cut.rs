@@ -90,33 +90,41 @@ pub(super) fn cuts(source: End<'_>, target: End<'_>, tensor: &[Sharded]) -> Vec<
     let row = |end: &End<'_>| end.component.row_bytes(tensor, end.tp, end.rank);
     let (source_row, target_row) = (row(&source), row(&target));
     let (mut source_at, mut target_at) = (0, 0);
-    let mut cuts: Vec<Cut> = Vec::new();
+    let mut cuts = Vec::new();
     for sharded in tensor {
         let units = source.sends(&target, sharded);
         if !units.is_empty() {
             let from = source.place(source_at, source_row, sharded, units.start, block);
             let to = target.place(target_at, target_row, sharded, units.start, block);
             let (run, count) = source.runs(units.len() as u64, sharded, block);
-            push(&mut cuts, Cut { run, count, source: from, target: to });
+            cuts.push(Cut { run, count, source: from, target: to });
         }
         source_at += u64::from(source.holds(sharded).len) * u64::from(sharded.unit_bytes);
         target_at += u64::from(target.holds(sharded).len) * u64::from(sharded.unit_bytes);
     }
-    cuts.into_iter().map(Cut::fused).collect()
+    // First token by token, then what that made contiguous.
+    joined(joined(cuts))
 }
 
-/// Adds a cut, to the last one if its runs continue that one's runs.
-fn push(cuts: &mut Vec<Cut>, cut: Cut) {
-    match cuts.last_mut() {
-        Some(last) if last.is_continued_by(&cut) => last.run += cut.run,
-        _ => cuts.push(cut),
+/// Joins cuts whose runs continue the runs of the one before.
+fn joined(cuts: Vec<Cut>) -> Vec<Cut> {
+    let mut joined: Vec<Cut> = Vec::with_capacity(cuts.len());
+    for cut in cuts {
+        match joined.last_mut() {
+            Some(last) if last.is_continued_by(&cut) => last.run += cut.run,
+            _ => joined.push(cut),
+        }
     }
+    joined.into_iter().map(Cut::fused).collect()
 }
 
 impl Cut {
+    /// Whether every run of `next` begins where one of these ends, on both sides.
     fn is_continued_by(&self, next: &Self) -> bool {
         let follows = |a: &Place, b: &Place| {
-            b.offset == a.offset + self.run && (a.stride, a.step) == (b.stride, b.step)
+            let strides = self.count == 1 || a.stride == b.stride;
+            let steps = a.blocks == 1 || a.step == b.step;
+            b.offset == a.offset + self.run && strides && steps
         };
         self.count == next.count
             && follows(&self.source, &next.source)

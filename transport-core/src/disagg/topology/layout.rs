@@ -47,13 +47,9 @@ impl Layout {
         core::iter::once((Part::Kv, &self.kv)).chain(state)
     }
 
-    /// Item sizes of the buffers that a rank's table of `component` must have, in order. An engine
-    /// checks its tables against it. Requires a layout that [`super::Topology::new`] took.
-    pub fn item_bytes(&self, component: &Component, tp: u32, pp: u32) -> Vec<u64> {
-        let layers = self.cached(component, pp).len();
-        let tensors = component.tensors.iter();
-        let bytes = tensors.map(|tensor| component.item_bytes(tensor, self.tp, tp));
-        bytes.flat_map(|bytes| core::iter::repeat_n(bytes, layers)).collect()
+    /// The component of a part, if it is one.
+    pub(super) fn component(&self, part: Part) -> Option<&Component> {
+        self.components().find(|(of, _)| *of == part).map(|(_, component)| component)
     }
 
     /// Which of `component.layers` stage `pp` holds, as a range of indices.

@@ -8,7 +8,7 @@ use super::check::check;
 use super::copy::Stretch;
 use super::cut::{Cut, End, cuts};
 use super::error::{Side, TopologyError};
-use super::layout::{Component, Layout};
+use super::layout::{Component, Layout, Sharded};
 use super::rank::Rank;
 use super::share::page_share;
 use crate::transfer::Part;
@@ -77,14 +77,12 @@ impl Topology {
         Ok(Self { prefill, decode })
     }
 
-    /// The prefill engine's layout.
-    pub fn prefill(&self) -> &Layout {
-        &self.prefill
-    }
-
-    /// The decode engine's layout.
-    pub fn decode(&self) -> &Layout {
-        &self.decode
+    /// One of the two layouts.
+    pub fn layout(&self, side: Side) -> &Layout {
+        match side {
+            Side::Prefill => &self.prefill,
+            Side::Decode => &self.decode,
+        }
     }
 
     /// The ranks of prefill group `prefill_dp` that `decode` must hear from.
@@ -128,6 +126,23 @@ impl Topology {
             self.push_segments(&mut segments, part, (from, prefill), (to, decode));
         }
         Ok(Route { segments, aux, pages: self.page_rule(prefill, decode) })
+    }
+
+    /// Item sizes of the buffers that a rank's table of `part` must have, in order, for an engine to
+    /// make its table or to check it. None of a part that is no component, such as aux.
+    pub fn item_bytes(
+        &self,
+        side: Side,
+        rank: Rank,
+        part: Part,
+    ) -> Result<Vec<u64>, TopologyError> {
+        self.check_rank(side, rank)?;
+        let layout = self.layout(side);
+        let Some(component) = layout.component(part) else { return Ok(Vec::new()) };
+        let layers = layout.cached(component, rank.pp).len();
+        let bytes = |t: &Vec<Sharded>| component.item_bytes(t, layout.tp, rank.tp);
+        let per_tensor = component.tensors.iter().map(bytes);
+        Ok(per_tensor.flat_map(|bytes| core::iter::repeat_n(bytes, layers)).collect())
     }
 
     /// The components that cp rank `prefill.cp` sends, as each side has them: all cp ranks send KV,
@@ -192,10 +207,7 @@ impl Topology {
     }
 
     fn check_rank(&self, side: Side, rank: Rank) -> Result<(), TopologyError> {
-        let sizes = match side {
-            Side::Prefill => self.prefill.sizes(),
-            Side::Decode => self.decode.sizes(),
-        };
+        let sizes = self.layout(side).sizes();
         if sizes.contains(rank) {
             return Ok(());
         }

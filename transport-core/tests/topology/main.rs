@@ -1,0 +1,7 @@
+//! Topology (P1): pairs of engines that are split differently, small enough to look at every byte.
+
+mod errors;
+mod examples;
+mod mutants;
+mod properties;
+mod world;
