@@ -63,21 +63,26 @@ fn p1_pages_must_divide() {
     assert_eq!(error, "pages of Kv: prefill has 16 tokens, decode has 24");
 }
 
+const MOST: (u32, u32, u32) = (u32::MAX, u32::MAX, u32::MAX);
+
 #[test]
 fn impossible_layouts_say_whose_and_why() {
     type Change = fn(&mut Layout);
-    let changes: [(&str, Change); 7] = [
-        ("dp 1, tp 0, pp 1, cp 1; 1 to 65536 ranks are possible", |e| e.tp = 0),
-        ("dp 9, tp 4096, pp 1, cp 2; 1 to 65536 ranks are possible", |e| {
+    let sizes = "items of Kv have a size of 0, or one too large, or slots have tokens";
+    let changes: [(&str, Change); 11] = [
+        ("dp 1, tp 0, pp 1, cp 1; 1 to 8192 ranks are possible", |e| e.tp = 0),
+        ("dp 9, tp 4096, pp 1, cp 2; 1 to 8192 ranks are possible", |e| {
             (e.dp, e.tp, e.cp) = (9, 4096, 2);
         }),
-        ("dp 1, tp 1, pp 0, cp 1; 1 to 65536 ranks are possible", |e| e.stages.clear()),
+        ("dp 1, tp 1, pp 0, cp 1; 1 to 8192 ranks are possible", |e| e.stages.clear()),
         ("17 state components", |e| e.state = vec![Component::slots(vec![], vec![]); 17]),
         ("layers of Kv: 8 is out of order or beyond 8 layers", |e| e.kv.layers[7] = 8),
         ("layers of Kv: 1 is out of order or beyond 8 layers", |e| e.kv.layers[2] = 1),
-        ("items of Kv have a size of 0, or one too large, or slots have tokens", |e| {
-            e.kv.tensors[1][0].unit_bytes = 0;
-        }),
+        (sizes, |e| e.kv.tensors[1][0].unit_bytes = 0),
+        (sizes, |e| e.kv.tensors[0].push(Sharded::replicated(0))),
+        (sizes, |e| e.kv.tensors[0].clear()),
+        (sizes, |e| e.kv.axes = Axes::Units),
+        (sizes, |e| (e.kv.tokens, e.kv.tensors[0][0].units, e.kv.tensors[0][0].unit_bytes) = MOST),
     ];
     for (flaw, change) in changes {
         let mut bad = engine(KvLayout::Nhd);
@@ -118,6 +123,9 @@ fn tables_and_lists_that_are_not_the_layouts_are_refused() {
     let short = Items { items: &[1, 2, 3], ..good };
     let misfit = Misfit::Items { first: 0, end: 3, start: 2, last: 4 };
     assert_eq!(refusal(good, short), Err(misfit));
+    let late = Stretch { source_first: 3, ..stretch.clone() };
+    let misfit = Misfit::Items { first: 3, end: 7, start: 2, last: 4 };
+    assert_eq!(segment.copies(&late, good, good).map(drop), Err(misfit));
     let few = Items { shapes: &shapes[..15], ..good };
     assert_eq!(refusal(few, good), Err(Misfit::Buffers { buffers: 15, needed: 16 }));
     let mut other = shapes;

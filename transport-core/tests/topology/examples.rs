@@ -247,10 +247,12 @@ fn a_stage_without_cached_layers_still_has_an_aux_writer() {
     let mut engine = engine(KvLayout::Nhd);
     engine.kv.layers = vec![0, 1];
     let decode = Layout { tp: 2, stages: vec![4, 4], ..engine.clone() };
-    let topology = Topology::new(with_tp(&engine, 4), decode).unwrap();
+    let prefill = Layout { tp: 4, stages: vec![6, 2], ..engine };
+    let topology = Topology::new(prefill, decode).unwrap();
     let writers = topology.writers(rank(1, 1), 0).unwrap();
-    assert_eq!((writers.ranks, writers.aux), (vec![rank(2, 0)], rank(2, 0)));
-    assert!(topology.route(rank(2, 0), rank(1, 1)).unwrap().aux);
+    assert_eq!((writers.ranks, writers.aux), (vec![rank(2, 1)], rank(2, 1)));
+    let route = topology.route(rank(2, 1), rank(1, 1)).unwrap();
+    assert!(route.aux && route.segments.is_empty() && !route.is_empty());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::layout::{Axes, Component, Layout, Sharded};
 use crate::transfer::{MAX_COMPONENTS, Part};
 
 /// Most ranks of one engine: whoever sends us its layout cannot make us walk for ever.
-pub const MAX_RANKS: u64 = 1 << 16;
+pub const MAX_RANKS: u64 = 1 << 13;
 
 /// The first reason why nothing can be copied from `prefill` to `decode`.
 pub(super) fn check(prefill: &Layout, decode: &Layout) -> Result<(), TopologyError> {

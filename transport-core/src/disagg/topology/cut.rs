@@ -154,3 +154,23 @@ impl Cut {
         self.count == 1 && whole(&self.source) && whole(&self.target)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_runs_that_stay_neighbours_throughout_are_joined() {
+        let place =
+            |offset, stride, step| Place { offset, stride, blocks: 2, step, item_bytes: 99 };
+        let cut = |source| Cut { run: 4, count: 3, source, target: place(0, 9, 30) };
+        let next = |source| Cut { source, target: place(4, 9, 30), ..cut(source) };
+        let first = cut(place(0, 8, 24));
+        assert!(first.is_continued_by(&next(place(4, 8, 24))));
+        assert!(!first.is_continued_by(&next(place(5, 8, 24))));
+        assert!(!first.is_continued_by(&next(place(4, 9, 24))));
+        assert!(!first.is_continued_by(&next(place(4, 8, 25))));
+        let fewer = Cut { count: 2, ..next(place(4, 8, 24)) };
+        assert!(!first.is_continued_by(&fewer));
+    }
+}

@@ -87,8 +87,9 @@ impl Topology {
 
     /// The ranks of prefill group `prefill_dp` that `decode` must hear from.
     ///
-    /// Aux is written by that writer of the last stage (where the first token is sampled) whose cp
-    /// and tp ranks are lowest. A decode stage without any cached layer still has an aux writer.
+    /// Aux is written by that of the writers whose stage is highest (the last one samples the first
+    /// token), and among those by the one whose cp and then tp rank is lowest: no rank becomes a
+    /// writer for aux alone. But a decode stage without any cached layer has one writer, which does.
     pub fn writers(&self, decode: Rank, prefill_dp: u32) -> Result<Writers, TopologyError> {
         self.check_rank(Side::Decode, decode)?;
         self.check_rank(Side::Prefill, Rank { dp: prefill_dp, tp: 0, pp: 0, cp: 0 })?;
@@ -108,13 +109,11 @@ impl Topology {
     pub fn readers(&self, prefill: Rank, decode_dp: u32) -> Result<Vec<Rank>, TopologyError> {
         self.check_rank(Side::Prefill, prefill)?;
         self.check_rank(Side::Decode, Rank { dp: decode_dp, tp: 0, pp: 0, cp: 0 })?;
-        let mut readers = Vec::new();
-        for decode in self.decode.sizes().group(decode_dp) {
-            if self.writers(decode, prefill.dp)?.ranks.binary_search(&prefill).is_ok() {
-                readers.push(decode);
-            }
-        }
-        Ok(readers)
+        let reads = |decode: &Rank| {
+            let alone = || self.aux_alone(*decode, prefill.dp) == prefill;
+            self.sends(prefill, *decode) || (self.caches_nothing(*decode) && alone())
+        };
+        Ok(self.decode.sizes().group(decode_dp).filter(reads).collect())
     }
 
     /// What `prefill` copies to `decode`. Made once per pair of ranks; requests only walk it.
@@ -187,6 +186,14 @@ impl Topology {
             let mut sharded = from.tensors.iter().flatten();
             !layers.is_empty() && sharded.any(|sharded| !source.sends(&target, sharded).is_empty())
         })
+    }
+
+    /// Whether no component has a layer in the rank's stage: then, and only then, nobody sends to it.
+    fn caches_nothing(&self, decode: Rank) -> bool {
+        let empty = |component: &Component| {
+            component.tensors.is_empty() || self.decode.cached(component, decode.pp).is_empty()
+        };
+        self.decode.components().all(|(_, component)| empty(component))
     }
 
     /// Writes aux to a rank that nobody writes anything else to: spread over the tp ranks.
