@@ -2,6 +2,7 @@
 
 mod errors;
 mod examples;
+mod holdings;
 mod mutants;
 mod properties;
 mod world;
