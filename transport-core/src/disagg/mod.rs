@@ -3,6 +3,7 @@
 //!
 //! * [`Geometry`]: what two nodes must agree on before any room opens (W2).
 //! * [`room`]: one request's hand-over, as two state machines without I/O.
+//! * [`topology`]: who copies which bytes to whom, when the two engines are split differently.
 //! * [`node`]: drives rooms over an endpoint; what schedulers use.
 //! * [`Failure`] and [`Cause`]: why a room failed, the same on both sides.
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ mod cause;
 mod geometry;
 pub mod node;
 pub mod room;
+pub mod topology;
 
 pub use cause::{Cause, Failure, Missing, RoomId};
 pub use geometry::{
