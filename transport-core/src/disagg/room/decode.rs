@@ -25,6 +25,8 @@ pub struct DecodeRoom {
     deliveries: u32,
     deadlines: Deadlines,
     gate: Option<(u32, ArrivalGate)>,
+    /// Whether the writer has said what it will have sent.
+    stated: bool,
     phase: Phase,
     /// When the phase began, or in Transferring when something last arrived.
     since: Instant,
@@ -61,9 +63,21 @@ impl DecodeRoom {
         now: Instant,
     ) -> Self {
         let due = parts_due(true, &grant.state);
-        let (phase, gate) = (Phase::Bootstrapping, None);
+        let (phase, gate, stated) = (Phase::Bootstrapping, None, false);
         let (landed, since, told) = (0, now, now);
-        Self { grant, due, granted, landed, deliveries, deadlines, gate, phase, since, told }
+        Self {
+            grant,
+            due,
+            granted,
+            landed,
+            deliveries,
+            deadlines,
+            gate,
+            stated,
+            phase,
+            since,
+            told,
+        }
     }
 
     /// What the scheduler sees.
@@ -111,11 +125,14 @@ impl DecodeRoom {
         }
     }
 
-    /// How long the present phase may last.
+    /// How long the present phase may last. Until the manifest is there the writer may still be
+    /// computing its next chunk; that it lives is the heartbeat's to know, and it ends the room
+    /// itself when its writes stall.
     fn allowed(&self) -> core::time::Duration {
         match self.phase {
             Phase::Bootstrapping => self.deadlines.bootstrap,
             Phase::Waiting { .. } => self.deadlines.waiting,
+            Phase::Transferring if !self.stated => self.deadlines.waiting,
             Phase::Transferring | Phase::Checking => self.deadlines.stall,
             Phase::Draining { .. } | Phase::Telling { .. } | Phase::Over { .. } => {
                 self.deadlines.drain
@@ -173,6 +190,7 @@ impl DecodeRoom {
             return self.fail(now, Cause::Contradiction, out);
         }
         let report = gate.manifest(writer, manifest);
+        self.stated |= matches!(report, Report::Counted | Report::Completed);
         self.take_report(now, report, out);
     }
 

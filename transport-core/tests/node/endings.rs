@@ -1,0 +1,30 @@
+//! Rooms that one side ends before the other has met them, and other ends that must not be waited
+//! for: told at once, with the reason, not after a deadline.
+
+use std::time::Duration;
+
+use transport_core::disagg::Cause;
+use transport_core::disagg::node::Completion;
+use transport_core::sim::SimConfig;
+
+use super::world::{Side, World};
+
+/// Why the only `Receive` failed, if it has.
+fn receive_failure(side: &Side) -> Option<Cause> {
+    side.done.iter().find_map(|completion| match completion {
+        Completion::Received { result, .. } => result.as_ref().err().map(|failure| failure.cause),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_engine_may_compute_between_chunks_for_longer_than_a_write_may_stall() {
+    let mut world = World::new(101, SimConfig::checked());
+    world.decode.receive(world.peer, 1, &[8, 9], &[]);
+    world.prefill.open(1);
+    world.prefill.send(1, &[2]);
+    world.run_for(Duration::from_secs(12));
+    world.prefill.send_last(1, &[3], &[], b"");
+    world.settle(1, 3);
+    assert_eq!(receive_failure(&world.decode), None);
+}
