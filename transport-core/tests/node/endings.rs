@@ -6,8 +6,9 @@ use std::time::Duration;
 use transport_core::disagg::Cause;
 use transport_core::disagg::node::Completion;
 use transport_core::sim::SimConfig;
+use transport_core::wire::Role;
 
-use super::world::{Side, World};
+use super::world::{Side, World, config};
 
 /// Why the only `Receive` failed, if it has.
 fn receive_failure(side: &Side) -> Option<Cause> {
@@ -15,6 +16,10 @@ fn receive_failure(side: &Side) -> Option<Cause> {
         Completion::Received { result, .. } => result.as_ref().err().map(|failure| failure.cause),
         _ => None,
     })
+}
+
+fn has_received(side: &Side) -> bool {
+    side.done.iter().any(|done| matches!(done, Completion::Received { result: Ok(_), .. }))
 }
 
 #[test]
@@ -27,4 +32,17 @@ fn an_engine_may_compute_between_chunks_for_longer_than_a_write_may_stall() {
     world.prefill.send_last(1, &[3], &[], b"");
     world.settle(1, 3);
     assert_eq!(receive_failure(&world.decode), None);
+}
+
+#[test]
+fn chunks_that_wait_for_the_grant_also_wait_for_the_path() {
+    for seed in 0..50 {
+        let (decode, prefill) = (config(Role::Decode, 1), config(Role::Prefill, 2));
+        let mut world = World::unmet(seed, SimConfig::checked(), decode, prefill);
+        world.decode.receive(world.peer, 1, &[8], &[]);
+        world.prefill.open(1);
+        world.prefill.send_last(1, &[2], &[], b"");
+        world.settle(1, 2);
+        assert!(has_received(&world.decode), "seed {seed}: {:?}", world.decode.done);
+    }
 }

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::request::{Chunk, Completion, Last, Lease, Readiness, Request};
 use crate::disagg::room::ChunkShape;
 use crate::disagg::{Cause, Failure, RoomId};
-use crate::fabric::{PathError, PeerId, PostError, Refusal, Write, WriteError, WriteId};
+use crate::fabric::{PeerId, PostError, Refusal, Write, WriteError, WriteId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
 use crate::transfer::{Grant, GrantId, Part};
@@ -129,12 +129,11 @@ impl Outgoing {
             let bytes = write.bytes();
             match ctx.endpoint.post(write) {
                 Ok(()) => ctx.count_write(bytes),
-                Err(PostError::Busy(write)) => {
+                // The grant may come before our end of the path is up. If the path is down instead,
+                // the news of that are on their way and fail the room.
+                Err(PostError::Busy(write) | PostError::NoPath(write)) => {
                     self.unposted.push_front(write);
                     break;
-                }
-                Err(PostError::NoPath(write)) => {
-                    refused.push((write.id, WriteError::Path(PathError::ClosedByPeer)));
                 }
                 Err(PostError::Misfit(write)) => {
                     refused.push((write.id, WriteError::Refused(Refusal::OutOfGrant)));
