@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use transport_core::disagg::Cause;
-use transport_core::disagg::node::Completion;
+use transport_core::disagg::node::{Completion, NodeEvent};
+use transport_core::fabric::PeerId;
 use transport_core::sim::SimConfig;
 use transport_core::wire::Role;
 
@@ -45,4 +46,31 @@ fn chunks_that_wait_for_the_grant_also_wait_for_the_path() {
         world.settle(1, 2);
         assert!(has_received(&world.decode), "seed {seed}: {:?}", world.decode.done);
     }
+}
+
+#[test]
+fn r6_a_decode_node_that_restarts_is_served_by_the_prefill_node_that_dials_it() {
+    let mut world = World::dialled_by_prefill(103);
+    for life in 0..3 {
+        let peer = ready_peer(&mut world);
+        world.decode.receive(peer, 1, &[8], &[]);
+        world.prefill.open(1);
+        world.prefill.send_last(1, &[3], &[], b"");
+        world.settle(1, 2);
+        assert!(has_received(&world.decode), "life {life}: {:?}", world.decode.done);
+        world.net.crash(world.decode.address);
+        let endpoint = world.net.restart(world.decode.address);
+        world.decode = Side::new(endpoint, config(Role::Decode, 10 + life));
+        world.prefill.done.clear();
+    }
+}
+
+fn ready_peer(world: &mut World) -> PeerId {
+    world.run_for(Duration::from_secs(1));
+    let mut events = std::iter::from_fn(|| world.decode.client.poll_event());
+    let ready = events.find_map(|event| match event {
+        NodeEvent::PeerReady { peer, .. } => Some(peer),
+        _ => None,
+    });
+    ready.expect("the prefill node has dialled")
 }

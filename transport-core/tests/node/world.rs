@@ -173,6 +173,16 @@ impl World {
         Self { net, decode: Side::new(endpoint, decode), prefill, peer }
     }
 
+    /// Both nodes, the prefill node about to dial: nobody has met, and `peer` is not known.
+    pub(crate) fn dialled_by_prefill(seed: u64) -> Self {
+        let net = SimNet::new(seed, SimConfig::checked());
+        let decode = Side::new(net.endpoint(), config(Role::Decode, 1));
+        let mut endpoint = net.endpoint();
+        endpoint.dial(decode.address);
+        let prefill = Side::new(endpoint, config(Role::Prefill, 2));
+        Self { net, decode, prefill, peer: PeerId(u32::MAX) }
+    }
+
     /// Takes turns until `end`, letting time pass when nothing moves.
     pub(crate) fn run_until(
         &mut self,

@@ -279,6 +279,8 @@ impl PrefillSide {
         for key in self.rooms.keys(|slot| slot.peer == Some(peer)) {
             self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
         }
+        // A peer that we dial keeps its number when it restarts, and numbers its grants anew (R6).
+        self.ended.retain(|(of, _)| *of != peer);
     }
 
     /// A write is over.

@@ -42,6 +42,12 @@ impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
         self.values.remove(key).map(|(value, _)| value)
     }
 
+    /// Forgets all keys but those that `wanted` holds for. Looks at all of them.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&K) -> bool) {
+        self.values.retain(|key, _| wanted(key));
+        self.order.retain(|(_, key)| wanted(key));
+    }
+
     /// Forgets what has expired.
     pub(super) fn expire(&mut self, now: Instant) {
         while self.order.front().is_some_and(|(expires, _)| *expires <= now) {
