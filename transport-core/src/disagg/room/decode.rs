@@ -184,7 +184,9 @@ impl DecodeRoom {
         out: &mut Vec<Action>,
     ) {
         let due = self.due;
-        let Some((_, gate)) = self.open_gate() else { return };
+        let Some((_, gate)) = self.open_gate().filter(|(named, _)| *named == writer) else {
+            return;
+        };
         if (manifest.aux, manifest.state) != (due.aux, due.state) {
             gate.poison();
             return self.fail(now, Cause::Contradiction, out);

@@ -127,6 +127,13 @@ fn m2_pages_come_back_after_the_fence_and_not_before() {
 }
 
 #[test]
+fn g5_a_manifest_of_another_rank_changes_nothing() {
+    let mut bench = Bench::granted(&[&[7]]);
+    bench.room.handle_manifest(at(1), WRITER + 1, DRY, &mut bench.out);
+    assert_eq!((bench.taken(), bench.room.state()), (vec![], RoomState::WaitingForInput));
+}
+
+#[test]
 fn m2_a_silent_writers_path_is_torn_down_before_pages_come_back() {
     let mut bench = Bench::granted(&[]);
     bench.room.handle_cancel(at(0), &mut bench.out);
