@@ -3,18 +3,29 @@
 
 use std::time::Duration;
 
-use transport_core::disagg::Cause;
 use transport_core::disagg::node::{Completion, NodeEvent};
+use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::PeerId;
 use transport_core::sim::SimConfig;
 use transport_core::wire::Role;
 
 use super::world::{Side, World, config};
 
+/// Long enough for any exchange, far shorter than any deadline.
+const SOON: Duration = Duration::from_millis(500);
+
 /// Why the only `Receive` failed, if it has.
 fn receive_failure(side: &Side) -> Option<Cause> {
     side.done.iter().find_map(|completion| match completion {
         Completion::Received { result, .. } => result.as_ref().err().map(|failure| failure.cause),
+        _ => None,
+    })
+}
+
+/// Why the only `Open` failed, if it has.
+fn open_failure(side: &Side) -> Option<Cause> {
+    side.done.iter().find_map(|completion| match completion {
+        Completion::Closed { result, .. } => result.err().map(|failure| failure.cause),
         _ => None,
     })
 }
@@ -73,4 +84,81 @@ fn ready_peer(world: &mut World) -> PeerId {
         _ => None,
     });
     ready.expect("the prefill node has dialled")
+}
+
+#[test]
+fn r7_a_room_that_prefill_ended_refuses_the_grant_that_comes_later() {
+    let mut world = World::new(104, SimConfig::checked());
+    world.prefill.open(1);
+    world.run_for(SOON);
+    world.prefill.client.cancel(RoomId(1)).unwrap();
+    world.run_for(SOON);
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.run_for(SOON);
+    assert_eq!(receive_failure(&world.decode), Some(Cause::Cancelled));
+
+    // Once: a later use of the id is not touched.
+    world.decode.done.clear();
+    world.prefill.done.clear();
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.run_for(SOON);
+    world.prefill.open(1);
+    world.prefill.send_last(1, &[2], &[], b"");
+    world.settle(1, 2);
+    assert!(has_received(&world.decode));
+}
+
+#[test]
+fn r7_a_cancel_and_an_open_that_both_overtake_the_grant_refuse_it() {
+    let mut world = World::new(105, SimConfig::checked());
+    world.prefill.client.cancel(RoomId(1)).unwrap();
+    world.prefill.open(1);
+    world.run_for(SOON);
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.run_for(SOON);
+    assert_eq!(open_failure(&world.prefill), Some(Cause::Cancelled));
+    assert_eq!(receive_failure(&world.decode), Some(Cause::Cancelled));
+}
+
+#[test]
+fn r7_a_prefill_node_that_is_full_says_so_to_the_decode_side() {
+    for grant_first in [true, false] {
+        let (decode, mut prefill) = (config(Role::Decode, 1), config(Role::Prefill, 2));
+        prefill.max_rooms = 1;
+        let mut world = World::unmet(106, SimConfig::checked(), decode, prefill);
+        world.run_for(SOON);
+        world.prefill.open(1);
+        if grant_first {
+            world.decode.receive(world.peer, 2, &[8], &[]);
+            world.run_for(SOON);
+        }
+        world.prefill.open(2);
+        world.run_for(SOON);
+        if !grant_first {
+            world.decode.receive(world.peer, 2, &[8], &[]);
+            world.run_for(SOON);
+        }
+        assert_eq!(receive_failure(&world.decode), Some(Cause::TooMany { limit: 1 }));
+    }
+}
+
+#[test]
+fn r6_a_grant_lost_with_its_path_fails_the_open_that_comes_later() {
+    let mut world = World::new(108, SimConfig::checked());
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.run_for(SOON);
+    world.net.break_paths(world.decode.address, world.prefill.address);
+    world.run_for(SOON);
+    world.prefill.open(1);
+    world.run_for(SOON);
+    assert!(matches!(open_failure(&world.prefill), Some(Cause::PeerDown(_))));
+    // A new attempt is a new room.
+    world.decode.done.clear();
+    world.prefill.done.clear();
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.run_for(SOON);
+    world.prefill.open(1);
+    world.prefill.send_last(1, &[2], &[], b"");
+    world.settle(1, 2);
+    assert!(has_received(&world.decode), "{:?}", world.decode.done);
 }

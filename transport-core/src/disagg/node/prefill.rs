@@ -33,6 +33,8 @@ pub(super) struct PrefillSide {
     ended: Remembered<(PeerId, GrantId), Option<Cause>>,
     /// Why rooms that are not open yet must fail when they are.
     doomed: Remembered<RoomId, Cause>,
+    /// Why rooms that ended before they had a grant must refuse the one that comes.
+    unmet: Remembered<RoomId, Cause>,
     /// Rooms that have something to post, or wait for a fence.
     waiting: Vec<GrantId>,
     /// Reused for every event.
@@ -71,6 +73,7 @@ impl PrefillSide {
             early: HashMap::new(),
             ended: Remembered::new(tombstones, keep),
             doomed: Remembered::new(tombstones, keep),
+            unmet: Remembered::new(tombstones, keep),
             waiting: Vec::new(),
             actions: Vec::new(),
         }
@@ -94,6 +97,8 @@ impl PrefillSide {
             let result = Err(Failure { room: id, peer: None, cause });
             return ctx.port.complete(ticket, Completion::Closed { room: id, result });
         }
+        // A new attempt has nothing to do with how an earlier one ended.
+        self.unmet.take(&id);
         let room = PrefillRoom::new(ctx.deadlines(), ctx.now);
         let (peer, prefix_pages, armed) = (None, 0, Instant::FAR);
         let (ticket, outgoing) = (Some(ticket), Outgoing::default());
@@ -107,7 +112,7 @@ impl PrefillSide {
         }
     }
 
-    fn admit<E: Endpoint>(&mut self, ctx: &Context<E>, id: RoomId) -> Result<(), Cause> {
+    fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId) -> Result<(), Cause> {
         if self.by_id.contains_key(&id) {
             return Err(Cause::DuplicateRoom);
         }
@@ -116,9 +121,19 @@ impl PrefillSide {
         }
         let limit = ctx.config.max_rooms;
         if self.rooms.len() >= limit {
-            return Err(Cause::TooMany { limit: limit as u64 });
+            let cause = Cause::TooMany { limit: limit as u64 };
+            self.refuse_unmet(ctx, id, cause);
+            return Err(cause);
         }
         Ok(())
+    }
+
+    /// A room ends, or never begins, without a grant: refuses it, now or when it comes (R7).
+    fn refuse_unmet<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId, cause: Cause) {
+        match self.early.remove(&id) {
+            Some(early) => self.refuse(ctx, early.address(), cause),
+            None => self.unmet.insert(ctx.now, id, cause),
+        }
     }
 
     /// A scheduler hands in a chunk.
@@ -148,9 +163,7 @@ impl PrefillSide {
             self.with(ctx, key, |room, now, out| room.handle_cancel(now, out));
             return true;
         }
-        if let Some(early) = self.early.remove(&id) {
-            self.refuse(ctx, early.address(), Cause::Cancelled);
-        }
+        self.refuse_unmet(ctx, id, Cause::Cancelled);
         self.doomed.insert(ctx.now, id, Cause::Cancelled);
         false
     }
@@ -185,8 +198,7 @@ impl PrefillSide {
     /// Keeps a grant until the room is opened here.
     fn keep<E: Endpoint>(&mut self, ctx: &mut Context<E>, peer: PeerId, offer: GrantOffer) {
         let from = Address { peer, room: offer.room, grant: offer.grant.id };
-        if let Some(cause) = self.doomed.take(&offer.room) {
-            self.doomed.insert(ctx.now, offer.room, cause);
+        if let Some(cause) = self.unmet.take(&offer.room) {
             return self.refuse(ctx, from, cause);
         }
         let limit = ctx.config.max_rooms;
@@ -199,6 +211,8 @@ impl PrefillSide {
             return self.refuse(ctx, from, Cause::TooMany { limit: limit as u64 });
         }
         let wait = core::time::Duration::from_millis(offer.deadline_ms.into());
+        // What an earlier grant came to is no concern of this one.
+        self.doomed.take(&offer.room);
         // Sooner than the decode side gives up, so that it hears the reason and need not guess.
         let (came, expires) = (ctx.now, ctx.now + wait.min(ctx.deadlines().bootstrap) * 9 / 10);
         self.early.insert(offer.room, Early { peer, offer, came, expires });
@@ -275,7 +289,9 @@ impl PrefillSide {
         peer: PeerId,
         reason: PathError,
     ) {
-        self.early.retain(|_, early| early.peer != peer);
+        for (room, _) in self.early.extract_if(|_, early| early.peer == peer) {
+            self.doomed.insert(ctx.now, room, Cause::PeerDown(reason));
+        }
         for key in self.rooms.keys(|slot| slot.peer == Some(peer)) {
             self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
         }
@@ -367,11 +383,14 @@ impl PrefillSide {
     pub(super) fn tick<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
         self.ended.expire(ctx.now);
         self.doomed.expire(ctx.now);
+        self.unmet.expire(ctx.now);
         let now = ctx.now;
         let late = self.early.extract_if(|_, early| early.expires <= now);
         for (_, early) in late.collect::<Vec<_>>() {
             let waited_ms = (now - early.came).as_millis() as u64;
-            self.refuse(ctx, early.address(), Cause::NeverOpened { waited_ms });
+            let cause = Cause::NeverOpened { waited_ms };
+            self.doomed.insert(now, early.offer.room, cause);
+            self.refuse(ctx, early.address(), cause);
         }
     }
 
@@ -434,6 +453,9 @@ impl PrefillSide {
             Action::End(result) => {
                 self.by_id.remove(&slot.id);
                 slot.end(ctx, result);
+                if let (Err(cause), None) = (result, slot.path()) {
+                    self.unmet.insert(ctx.now, slot.id, cause);
+                }
             }
             Action::Retire => self.retire(ctx, key),
             Action::Arm | Action::Revoke | Action::CheckAux => {}
