@@ -143,6 +143,32 @@ fn r7_a_prefill_node_that_is_full_says_so_to_the_decode_side() {
 }
 
 #[test]
+fn r7_a_receive_that_never_begins_fails_the_open_room_at_once() {
+    // Nine rooms for eight aux slots.
+    let mut world = World::new(107, SimConfig::checked());
+    (0..9).for_each(|room| _ = world.decode.receive(world.peer, room, &[room as u32], &[]));
+    world.prefill.open(8);
+    world.run_for(SOON);
+    assert_eq!(open_failure(&world.prefill), Some(Cause::TooMany { limit: 8 }));
+
+    let mut world = World::new(107, SimConfig::checked());
+    world.prefill.open(1);
+    world.decode.client.cancel(RoomId(1)).unwrap();
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.run_for(SOON);
+    assert_eq!(receive_failure(&world.decode), Some(Cause::Cancelled));
+    assert_eq!(open_failure(&world.prefill), Some(Cause::Cancelled));
+
+    let mut world = World::new(107, SimConfig::checked());
+    world.decode.receive(world.peer, 1, &[99], &[]);
+    world.run_for(SOON);
+    world.prefill.open(1);
+    world.run_for(SOON);
+    let cause = Cause::ItemOutOfRange { part: 0, item: 99 };
+    assert_eq!(open_failure(&world.prefill), Some(cause));
+}
+
+#[test]
 fn r6_a_grant_lost_with_its_path_fails_the_open_that_comes_later() {
     let mut world = World::new(108, SimConfig::checked());
     world.decode.receive(world.peer, 1, &[8], &[]);

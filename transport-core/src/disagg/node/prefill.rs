@@ -260,11 +260,17 @@ impl PrefillSide {
         if early {
             self.early.remove(&from.room);
         }
-        let live = self.by_id.contains_key(&from.room);
         let stale = self.ended.find(&(from.peer, from.grant)).is_some();
-        // The abort overtook our scheduler's open: remember it for that (R7).
-        if early || !(live || stale) {
-            self.doomed.insert(ctx.now, from.room, cause);
+        match self.by_id.get(&from.room).copied() {
+            // It overtook its grant, or there is none: the room here need not wait for it.
+            Some(key) if !stale && self.is_waiting(key) => {
+                self.with(ctx, key, |room, now, out| room.handle_failure(now, cause, out));
+                // The decode side knows: a grant that comes now is a new attempt's.
+                self.unmet.take(&from.room);
+            }
+            // It overtook our scheduler's open: remember it for that.
+            None if early || !stale => self.doomed.insert(ctx.now, from.room, cause),
+            _ => {}
         }
         self.ended.insert(ctx.now, (from.peer, from.grant), Some(cause));
         ctx.send_note(from, Note::Drained);

@@ -239,16 +239,27 @@ impl DecodeRoom {
         self.fail(now, Cause::Cancelled, out);
     }
 
-    /// The node found a reason why the room cannot go on: the peer refused the handshake, or the
-    /// fabric the grant.
+    /// The node found a reason why the room cannot go on, such as a fabric that refuses the grant.
     pub fn handle_failure(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
         self.fail(now, cause, out);
+    }
+
+    /// The peer refused the handshake: a room that waits for it has nobody to tell.
+    pub fn handle_peer_refused(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Bootstrapping => self.over(cause, out),
+            _ => self.fail(now, cause, out),
+        }
     }
 
     /// Fails the room, if it is not decided.
     fn fail(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Bootstrapping => self.over(cause, out),
+            Phase::Bootstrapping => {
+                self.enter(Phase::Telling { cause }, now);
+                self.abort(now, cause, out);
+                out.push(Action::End(Err(cause)));
+            }
             Phase::Waiting { .. } | Phase::Transferring | Phase::Checking => {
                 self.drain(now, cause);
                 self.abort(now, cause, out);
