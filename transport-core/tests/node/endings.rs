@@ -188,3 +188,12 @@ fn r6_a_grant_lost_with_its_path_fails_the_open_that_comes_later() {
     world.settle(1, 2);
     assert!(has_received(&world.decode), "{:?}", world.decode.done);
 }
+
+#[test]
+fn a_grant_that_no_message_carries_fails_its_room_at_once() {
+    let mut world = World::new(109, SimConfig::checked());
+    world.decode.receive(world.peer, 1, &[8, 9, 8], &[]);
+    world.run_for(SOON);
+    let twice = Cause::ItemOutOfRange { part: 0, item: 8 };
+    assert_eq!(receive_failure(&world.decode), Some(twice));
+}

@@ -347,7 +347,7 @@ impl DecodeSide {
                 }
             }
             Action::CheckAux => slot.check_aux(ctx, out),
-            Action::Send(Note::Grant { deadline_ms }) => slot.offer(ctx, deadline_ms),
+            Action::Send(Note::Grant { deadline_ms }) => slot.offer(ctx, deadline_ms, out),
             Action::Send(note) => ctx.send_note(slot.address(), note),
             Action::TearDown => ctx.endpoint.disconnect(slot.peer),
             Action::End(result) => {
@@ -382,12 +382,19 @@ impl Slot {
         }
     }
 
-    fn offer<E: Endpoint>(&self, ctx: &mut Context<E>, deadline_ms: u32) {
+    fn offer<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        deadline_ms: u32,
+        out: &mut Vec<Action>,
+    ) {
         let grant = Grant::clone(self.room.grant());
         let (room, prefix_pages) = (self.id, self.prefix_pages);
         let deliveries = self.room.deliveries();
         let offer = GrantOffer { room, grant, prefix_pages, deliveries, deadline_ms };
-        ctx.send_offer(self.peer, offer);
+        if let Err(cause) = ctx.send_offer(self.peer, offer) {
+            self.room.handle_failure(ctx.now, cause, out);
+        }
     }
 
     fn check_aux<E: Endpoint>(&mut self, ctx: &mut Context<E>, out: &mut Vec<Action>) {
