@@ -87,11 +87,11 @@ pub enum Cause {
         status: i32,
     },
     /// All that was stated has landed, but it is not all that was granted.
-    #[error("{landed} bytes of KV landed in a grant of {granted}")]
+    #[error("{landed} bytes of KV and state landed in a grant of {granted}")]
     ShortDelivery {
         /// Bytes that landed.
         landed: u64,
-        /// Bytes of the granted pages.
+        /// Bytes of the granted pages and state items.
         granted: u64,
     },
     /// Not everything came in time.

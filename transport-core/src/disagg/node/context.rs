@@ -114,6 +114,11 @@ impl<E: Endpoint> Context<E> {
         self.tables.table(Part::Aux).map_or(0, |table| u64::from(table.items()))
     }
 
+    /// Bytes of one item of a part, in all its buffers.
+    pub(super) fn item_bytes(&self, part: Part) -> u64 {
+        self.tables.table(part).map_or(0, |table| table.item_bytes())
+    }
+
     /// Bytes of payload that fit an aux slot.
     pub(super) fn aux_room(&self) -> u64 {
         let slot = self.tables.table(Part::Aux).map_or(0, |table| table.item_bytes());

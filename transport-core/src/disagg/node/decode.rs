@@ -134,8 +134,8 @@ impl DecodeSide {
         // Without an aux slot the room fails below, before the grant is shown to anybody.
         let aux = [aux_slot.unwrap_or(0)];
         let grant = Grant { id: grant_id, tag, kv: pages.shared().clone(), aux, state: lists };
-        let item_bytes = ctx.tables.table(Part::Kv).map_or(0, |table| table.item_bytes());
-        let granted = item_bytes * grant.kv.len() as u64;
+        let parts = ctx.tables.parts().filter(|part| *part != Part::Aux);
+        let granted = parts.map(|part| ctx.item_bytes(part) * grant.items(part).len() as u64).sum();
         let (deliveries, deadlines) = (ctx.config.deliveries, ctx.deadlines());
         let room = DecodeRoom::new(Arc::new(grant), granted, deliveries, deadlines, ctx.now);
         let open = Some(OpenRequest { ticket, pages, state, aux_slot });

@@ -18,9 +18,9 @@ use crate::transfer::{
 pub struct DecodeRoom {
     grant: Arc<Grant>,
     due: PartsDue,
-    /// Bytes of the granted KV pages.
+    /// Bytes of the granted KV pages and state items.
     granted: u64,
-    /// Bytes of KV that have landed.
+    /// Bytes of KV and state that have landed.
     landed: u64,
     deliveries: u32,
     deadlines: Deadlines,
@@ -53,8 +53,8 @@ enum Phase {
 }
 
 impl DecodeRoom {
-    /// A room for `grant`, whose KV pages are `granted` bytes, in at most `deliveries` KV
-    /// deliveries.
+    /// A room for `grant`, whose KV pages and state items are `granted` bytes, in at most
+    /// `deliveries` KV deliveries.
     pub fn new(
         grant: Arc<Grant>,
         granted: u64,
@@ -169,7 +169,8 @@ impl DecodeRoom {
     ) {
         let Some((writer, gate)) = self.open_gate() else { return };
         let report = gate.arrived(writer, part, sequence);
-        if part == Part::Kv && matches!(report, Report::Counted | Report::Completed) {
+        // The aux record states its own length.
+        if part != Part::Aux && matches!(report, Report::Counted | Report::Completed) {
             self.landed = self.landed.saturating_add(bytes);
         }
         self.take_report(now, report, out);

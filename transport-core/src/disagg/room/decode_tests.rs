@@ -102,6 +102,20 @@ fn everything_stated_but_not_everything_granted_is_a_failure() {
 }
 
 #[test]
+fn a_state_component_that_landed_in_part_is_a_failure() {
+    let (item, kv) = (20, PAGES * PAGE_BYTES);
+    for (landed, succeeds) in [(2 * item, true), (item, false)] {
+        let mut bench = Bench::granted(&[&[7, 8]]);
+        bench.room.granted = kv + 2 * item;
+        bench.manifest(Manifest { state: StateMask::from_bits(1), ..DRY });
+        bench.arrive(Part::Aux, 0, 64);
+        bench.arrive(Part::State(0), 0, landed);
+        bench.arrive(Part::Kv, 0, kv);
+        assert_eq!(bench.out.contains(&Action::CheckAux), succeeds);
+    }
+}
+
+#[test]
 fn g6_a_foreign_aux_record_fails_the_room() {
     let mut bench = Bench::granted(&[]);
     bench.manifest(DRY);
