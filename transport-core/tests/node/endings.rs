@@ -7,6 +7,7 @@ use transport_core::disagg::node::{Completion, NodeEvent};
 use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::PeerId;
 use transport_core::sim::SimConfig;
+use transport_core::transfer::Part;
 use transport_core::wire::Role;
 
 use super::world::{Side, World, config};
@@ -196,4 +197,19 @@ fn a_grant_that_no_message_carries_fails_its_room_at_once() {
     world.run_for(SOON);
     let twice = Cause::ItemOutOfRange { part: 0, item: 8 };
     assert_eq!(receive_failure(&world.decode), Some(twice));
+}
+
+#[test]
+fn g6_a_second_last_chunk_does_not_touch_the_aux_record_of_the_first() {
+    let mut world = World::new(110, SimConfig::checked());
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.prefill.open(1);
+    world.run_for(SOON);
+    world.prefill.send_last(1, &[2], &[], b"right");
+    world.prefill.send_last(1, &[], &[], b"wrong");
+    world.settle(1, 3);
+    assert_eq!(receive_failure(&world.decode), Some(Cause::AfterLast));
+    assert_eq!(open_failure(&world.prefill), Some(Cause::AfterLast));
+    let slot = world.prefill.read(Part::Aux, 0);
+    assert!(slot.windows(5).any(|bytes| bytes == b"right"), "a write may be reading it");
 }

@@ -73,12 +73,16 @@ impl Outgoing {
             Readiness::Ready => {}
         }
         check_items(ctx, &next.chunk)?;
+        if self.aux_slot.is_some() {
+            // The last chunk is under way, and reads the slot: another must not write there.
+            return Err(Cause::AfterLast);
+        }
         self.state.clear();
         if let (Some(last), Some(grant)) = (&next.chunk.last, grant) {
             self.state.extend(last.state.iter().map(|lease| lease.shared().clone()));
             let incarnation = ctx.config.incarnation;
             let record = AuxRecord { room, grant, incarnation };
-            self.aux_slot = Some(write_aux(ctx, self.aux_slot, &record, &last.aux)?);
+            self.aux_slot = Some(write_aux(ctx, &record, &last.aux)?);
         }
         self.started += 1;
         let pages = next.chunk.pages.items().len() as u32;
@@ -243,10 +247,9 @@ fn write_id(slot: u32, number: u32, part: Part) -> WriteId {
     WriteId(high << 32 | u64::from(slot))
 }
 
-/// Puts the record into the room's aux slot, taking one if it has none.
+/// Puts the record into an aux slot, which it takes.
 fn write_aux<E: Endpoint>(
     ctx: &mut Context<E>,
-    slot: Option<u32>,
     record: &AuxRecord,
     payload: &[u8],
 ) -> Result<u32, Cause> {
@@ -255,7 +258,7 @@ fn write_aux<E: Endpoint>(
         return Err(Cause::AuxTooLong { bytes, room });
     }
     let full = Cause::TooMany { limit: ctx.aux_slots() };
-    let slot = slot.or_else(|| ctx.take_aux_slot()).ok_or(full)?;
+    let slot = ctx.take_aux_slot().ok_or(full)?;
     ctx.write_aux(slot, record, payload);
     Ok(slot)
 }
