@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use transport_core::disagg::node::{Completion, NodeEvent};
+use transport_core::disagg::node::{Completion, Last, Lease, NodeEvent, Receive};
 use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::PeerId;
 use transport_core::sim::SimConfig;
@@ -212,4 +212,20 @@ fn g6_a_second_last_chunk_does_not_touch_the_aux_record_of_the_first() {
     assert_eq!(open_failure(&world.prefill), Some(Cause::AfterLast));
     let slot = world.prefill.read(Part::Aux, 0);
     assert!(slot.windows(5).any(|bytes| bytes == b"right"), "a write may be reading it");
+}
+
+#[test]
+fn r2_more_state_lists_than_can_be_counted_fail_their_room_only() {
+    let mut world = World::new(111, SimConfig::checked());
+    let lists = || (0..300).map(|_| Lease::default()).collect::<Vec<_>>();
+    let (room, peer, pages) = (RoomId(1), world.peer, Lease::new([8]));
+    let receive = Receive { room, peer, pages, state: lists(), prefix_pages: 0 };
+    world.decode.client.receive(receive).unwrap();
+    world.decode.receive(world.peer, 2, &[9], &[]);
+    world.prefill.open(2);
+    let last = Last { aux: vec![], state: lists() };
+    world.prefill.chunk(2, &[3], Some(last), None);
+    world.settle(2, 2);
+    assert_eq!(receive_failure(&world.decode), Some(Cause::TooMany { limit: 16 }));
+    assert_eq!(open_failure(&world.prefill), None, "empty lists are no state");
 }

@@ -108,7 +108,7 @@ impl DecodeSide {
         if self.cancelled.take(&receive.room).is_some() {
             return Some(Cause::Cancelled);
         }
-        let state = (0u8..).zip(&receive.state).map(|(k, lease)| (Part::State(k), lease));
+        let state = (0..=u8::MAX).zip(&receive.state).map(|(k, lease)| (Part::State(k), lease));
         let mut lists = [(Part::Kv, &receive.pages)].into_iter().chain(state);
         lists.find_map(|(part, lease)| {
             let item = ctx.tables.outsider(part, lease.items())?;

@@ -265,7 +265,7 @@ fn write_aux<E: Endpoint>(
 
 /// All items must be in the node's tables.
 fn check_items<E: Endpoint>(ctx: &Context<E>, chunk: &Chunk) -> Result<(), Cause> {
-    let state = chunk.last.iter().flat_map(|last: &Last| (0u8..).zip(&last.state));
+    let state = chunk.last.iter().flat_map(|last: &Last| (0..=u8::MAX).zip(&last.state));
     let state = state.map(|(k, lease)| (Part::State(k), lease));
     let mut lists = [(Part::Kv, &chunk.pages)].into_iter().chain(state);
     let outsider = |(part, lease): (Part, &Lease)| {
