@@ -37,6 +37,8 @@ pub(super) struct PrefillSide {
     unmet: Remembered<RoomId, Cause>,
     /// Rooms that have something to post, or wait for a fence.
     waiting: Vec<GrantId>,
+    /// Reused for every turn's look at `waiting`.
+    looked_at: Vec<GrantId>,
     /// Reused for every event.
     actions: Vec<Action>,
 }
@@ -75,6 +77,7 @@ impl PrefillSide {
             doomed: Remembered::new(tombstones, keep),
             unmet: Remembered::new(tombstones, keep),
             waiting: Vec::new(),
+            looked_at: Vec::new(),
             actions: Vec::new(),
         }
     }
@@ -108,7 +111,8 @@ impl PrefillSide {
         self.by_id.insert(id, key);
         match self.early.remove(&id) {
             Some(early) => self.adopt(ctx, key, early.peer, early.offer),
-            None => self.act(ctx, key, Vec::new()),
+            // Nothing happened yet, but its deadline is to be armed.
+            None => self.with(ctx, key, |_, _, _| {}),
         }
     }
 
@@ -328,10 +332,13 @@ impl PrefillSide {
     /// Posts what waits, as far as fences and the fabric allow. True if something was posted.
     pub(super) fn pump_all<E: Endpoint>(&mut self, ctx: &mut Context<E>) -> bool {
         let before = ctx.stats.writes;
-        for key in core::mem::take(&mut self.waiting) {
+        let spare = core::mem::take(&mut self.looked_at);
+        let mut keys = core::mem::replace(&mut self.waiting, spare);
+        for key in keys.drain(..) {
             self.rooms.get_mut(key).into_iter().for_each(|slot| slot.queued = false);
             self.pump(ctx, key);
         }
+        self.looked_at = keys;
         ctx.stats.writes != before
     }
 
