@@ -229,3 +229,33 @@ fn r2_more_state_lists_than_can_be_counted_fail_their_room_only() {
     assert_eq!(receive_failure(&world.decode), Some(Cause::TooMany { limit: 16 }));
     assert_eq!(open_failure(&world.prefill), None, "empty lists are no state");
 }
+
+#[test]
+fn aux_slots_come_back_and_serve_the_next_rooms() {
+    let mut world = World::new(112, SimConfig::checked());
+    for room in 0..20 {
+        world.decode.receive(world.peer, room, &[8], &[]);
+        world.prefill.open(room);
+        world.prefill.send_last(room, &[2], &[], b"");
+        world.settle(1, 2);
+        assert!(has_received(&world.decode), "{:?}", world.decode.done);
+        world.decode.done.clear();
+        world.prefill.done.clear();
+    }
+}
+
+#[test]
+fn a_write_that_has_not_begun_is_cancelled_with_its_room() {
+    let mut world = World::new(113, SimConfig::checked());
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.prefill.open(1);
+    world.run_for(SOON);
+    world.prefill.send(1, &[2]);
+    world.prefill.client.cancel(RoomId(1)).unwrap();
+    world.settle(1, 3);
+    let chunk = world.prefill.done.iter().find_map(|completion| match completion {
+        Completion::ChunkSent { result, .. } => Some(*result),
+        _ => None,
+    });
+    assert_eq!(chunk.map(|result| result.unwrap_err().cause), Some(Cause::Cancelled));
+}

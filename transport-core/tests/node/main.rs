@@ -3,5 +3,6 @@
 
 mod endings;
 mod faults;
+mod messages;
 mod rooms;
 mod world;

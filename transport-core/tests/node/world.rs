@@ -85,7 +85,7 @@ impl Side {
         Self { node, client, completions, tables, address, done: vec![] }
     }
 
-    fn turn(&mut self, now: Instant) -> (bool, Instant) {
+    pub(crate) fn turn(&mut self, now: Instant) -> (bool, Instant) {
         let progress = self.node.progress(now);
         let before = self.done.len();
         self.done.extend(std::iter::from_fn(|| self.completions.pop()));
