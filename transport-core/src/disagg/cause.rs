@@ -87,18 +87,18 @@ pub enum Cause {
         status: i32,
     },
     /// All that was stated has landed, but it is not all that was granted.
-    #[error("{landed} bytes of KV landed in a grant of {granted}")]
+    #[error("{landed} bytes of KV and state landed in a grant of {granted}")]
     ShortDelivery {
         /// Bytes that landed.
         landed: u64,
-        /// Bytes of the granted pages.
+        /// Bytes of the granted pages and state items.
         granted: u64,
     },
     /// Not everything came in time.
     #[error("{0}")]
     Incomplete(Missing),
-    /// A page or item that the node's tables do not have.
-    #[error("part {part} item {item} is not in the node's tables")]
+    /// A page or item that the node's tables do not have, or that a grant names twice.
+    #[error("part {part} item {item} is not in the node's tables, or named twice")]
     ItemOutOfRange {
         /// Wire number of the part ([`crate::transfer::Part::to_wire`]).
         part: u8,
@@ -162,8 +162,9 @@ pub enum Cause {
         /// Items granted.
         granted: u32,
     },
-    /// More rooms, early grants or aux slots than the node holds.
-    #[error("the node is full ({limit})")]
+    /// More rooms, early grants or aux slots than the node holds, or more items than a grant's
+    /// message does.
+    #[error("the limit of {limit} is reached")]
     TooMany {
         /// The limit that was reached.
         limit: u64,

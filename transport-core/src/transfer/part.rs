@@ -109,7 +109,7 @@ pub fn parts_due<L: AsRef<[u32]>>(is_last: bool, state_items: &[L]) -> PartsDue 
     if !is_last {
         return PartsDue::default();
     }
-    let numbered = (0u8..).zip(state_items);
+    let numbered = (0..=u8::MAX).zip(state_items);
     let state = numbered.filter(|(_, items)| !items.as_ref().is_empty()).map(|(k, _)| k).collect();
     PartsDue { aux: true, state }
 }

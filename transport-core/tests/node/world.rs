@@ -85,7 +85,7 @@ impl Side {
         Self { node, client, completions, tables, address, done: vec![] }
     }
 
-    fn turn(&mut self, now: Instant) -> (bool, Instant) {
+    pub(crate) fn turn(&mut self, now: Instant) -> (bool, Instant) {
         let progress = self.node.progress(now);
         let before = self.done.len();
         self.done.extend(std::iter::from_fn(|| self.completions.pop()));
@@ -171,6 +171,16 @@ impl World {
         let mut endpoint = net.endpoint();
         let peer = endpoint.dial(prefill.address);
         Self { net, decode: Side::new(endpoint, decode), prefill, peer }
+    }
+
+    /// Both nodes, the prefill node about to dial: nobody has met, and `peer` is not known.
+    pub(crate) fn dialled_by_prefill(seed: u64) -> Self {
+        let net = SimNet::new(seed, SimConfig::checked());
+        let decode = Side::new(net.endpoint(), config(Role::Decode, 1));
+        let mut endpoint = net.endpoint();
+        endpoint.dial(decode.address);
+        let prefill = Side::new(endpoint, config(Role::Prefill, 2));
+        Self { net, decode, prefill, peer: PeerId(u32::MAX) }
     }
 
     /// Takes turns until `end`, letting time pass when nothing moves.

@@ -116,7 +116,7 @@ fn tables_and_lists_that_are_not_the_layouts_are_refused() {
     let route = topology.route(rank(0, 0), rank(0, 0)).unwrap();
     let segment = &route.segments[1];
     let stretch = route.stretch(2..4, 4);
-    let shapes = [BufferShape { offset: 0, stride: 32768, item_bytes: 32768 }; 16];
+    let shapes = [BufferShape::dense(0, 32768); 16];
     let good = Items { shapes: &shapes, items: &[1, 2, 3, 4] };
     let refusal = |source, target| segment.copies(&stretch, source, target).map(drop);
     assert_eq!(refusal(good, good), Ok(()));

@@ -183,7 +183,7 @@ fn p1_pages_of_16_go_into_quarters_of_pages_of_64() {
 }
 
 fn shapes(item_bytes: u64) -> Vec<BufferShape> {
-    vec![BufferShape { offset: 0, stride: item_bytes, item_bytes }; 16]
+    vec![BufferShape::dense(0, item_bytes); 16]
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn table<B: Clone>(
     let (mut shapes, mut memory) = (vec![], vec![]);
     for buffer in content {
         let item_bytes = buffer.item_bytes;
-        let shape = BufferShape { offset: 3, stride: item_bytes + request.gap, item_bytes };
+        let shape = BufferShape::new(3, item_bytes + request.gap, item_bytes);
         let end = 3 + shape.stride * (2 * items as u64 + 1);
         let mut bytes = vec![empty.clone(); end as usize];
         for (number, item) in numbers.iter().zip(&buffer.items) {

@@ -95,7 +95,7 @@ impl Model {
     /// The geometry of these tables: sizes are taken from what is there, not stated beside it.
     pub fn geometry(&self, tables: &CacheTables) -> Geometry {
         let sizes = |part| tables.table(part).map(|t| ItemSizes::of(t)).unwrap_or_default();
-        let numbered = (0u8..).zip(&self.state);
+        let numbered = (0..=u8::MAX).zip(&self.state);
         let state =
             numbered.map(|(k, kind)| StateGeometry { kind: *kind, sizes: sizes(Part::State(k)) });
         Geometry {

@@ -7,14 +7,14 @@ use alloc::vec::Vec;
 use super::config::{NodeConfig, NodeStats};
 use super::request::Request;
 use crate::Instant;
-use crate::disagg::RoomId;
 use crate::disagg::room::{Deadlines, Note};
+use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
-use crate::link::Endpoint;
+use crate::link::{Endpoint, MAX_MESSAGE};
 use crate::memory::{CacheTables, PagedTable};
 use crate::queue::Port;
-use crate::transfer::{Grant, GrantId, Part};
-use crate::wire::{self, AuxRecord, GrantOffer, Message, Stated};
+use crate::transfer::{Grant, GrantId, MAX_COMPONENTS, Part};
+use crate::wire::{self, AuxRecord, GrantOffer, Message, Stated, WireError};
 
 #[derive(Debug)]
 pub(super) struct Context<E> {
@@ -89,8 +89,17 @@ impl<E: Endpoint> Context<E> {
         self.send(peer, &message);
     }
 
-    pub(super) fn send_offer(&mut self, peer: PeerId, offer: GrantOffer) {
-        self.send(peer, &Message::Grant(offer));
+    /// Sends a grant. One that no message can carry would be repeated in vain: its room must fail.
+    pub(super) fn send_offer(&mut self, peer: PeerId, offer: GrantOffer) -> Result<(), Cause> {
+        let message = Message::Grant(offer);
+        self.bytes.clear();
+        match (wire::encode(&message, &mut self.bytes), message) {
+            (Err(error), Message::Grant(offer)) => Err(unsendable(&offer.grant, error)),
+            _ => {
+                let _ = self.endpoint.send(peer, &self.bytes);
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn take_aux_slot(&mut self) -> Option<u32> {
@@ -103,6 +112,11 @@ impl<E: Endpoint> Context<E> {
 
     pub(super) fn aux_slots(&self) -> u64 {
         self.tables.table(Part::Aux).map_or(0, |table| u64::from(table.items()))
+    }
+
+    /// Bytes of one item of a part, in all its buffers.
+    pub(super) fn item_bytes(&self, part: Part) -> u64 {
+        self.tables.table(part).map_or(0, |table| table.item_bytes())
     }
 
     /// Bytes of payload that fit an aux slot.
@@ -158,6 +172,20 @@ impl<E: Endpoint> Context<E> {
 /// The address of a room's messages, once its grant is known.
 pub(super) fn address(peer: PeerId, room: RoomId, grant: &Grant) -> Address {
     Address { peer, room, grant: grant.id }
+}
+
+/// What is wrong with a grant that breaks a limit of the protocol.
+fn unsendable(grant: &Grant, error: WireError) -> Cause {
+    match error {
+        WireError::RepeatedItem { item, .. } => {
+            let twice = |list: &[u32]| list.iter().filter(|other| **other == item).count() > 1;
+            let state = (0..MAX_COMPONENTS as u8).map(Part::State);
+            let part = state.into_iter().find(|part| twice(grant.items(*part)));
+            Cause::ItemOutOfRange { part: part.unwrap_or(Part::Kv).to_wire(), item }
+        }
+        WireError::OverLimit { limit, .. } => Cause::TooMany { limit },
+        _ => Cause::TooMany { limit: MAX_MESSAGE as u64 },
+    }
 }
 
 /// Which rooms want to be called when. A room has one entry, at its deadline or before it: a

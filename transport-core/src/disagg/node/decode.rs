@@ -82,10 +82,10 @@ impl DecodeSide {
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
     ) {
-        let key = match self.admit(ctx, &receive) {
-            Ok(()) => self.insert(ctx, receive, ticket, cell),
-            Err(cause) => return reject(ctx, receive, ticket, &cell, cause),
-        };
+        if let Err(cause) = self.admit(ctx, &receive) {
+            return reject(ctx, receive, ticket, &cell, cause);
+        }
+        let key = self.insert(ctx, receive, ticket, cell);
         let Some(slot) = self.rooms.get_mut(key) else { return };
         match peers.ready(slot.peer) {
             Some((rank, incarnation)) => self.ready(ctx, key, rank, incarnation),
@@ -93,25 +93,27 @@ impl DecodeSide {
         }
     }
 
-    fn admit<E: Endpoint>(&mut self, ctx: &Context<E>, receive: &Receive) -> Result<(), Cause> {
-        if self.cancelled.take(&receive.room).is_some() {
-            return Err(Cause::Cancelled);
-        }
+    fn admit<E: Endpoint>(&self, ctx: &Context<E>, receive: &Receive) -> Result<(), Cause> {
         if self.by_id.contains_key(&receive.room) {
             return Err(Cause::DuplicateRoom);
         }
         if self.rooms.len() >= ctx.config.max_rooms {
             return Err(Cause::TooMany { limit: ctx.config.max_rooms as u64 });
         }
-        let state = (0u8..).zip(&receive.state).map(|(k, lease)| (Part::State(k), lease));
-        let mut lists = [(Part::Kv, &receive.pages)].into_iter().chain(state);
-        let outsider = |(part, lease): (Part, &Lease)| {
-            ctx.tables.outsider(part, lease.items()).map(|item| (part, item))
-        };
-        match lists.find_map(outsider) {
-            Some((part, item)) => Err(Cause::ItemOutOfRange { part: part.to_wire(), item }),
-            None => Ok(()),
+        Ok(())
+    }
+
+    /// Why a room that can be held must fail at once.
+    fn unfit<E: Endpoint>(&mut self, ctx: &Context<E>, receive: &Receive) -> Option<Cause> {
+        if self.cancelled.take(&receive.room).is_some() {
+            return Some(Cause::Cancelled);
         }
+        let state = (0..=u8::MAX).zip(&receive.state).map(|(k, lease)| (Part::State(k), lease));
+        let mut lists = [(Part::Kv, &receive.pages)].into_iter().chain(state);
+        lists.find_map(|(part, lease)| {
+            let item = ctx.tables.outsider(part, lease.items())?;
+            Some(Cause::ItemOutOfRange { part: part.to_wire(), item })
+        })
     }
 
     fn insert<E: Endpoint>(
@@ -121,16 +123,19 @@ impl DecodeSide {
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
     ) -> GrantId {
+        let unfit = self.unfit(ctx, &receive);
         let Receive { room: id, peer, pages, state, prefix_pages } = receive;
         let aux_slot = ctx.take_aux_slot();
+        let full = Cause::TooMany { limit: ctx.aux_slots() };
+        let unfit = unfit.or(aux_slot.is_none().then_some(full));
         let grant_id = self.rooms.next_key();
         let lists: Box<[Arc<[u32]>]> = state.iter().map(|lease| lease.shared().clone()).collect();
         let tag = ctx.tag(grant_id, id);
         // Without an aux slot the room fails below, before the grant is shown to anybody.
         let aux = [aux_slot.unwrap_or(0)];
         let grant = Grant { id: grant_id, tag, kv: pages.shared().clone(), aux, state: lists };
-        let item_bytes = ctx.tables.table(Part::Kv).map_or(0, |table| table.item_bytes());
-        let granted = item_bytes * grant.kv.len() as u64;
+        let parts = ctx.tables.parts().filter(|part| *part != Part::Aux);
+        let granted = parts.map(|part| ctx.item_bytes(part) * grant.items(part).len() as u64).sum();
         let (deliveries, deadlines) = (ctx.config.deliveries, ctx.deadlines());
         let room = DecodeRoom::new(Arc::new(grant), granted, deliveries, deadlines, ctx.now);
         let open = Some(OpenRequest { ticket, pages, state, aux_slot });
@@ -138,8 +143,8 @@ impl DecodeSide {
         let slot = Slot { id, peer, incarnation, room, open, aux, prefix_pages, cell, armed };
         let key = self.rooms.insert(slot);
         self.by_id.insert(id, key);
-        if aux_slot.is_none() {
-            let cause = Cause::TooMany { limit: ctx.aux_slots() };
+        // It ends as a room, not as a rejected request, so that the other side is told (R7).
+        if let Some(cause) = unfit {
             self.with(ctx, key, |room, now, out| room.handle_failure(now, cause, out));
         }
         key
@@ -200,7 +205,7 @@ impl DecodeSide {
         cause: Cause,
     ) {
         for key in self.rooms.keys(|slot| slot.peer == peer) {
-            self.with(ctx, key, |room, now, out| room.handle_failure(now, cause, out));
+            self.with(ctx, key, |room, now, out| room.handle_peer_refused(now, cause, out));
         }
     }
 
@@ -342,7 +347,7 @@ impl DecodeSide {
                 }
             }
             Action::CheckAux => slot.check_aux(ctx, out),
-            Action::Send(Note::Grant { deadline_ms }) => slot.offer(ctx, deadline_ms),
+            Action::Send(Note::Grant { deadline_ms }) => slot.offer(ctx, deadline_ms, out),
             Action::Send(note) => ctx.send_note(slot.address(), note),
             Action::TearDown => ctx.endpoint.disconnect(slot.peer),
             Action::End(result) => {
@@ -377,12 +382,19 @@ impl Slot {
         }
     }
 
-    fn offer<E: Endpoint>(&self, ctx: &mut Context<E>, deadline_ms: u32) {
+    fn offer<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        deadline_ms: u32,
+        out: &mut Vec<Action>,
+    ) {
         let grant = Grant::clone(self.room.grant());
         let (room, prefix_pages) = (self.id, self.prefix_pages);
         let deliveries = self.room.deliveries();
         let offer = GrantOffer { room, grant, prefix_pages, deliveries, deadline_ms };
-        ctx.send_offer(self.peer, offer);
+        if let Err(cause) = ctx.send_offer(self.peer, offer) {
+            self.room.handle_failure(ctx.now, cause, out);
+        }
     }
 
     fn check_aux<E: Endpoint>(&mut self, ctx: &mut Context<E>, out: &mut Vec<Action>) {

@@ -11,7 +11,7 @@ use super::context::Context;
 use super::request::{Chunk, Completion, Last, Lease, Readiness, Request};
 use crate::disagg::room::ChunkShape;
 use crate::disagg::{Cause, Failure, RoomId};
-use crate::fabric::{PathError, PeerId, PostError, Refusal, Write, WriteError, WriteId};
+use crate::fabric::{PeerId, PostError, Refusal, Write, WriteError, WriteId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
 use crate::transfer::{Grant, GrantId, Part};
@@ -73,12 +73,16 @@ impl Outgoing {
             Readiness::Ready => {}
         }
         check_items(ctx, &next.chunk)?;
+        if self.aux_slot.is_some() {
+            // The last chunk is under way, and reads the slot: another must not write there.
+            return Err(Cause::AfterLast);
+        }
         self.state.clear();
         if let (Some(last), Some(grant)) = (&next.chunk.last, grant) {
             self.state.extend(last.state.iter().map(|lease| lease.shared().clone()));
             let incarnation = ctx.config.incarnation;
             let record = AuxRecord { room, grant, incarnation };
-            self.aux_slot = Some(write_aux(ctx, self.aux_slot, &record, &last.aux)?);
+            self.aux_slot = Some(write_aux(ctx, &record, &last.aux)?);
         }
         self.started += 1;
         let pages = next.chunk.pages.items().len() as u32;
@@ -129,12 +133,11 @@ impl Outgoing {
             let bytes = write.bytes();
             match ctx.endpoint.post(write) {
                 Ok(()) => ctx.count_write(bytes),
-                Err(PostError::Busy(write)) => {
+                // The grant may come before our end of the path is up. If the path is down instead,
+                // the news of that are on their way and fail the room.
+                Err(PostError::Busy(write) | PostError::NoPath(write)) => {
                     self.unposted.push_front(write);
                     break;
-                }
-                Err(PostError::NoPath(write)) => {
-                    refused.push((write.id, WriteError::Path(PathError::ClosedByPeer)));
                 }
                 Err(PostError::Misfit(write)) => {
                     refused.push((write.id, WriteError::Refused(Refusal::OutOfGrant)));
@@ -244,10 +247,9 @@ fn write_id(slot: u32, number: u32, part: Part) -> WriteId {
     WriteId(high << 32 | u64::from(slot))
 }
 
-/// Puts the record into the room's aux slot, taking one if it has none.
+/// Puts the record into an aux slot, which it takes.
 fn write_aux<E: Endpoint>(
     ctx: &mut Context<E>,
-    slot: Option<u32>,
     record: &AuxRecord,
     payload: &[u8],
 ) -> Result<u32, Cause> {
@@ -256,14 +258,14 @@ fn write_aux<E: Endpoint>(
         return Err(Cause::AuxTooLong { bytes, room });
     }
     let full = Cause::TooMany { limit: ctx.aux_slots() };
-    let slot = slot.or_else(|| ctx.take_aux_slot()).ok_or(full)?;
+    let slot = ctx.take_aux_slot().ok_or(full)?;
     ctx.write_aux(slot, record, payload);
     Ok(slot)
 }
 
 /// All items must be in the node's tables.
 fn check_items<E: Endpoint>(ctx: &Context<E>, chunk: &Chunk) -> Result<(), Cause> {
-    let state = chunk.last.iter().flat_map(|last: &Last| (0u8..).zip(&last.state));
+    let state = chunk.last.iter().flat_map(|last: &Last| (0..=u8::MAX).zip(&last.state));
     let state = state.map(|(k, lease)| (Part::State(k), lease));
     let mut lists = [(Part::Kv, &chunk.pages)].into_iter().chain(state);
     let outsider = |(part, lease): (Part, &Lease)| {

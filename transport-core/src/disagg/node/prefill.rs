@@ -33,8 +33,12 @@ pub(super) struct PrefillSide {
     ended: Remembered<(PeerId, GrantId), Option<Cause>>,
     /// Why rooms that are not open yet must fail when they are.
     doomed: Remembered<RoomId, Cause>,
+    /// Why rooms that ended before they had a grant must refuse the one that comes.
+    unmet: Remembered<RoomId, Cause>,
     /// Rooms that have something to post, or wait for a fence.
     waiting: Vec<GrantId>,
+    /// Reused for every turn's look at `waiting`.
+    looked_at: Vec<GrantId>,
     /// Reused for every event.
     actions: Vec<Action>,
 }
@@ -71,7 +75,9 @@ impl PrefillSide {
             early: HashMap::new(),
             ended: Remembered::new(tombstones, keep),
             doomed: Remembered::new(tombstones, keep),
+            unmet: Remembered::new(tombstones, keep),
             waiting: Vec::new(),
+            looked_at: Vec::new(),
             actions: Vec::new(),
         }
     }
@@ -94,6 +100,8 @@ impl PrefillSide {
             let result = Err(Failure { room: id, peer: None, cause });
             return ctx.port.complete(ticket, Completion::Closed { room: id, result });
         }
+        // A new attempt has nothing to do with how an earlier one ended.
+        self.unmet.take(&id);
         let room = PrefillRoom::new(ctx.deadlines(), ctx.now);
         let (peer, prefix_pages, armed) = (None, 0, Instant::FAR);
         let (ticket, outgoing) = (Some(ticket), Outgoing::default());
@@ -103,11 +111,12 @@ impl PrefillSide {
         self.by_id.insert(id, key);
         match self.early.remove(&id) {
             Some(early) => self.adopt(ctx, key, early.peer, early.offer),
-            None => self.act(ctx, key, Vec::new()),
+            // Nothing happened yet, but its deadline is to be armed.
+            None => self.with(ctx, key, |_, _, _| {}),
         }
     }
 
-    fn admit<E: Endpoint>(&mut self, ctx: &Context<E>, id: RoomId) -> Result<(), Cause> {
+    fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId) -> Result<(), Cause> {
         if self.by_id.contains_key(&id) {
             return Err(Cause::DuplicateRoom);
         }
@@ -116,9 +125,19 @@ impl PrefillSide {
         }
         let limit = ctx.config.max_rooms;
         if self.rooms.len() >= limit {
-            return Err(Cause::TooMany { limit: limit as u64 });
+            let cause = Cause::TooMany { limit: limit as u64 };
+            self.refuse_unmet(ctx, id, cause);
+            return Err(cause);
         }
         Ok(())
+    }
+
+    /// A room ends, or never begins, without a grant: refuses it, now or when it comes (R7).
+    fn refuse_unmet<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId, cause: Cause) {
+        match self.early.remove(&id) {
+            Some(early) => self.refuse(ctx, early.address(), cause),
+            None => self.unmet.insert(ctx.now, id, cause),
+        }
     }
 
     /// A scheduler hands in a chunk.
@@ -148,9 +167,7 @@ impl PrefillSide {
             self.with(ctx, key, |room, now, out| room.handle_cancel(now, out));
             return true;
         }
-        if let Some(early) = self.early.remove(&id) {
-            self.refuse(ctx, early.address(), Cause::Cancelled);
-        }
+        self.refuse_unmet(ctx, id, Cause::Cancelled);
         self.doomed.insert(ctx.now, id, Cause::Cancelled);
         false
     }
@@ -185,8 +202,7 @@ impl PrefillSide {
     /// Keeps a grant until the room is opened here.
     fn keep<E: Endpoint>(&mut self, ctx: &mut Context<E>, peer: PeerId, offer: GrantOffer) {
         let from = Address { peer, room: offer.room, grant: offer.grant.id };
-        if let Some(cause) = self.doomed.take(&offer.room) {
-            self.doomed.insert(ctx.now, offer.room, cause);
+        if let Some(cause) = self.unmet.take(&offer.room) {
             return self.refuse(ctx, from, cause);
         }
         let limit = ctx.config.max_rooms;
@@ -199,6 +215,8 @@ impl PrefillSide {
             return self.refuse(ctx, from, Cause::TooMany { limit: limit as u64 });
         }
         let wait = core::time::Duration::from_millis(offer.deadline_ms.into());
+        // What an earlier grant came to is no concern of this one.
+        self.doomed.take(&offer.room);
         // Sooner than the decode side gives up, so that it hears the reason and need not guess.
         let (came, expires) = (ctx.now, ctx.now + wait.min(ctx.deadlines().bootstrap) * 9 / 10);
         self.early.insert(offer.room, Early { peer, offer, came, expires });
@@ -246,11 +264,17 @@ impl PrefillSide {
         if early {
             self.early.remove(&from.room);
         }
-        let live = self.by_id.contains_key(&from.room);
         let stale = self.ended.find(&(from.peer, from.grant)).is_some();
-        // The abort overtook our scheduler's open: remember it for that (R7).
-        if early || !(live || stale) {
-            self.doomed.insert(ctx.now, from.room, cause);
+        match self.by_id.get(&from.room).copied() {
+            // It overtook its grant, or there is none: the room here need not wait for it.
+            Some(key) if !stale && self.is_waiting(key) => {
+                self.with(ctx, key, |room, now, out| room.handle_failure(now, cause, out));
+                // The decode side knows: a grant that comes now is a new attempt's.
+                self.unmet.take(&from.room);
+            }
+            // It overtook our scheduler's open: remember it for that.
+            None if early || !stale => self.doomed.insert(ctx.now, from.room, cause),
+            _ => {}
         }
         self.ended.insert(ctx.now, (from.peer, from.grant), Some(cause));
         ctx.send_note(from, Note::Drained);
@@ -275,10 +299,14 @@ impl PrefillSide {
         peer: PeerId,
         reason: PathError,
     ) {
-        self.early.retain(|_, early| early.peer != peer);
+        for (room, _) in self.early.extract_if(|_, early| early.peer == peer) {
+            self.doomed.insert(ctx.now, room, Cause::PeerDown(reason));
+        }
         for key in self.rooms.keys(|slot| slot.peer == Some(peer)) {
             self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
         }
+        // A peer that we dial keeps its number when it restarts, and numbers its grants anew (R6).
+        self.ended.retain(|(of, _)| *of != peer);
     }
 
     /// A write is over.
@@ -304,10 +332,13 @@ impl PrefillSide {
     /// Posts what waits, as far as fences and the fabric allow. True if something was posted.
     pub(super) fn pump_all<E: Endpoint>(&mut self, ctx: &mut Context<E>) -> bool {
         let before = ctx.stats.writes;
-        for key in core::mem::take(&mut self.waiting) {
+        let spare = core::mem::take(&mut self.looked_at);
+        let mut keys = core::mem::replace(&mut self.waiting, spare);
+        for key in keys.drain(..) {
             self.rooms.get_mut(key).into_iter().for_each(|slot| slot.queued = false);
             self.pump(ctx, key);
         }
+        self.looked_at = keys;
         ctx.stats.writes != before
     }
 
@@ -365,11 +396,14 @@ impl PrefillSide {
     pub(super) fn tick<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
         self.ended.expire(ctx.now);
         self.doomed.expire(ctx.now);
+        self.unmet.expire(ctx.now);
         let now = ctx.now;
         let late = self.early.extract_if(|_, early| early.expires <= now);
         for (_, early) in late.collect::<Vec<_>>() {
             let waited_ms = (now - early.came).as_millis() as u64;
-            self.refuse(ctx, early.address(), Cause::NeverOpened { waited_ms });
+            let cause = Cause::NeverOpened { waited_ms };
+            self.doomed.insert(now, early.offer.room, cause);
+            self.refuse(ctx, early.address(), cause);
         }
     }
 
@@ -432,6 +466,9 @@ impl PrefillSide {
             Action::End(result) => {
                 self.by_id.remove(&slot.id);
                 slot.end(ctx, result);
+                if let (Err(cause), None) = (result, slot.path()) {
+                    self.unmet.insert(ctx.now, slot.id, cause);
+                }
             }
             Action::Retire => self.retire(ctx, key),
             Action::Arm | Action::Revoke | Action::CheckAux => {}

@@ -26,6 +26,9 @@ impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
 
     /// Remembers `value`; the oldest keys make room for it.
     pub(super) fn insert(&mut self, now: Instant, key: K, value: V) {
+        if self.limit == 0 {
+            return;
+        }
         while self.order.len() >= self.limit {
             self.forget_oldest();
         }
@@ -40,6 +43,12 @@ impl<K: Copy + Eq + Hash, V> Remembered<K, V> {
 
     pub(super) fn take(&mut self, key: &K) -> Option<V> {
         self.values.remove(key).map(|(value, _)| value)
+    }
+
+    /// Forgets all keys but those that `wanted` holds for. Looks at all of them.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&K) -> bool) {
+        self.values.retain(|key, _| wanted(key));
+        self.order.retain(|(_, key)| wanted(key));
     }
 
     /// Forgets what has expired.
@@ -82,5 +91,8 @@ mod tests {
         assert_eq!((remembered.find(&6), remembered.find(&7)), (None, Some(&7)));
         assert!(remembered.values.len() <= 3 && remembered.order.len() <= 3);
         assert_eq!((remembered.take(&7), remembered.take(&7)), (Some(7), None));
+        let mut nothing = Remembered::new(0, SECOND);
+        nothing.insert(Instant::ZERO, 1, 1);
+        assert_eq!(nothing.find(&1), None);
     }
 }

@@ -18,13 +18,15 @@ use crate::transfer::{
 pub struct DecodeRoom {
     grant: Arc<Grant>,
     due: PartsDue,
-    /// Bytes of the granted KV pages.
+    /// Bytes of the granted KV pages and state items.
     granted: u64,
-    /// Bytes of KV that have landed.
+    /// Bytes of KV and state that have landed.
     landed: u64,
     deliveries: u32,
     deadlines: Deadlines,
     gate: Option<(u32, ArrivalGate)>,
+    /// Whether the writer has said what it will have sent.
+    stated: bool,
     phase: Phase,
     /// When the phase began, or in Transferring when something last arrived.
     since: Instant,
@@ -51,8 +53,8 @@ enum Phase {
 }
 
 impl DecodeRoom {
-    /// A room for `grant`, whose KV pages are `granted` bytes, in at most `deliveries` KV
-    /// deliveries.
+    /// A room for `grant`, whose KV pages and state items are `granted` bytes, in at most
+    /// `deliveries` KV deliveries.
     pub fn new(
         grant: Arc<Grant>,
         granted: u64,
@@ -61,9 +63,21 @@ impl DecodeRoom {
         now: Instant,
     ) -> Self {
         let due = parts_due(true, &grant.state);
-        let (phase, gate) = (Phase::Bootstrapping, None);
+        let (phase, gate, stated) = (Phase::Bootstrapping, None, false);
         let (landed, since, told) = (0, now, now);
-        Self { grant, due, granted, landed, deliveries, deadlines, gate, phase, since, told }
+        Self {
+            grant,
+            due,
+            granted,
+            landed,
+            deliveries,
+            deadlines,
+            gate,
+            stated,
+            phase,
+            since,
+            told,
+        }
     }
 
     /// What the scheduler sees.
@@ -111,11 +125,14 @@ impl DecodeRoom {
         }
     }
 
-    /// How long the present phase may last.
+    /// How long the present phase may last. Until the manifest is there the writer may still be
+    /// computing its next chunk; that it lives is the heartbeat's to know, and it ends the room
+    /// itself when its writes stall.
     fn allowed(&self) -> core::time::Duration {
         match self.phase {
             Phase::Bootstrapping => self.deadlines.bootstrap,
             Phase::Waiting { .. } => self.deadlines.waiting,
+            Phase::Transferring if !self.stated => self.deadlines.waiting,
             Phase::Transferring | Phase::Checking => self.deadlines.stall,
             Phase::Draining { .. } | Phase::Telling { .. } | Phase::Over { .. } => {
                 self.deadlines.drain
@@ -152,7 +169,8 @@ impl DecodeRoom {
     ) {
         let Some((writer, gate)) = self.open_gate() else { return };
         let report = gate.arrived(writer, part, sequence);
-        if part == Part::Kv && matches!(report, Report::Counted | Report::Completed) {
+        // The aux record states its own length.
+        if part != Part::Aux && matches!(report, Report::Counted | Report::Completed) {
             self.landed = self.landed.saturating_add(bytes);
         }
         self.take_report(now, report, out);
@@ -167,12 +185,15 @@ impl DecodeRoom {
         out: &mut Vec<Action>,
     ) {
         let due = self.due;
-        let Some((_, gate)) = self.open_gate() else { return };
+        let Some((_, gate)) = self.open_gate().filter(|(named, _)| *named == writer) else {
+            return;
+        };
         if (manifest.aux, manifest.state) != (due.aux, due.state) {
             gate.poison();
             return self.fail(now, Cause::Contradiction, out);
         }
         let report = gate.manifest(writer, manifest);
+        self.stated |= matches!(report, Report::Counted | Report::Completed);
         self.take_report(now, report, out);
     }
 
@@ -219,16 +240,27 @@ impl DecodeRoom {
         self.fail(now, Cause::Cancelled, out);
     }
 
-    /// The node found a reason why the room cannot go on: the peer refused the handshake, or the
-    /// fabric the grant.
+    /// The node found a reason why the room cannot go on, such as a fabric that refuses the grant.
     pub fn handle_failure(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
         self.fail(now, cause, out);
+    }
+
+    /// The peer refused the handshake: a room that waits for it has nobody to tell.
+    pub fn handle_peer_refused(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Bootstrapping => self.over(cause, out),
+            _ => self.fail(now, cause, out),
+        }
     }
 
     /// Fails the room, if it is not decided.
     fn fail(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Bootstrapping => self.over(cause, out),
+            Phase::Bootstrapping => {
+                self.enter(Phase::Telling { cause }, now);
+                self.abort(now, cause, out);
+                out.push(Action::End(Err(cause)));
+            }
             Phase::Waiting { .. } | Phase::Transferring | Phase::Checking => {
                 self.drain(now, cause);
                 self.abort(now, cause, out);

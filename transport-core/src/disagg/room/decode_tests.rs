@@ -102,6 +102,20 @@ fn everything_stated_but_not_everything_granted_is_a_failure() {
 }
 
 #[test]
+fn a_state_component_that_landed_in_part_is_a_failure() {
+    let (item, kv) = (20, PAGES * PAGE_BYTES);
+    for (landed, succeeds) in [(2 * item, true), (item, false)] {
+        let mut bench = Bench::granted(&[&[7, 8]]);
+        bench.room.granted = kv + 2 * item;
+        bench.manifest(Manifest { state: StateMask::from_bits(1), ..DRY });
+        bench.arrive(Part::Aux, 0, 64);
+        bench.arrive(Part::State(0), 0, landed);
+        bench.arrive(Part::Kv, 0, kv);
+        assert_eq!(bench.out.contains(&Action::CheckAux), succeeds);
+    }
+}
+
+#[test]
 fn g6_a_foreign_aux_record_fails_the_room() {
     let mut bench = Bench::granted(&[]);
     bench.manifest(DRY);
@@ -127,6 +141,13 @@ fn m2_pages_come_back_after_the_fence_and_not_before() {
 }
 
 #[test]
+fn g5_a_manifest_of_another_rank_changes_nothing() {
+    let mut bench = Bench::granted(&[&[7]]);
+    bench.room.handle_manifest(at(1), WRITER + 1, DRY, &mut bench.out);
+    assert_eq!((bench.taken(), bench.room.state()), (vec![], RoomState::WaitingForInput));
+}
+
+#[test]
 fn m2_a_silent_writers_path_is_torn_down_before_pages_come_back() {
     let mut bench = Bench::granted(&[]);
     bench.room.handle_cancel(at(0), &mut bench.out);
@@ -149,22 +170,36 @@ fn r1_each_state_has_a_deadline_and_a_reason_of_its_own() {
     unopened.room.handle_fenced(at(300_000), &mut unopened.out);
     assert_eq!(unopened.ends(), [Err(Cause::NeverOpened { waited_ms: 300_000 })]);
 
-    let mut stalled = Bench::granted(&[&[9]]);
-    stalled.arrive(Part::Kv, 0, 10);
-    stalled.room.handle_timeout(at(30_001), &mut stalled.out);
-    stalled.room.handle_fenced(at(30_001), &mut stalled.out);
-    let [Err(Cause::Incomplete(missing))] = stalled.ends()[..] else { panic!("incomplete") };
+    let mut computing = Bench::granted(&[&[9]]);
+    computing.arrive(Part::Kv, 0, 10);
+    computing.room.handle_timeout(at(300_000), &mut computing.out);
+    assert_eq!(computing.taken(), []);
+    computing.room.handle_timeout(at(300_001), &mut computing.out);
+    computing.room.handle_fenced(at(300_001), &mut computing.out);
+    let [Err(Cause::Incomplete(missing))] = computing.ends()[..] else { panic!("incomplete") };
     let words = alloc::string::ToString::to_string(&missing);
     assert_eq!(
         words,
         "1 chunks came, but no manifest, aux never came, state component 0 never came; \
-         silent for 30000 ms"
+         silent for 300000 ms"
     );
+}
+
+#[test]
+fn r1_once_everything_was_sent_its_arrival_may_not_stall() {
+    let mut bench = Bench::granted(&[]);
+    bench.manifest(DRY);
+    bench.room.handle_timeout(at(30_000), &mut bench.out);
+    assert!(bench.taken().iter().all(|action| matches!(action, Action::Send(Note::Grant { .. }))));
+    bench.room.handle_timeout(at(30_001), &mut bench.out);
+    bench.room.handle_fenced(at(30_001), &mut bench.out);
+    assert!(matches!(bench.ends()[..], [Err(Cause::Incomplete(_))]));
 }
 
 #[test]
 fn progress_moves_the_stall_deadline() {
     let mut bench = Bench::granted(&[]);
+    bench.manifest(Manifest { kv: 3, ..DRY });
     bench.arrive(Part::Kv, 0, 10);
     let first = bench.room.deadline();
     bench.room.handle_arrival(at(20_000), Part::Kv, 1, 10, &mut bench.out);

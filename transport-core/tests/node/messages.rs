@@ -1,0 +1,318 @@
+//! A node and peers that the test plays by hand, message by message: what is answered, what is
+//! repeated, and what is nobody's business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use transport_core::disagg::node::{Completion, NodeConfig, NodeEvent};
+use transport_core::disagg::{Cause, RoomId};
+use transport_core::fabric::{Fabric, FabricEvent, PeerId, Write, WriteId};
+use transport_core::link::{Endpoint, Link, LinkEvent};
+use transport_core::memory::CacheTables;
+use transport_core::sim::{SimConfig, SimEndpoint, SimNet};
+use transport_core::transfer::{Grant, GrantId, Manifest, Part, StateMask};
+use transport_core::wire::{AuxRecord, GrantOffer, Hello, Message, Role, Stated, decode, encode};
+
+use super::world::{Side, config, tables};
+
+const ROOM: RoomId = RoomId(1);
+const INCARNATION: u64 = 9;
+const RANK: u32 = 0;
+
+/// A peer that does nothing by itself but shake hands.
+struct Peer {
+    endpoint: SimEndpoint,
+    tables: CacheTables,
+    role: Role,
+    /// The node, as this peer knows it, and this peer, as the node does.
+    node: PeerId,
+    name: PeerId,
+    heard: Vec<Message>,
+}
+
+struct Stage {
+    net: SimNet,
+    side: Side,
+    peers: Vec<Peer>,
+}
+
+impl Stage {
+    /// A node of that role, and as many peers of the other.
+    fn new(role: Role, peers: usize) -> Self {
+        Self::with(config(role, 1), peers)
+    }
+
+    fn with(config: NodeConfig, peers: usize) -> Self {
+        let role = config.role;
+        let net = SimNet::new(7, SimConfig::checked());
+        let side = Side::new(net.endpoint(), config);
+        let mut stage = Self { net, side, peers: vec![] };
+        let other = if role == Role::Decode { Role::Prefill } else { Role::Decode };
+        (0..peers).for_each(|_| stage.join(other));
+        stage
+    }
+
+    fn join(&mut self, role: Role) {
+        let mut endpoint = self.net.endpoint();
+        let tables = tables();
+        endpoint.bind(tables.clone()).unwrap();
+        let node = endpoint.dial(self.side.address);
+        let name = PeerId(u32::MAX);
+        self.peers.push(Peer { endpoint, tables, role, node, name, heard: vec![] });
+        self.run_for(Duration::from_millis(500));
+        let ready = std::iter::from_fn(|| self.side.client.poll_event()).find_map(|event| {
+            let NodeEvent::PeerReady { peer, .. } = event else { return None };
+            Some(peer)
+        });
+        self.peers.last_mut().unwrap().name = ready.expect("a peer");
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let end = self.net.now() + time;
+        loop {
+            let now = self.net.now();
+            let (mut moved, wake) = self.side.turn(now);
+            let geometry = self.side.node.geometry().clone();
+            for peer in &mut self.peers {
+                let (role, rank, incarnation) = (peer.role, RANK, INCARNATION);
+                let address = peer.endpoint.address();
+                let geometry = geometry.clone();
+                moved |= peer.turn(now, Hello { incarnation, role, rank, geometry, address });
+            }
+            if moved {
+                continue;
+            }
+            if now >= end {
+                return;
+            }
+            let next = self.net.next_at().map_or(end, |next| next.min(end)).min(wake);
+            self.net.advance_to(next.max(now));
+            if next <= now && !self.net.step() {
+                self.net.advance_to(now + Duration::from_micros(1));
+            }
+        }
+    }
+
+    /// What peer `index` hears in answer to this message.
+    fn say(&mut self, index: usize, message: Message) -> Vec<Message> {
+        self.peers[index].send(&message);
+        self.hear(index, Duration::from_millis(50))
+    }
+
+    fn hear(&mut self, index: usize, time: Duration) -> Vec<Message> {
+        self.peers[index].heard.clear();
+        self.run_for(time);
+        let heard = self.peers[index].heard.iter();
+        heard.filter(|m| !matches!(m, Message::Ping(_) | Message::Pong(_))).cloned().collect()
+    }
+
+    /// Decode: a receive of no pages from the first peer, and its grant.
+    fn receive(&mut self) -> Arc<Grant> {
+        self.side.receive(self.peers[0].name, ROOM.0, &[], &[]);
+        let heard = self.hear(0, Duration::from_millis(50));
+        let [Message::Grant(offer)] = &heard[..] else { panic!("{heard:?}") };
+        let (room, grant) = (ROOM, offer.grant.id);
+        self.say(0, Message::Accept { room, grant });
+        Arc::new(offer.grant.clone())
+    }
+
+    /// Prefill: an open room with a grant of the first peer.
+    fn open(&mut self) -> Message {
+        self.side.open(ROOM.0);
+        let offer = Message::Grant(offer());
+        let grant = offer_id();
+        let accept = Message::Accept { room: ROOM, grant };
+        assert_eq!(self.say(0, offer.clone()), [accept]);
+        offer
+    }
+}
+
+impl Peer {
+    fn turn(&mut self, now: transport_core::Instant, hello: Hello) -> bool {
+        let mut moved = self.endpoint.progress(now);
+        let mut bytes = vec![];
+        while let Some(event) = self.endpoint.receive(&mut bytes) {
+            moved = true;
+            match event {
+                LinkEvent::Up { .. } => self.send(&Message::Hello(hello.clone())),
+                LinkEvent::Message { .. } => self.hear(decode(&bytes).unwrap()),
+                LinkEvent::Down { reason, .. } => panic!("{reason}"),
+            }
+        }
+        while let Some(event) = self.endpoint.poll(now) {
+            moved = true;
+            assert!(!matches!(event, FabricEvent::PathDown { .. }));
+        }
+        moved
+    }
+
+    fn hear(&mut self, message: Message) {
+        match &message {
+            Message::Hello(hello) => {
+                self.endpoint.connect(self.node, &hello.address, true).unwrap();
+            }
+            Message::Ping(number) => self.send(&Message::Pong(*number)),
+            _ => {}
+        }
+        self.heard.push(message);
+    }
+
+    fn send(&mut self, message: &Message) {
+        let mut bytes = vec![];
+        encode(message, &mut bytes).unwrap();
+        self.endpoint.send(self.node, &bytes).unwrap();
+    }
+
+    /// Writes an aux record under a grant.
+    fn write_aux(&mut self, grant: &Arc<Grant>, record: AuxRecord, payload: &[u8]) {
+        let table = self.tables.table(Part::Aux).unwrap().clone();
+        let mut bytes = vec![];
+        record.encode(payload, &mut bytes).unwrap();
+        table.region(0).write(0, &bytes).unwrap();
+        let write = Write {
+            id: WriteId(0),
+            peer: self.node,
+            grant: grant.clone(),
+            part: Part::Aux,
+            sequence: 0,
+            first: 0,
+            buffers: 0..1,
+            table,
+            items: Arc::from([0]),
+        };
+        self.endpoint.post(write).unwrap();
+    }
+}
+
+fn offer_id() -> GrantId {
+    GrantId { slot: 5, generation: 2 }
+}
+
+fn offer() -> GrantOffer {
+    let state = [Arc::from([])].into();
+    let grant = Grant { id: offer_id(), tag: 3, kv: Arc::from([1, 2]), aux: [0], state };
+    GrantOffer { room: ROOM, grant, prefix_pages: 0, deliveries: 4, deadline_ms: 20_000 }
+}
+
+fn dry(grant: GrantId) -> Message {
+    let manifest = Manifest { kv: 0, aux: true, state: StateMask::EMPTY };
+    Message::Manifest(Stated { room: ROOM, grant, rank: RANK, manifest })
+}
+
+fn abort(room: RoomId, grant: GrantId, cause: Cause) -> Message {
+    Message::Abort { room, grant, cause, drained: true }
+}
+
+#[test]
+fn r7_a_message_about_an_ended_decode_room_is_answered_with_its_end() {
+    let mut stage = Stage::new(Role::Decode, 1);
+    let grant = stage.receive();
+    let record = AuxRecord { room: ROOM, grant: grant.id, incarnation: INCARNATION };
+    stage.peers[0].write_aux(&grant, record, b"token");
+    let complete = Message::Complete { room: ROOM, grant: grant.id };
+    assert_eq!(stage.say(0, dry(grant.id)), std::slice::from_ref(&complete));
+    assert_eq!(stage.say(0, dry(grant.id)), [complete]);
+
+    let grant = stage.receive();
+    stage.side.client.cancel(ROOM).unwrap();
+    stage.run_for(Duration::from_millis(50));
+    stage.say(0, Message::Drained { room: ROOM, grant: grant.id });
+    let cancelled = abort(ROOM, grant.id, Cause::Cancelled);
+    assert_eq!(stage.say(0, dry(grant.id)), [cancelled]);
+    let drained = Message::Drained { room: ROOM, grant: grant.id };
+    assert_eq!(stage.say(0, abort(ROOM, grant.id, Cause::AfterLast)), [drained]);
+}
+
+#[test]
+fn r7_a_late_grant_of_an_ended_prefill_room_is_answered_with_its_end() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    let offer = stage.open();
+    stage.side.client.cancel(ROOM).unwrap();
+    stage.run_for(Duration::from_millis(50));
+    stage.say(0, Message::Drained { room: ROOM, grant: offer_id() });
+    let cancelled = abort(ROOM, offer_id(), Cause::Cancelled);
+    assert_eq!(stage.say(0, offer), [cancelled]);
+}
+
+#[test]
+fn r7_a_prefill_room_repeats_its_abort_until_it_is_answered() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    stage.open();
+    stage.side.client.cancel(ROOM).unwrap();
+    let cancelled = abort(ROOM, offer_id(), Cause::Cancelled);
+    let heard = stage.hear(0, Duration::from_millis(350));
+    assert_eq!(heard, [(); 4].map(|()| cancelled.clone()), "at once, and every 100 ms");
+    stage.say(0, Message::Drained { room: ROOM, grant: offer_id() });
+    assert_eq!(stage.hear(0, Duration::from_millis(350)), []);
+}
+
+#[test]
+fn g6_an_aux_record_that_is_not_the_rooms_fails_it() {
+    for (room, incarnation) in [(RoomId(2), INCARNATION), (ROOM, INCARNATION - 1)] {
+        let mut stage = Stage::new(Role::Decode, 1);
+        let grant = stage.receive();
+        let record = AuxRecord { room, grant: grant.id, incarnation };
+        stage.peers[0].write_aux(&grant, record, b"token");
+        stage.say(0, dry(grant.id));
+        let [Completion::Received { result, .. }] = &stage.side.done[..] else {
+            panic!("received")
+        };
+        assert_eq!(result.as_ref().map_err(|failure| failure.cause), Err(Cause::AuxCorrupt));
+    }
+}
+
+#[test]
+fn g5_only_a_rooms_own_peer_naming_the_room_can_end_it() {
+    let mut stage = Stage::new(Role::Decode, 2);
+    let grant = stage.receive().id;
+    stage.say(1, abort(ROOM, grant, Cause::Cancelled));
+    stage.say(1, dry(grant));
+    stage.say(0, abort(RoomId(2), grant, Cause::Cancelled));
+    assert!(stage.side.done.is_empty(), "{:?}", stage.side.done);
+
+    let mut stage = Stage::new(Role::Prefill, 2);
+    stage.open();
+    stage.say(1, abort(ROOM, offer_id(), Cause::Cancelled));
+    stage.say(0, abort(RoomId(2), offer_id(), Cause::Cancelled));
+    assert!(stage.side.done.is_empty(), "{:?}", stage.side.done);
+}
+
+#[test]
+fn r7_an_abort_that_overtakes_its_grant_is_answered_and_refuses_the_grant() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    let drained = Message::Drained { room: ROOM, grant: offer_id() };
+    let stalled = abort(ROOM, offer_id(), Cause::Stalled { silent_ms: 1 });
+    assert_eq!(stage.say(0, stalled.clone()), [drained]);
+    assert_eq!(stage.say(0, Message::Grant(offer())), [stalled]);
+}
+
+#[test]
+fn r7_a_refused_grant_stays_refused() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    stage.side.client.cancel(ROOM).unwrap();
+    for _ in 0..2 {
+        let cancelled = abort(ROOM, offer_id(), Cause::Cancelled);
+        assert_eq!(stage.say(0, Message::Grant(offer())), [cancelled]);
+    }
+}
+
+#[test]
+fn rooms_and_early_grants_are_bounded() {
+    let small = |role| NodeConfig { max_rooms: 1, ..config(role, 1) };
+    let mut stage = Stage::with(small(Role::Prefill), 1);
+    let full = Cause::TooMany { limit: 1 };
+    stage.say(0, Message::Grant(offer()));
+    let mut second = offer();
+    (second.room, second.grant.id.slot) = (RoomId(2), 6);
+    let refused = abort(second.room, second.grant.id, full);
+    assert_eq!(stage.say(0, Message::Grant(second)), [refused]);
+
+    let mut stage = Stage::with(small(Role::Decode), 1);
+    stage.receive();
+    stage.side.receive(stage.peers[0].name, 2, &[], &[]);
+    stage.run_for(Duration::from_millis(50));
+    let [Completion::Received { room: RoomId(2), result, .. }] = &stage.side.done[..] else {
+        panic!("{:?}", stage.side.done)
+    };
+    assert_eq!(result.as_ref().map_err(|failure| failure.cause), Err(full));
+}
