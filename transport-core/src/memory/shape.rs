@@ -114,7 +114,7 @@ impl BufferShape {
     /// Whether items have bytes and none lies in another.
     pub(super) fn is_possible(&self) -> bool {
         let runs = self.run_bytes > 0 && self.item_bytes >= self.run_bytes && self.split > 0;
-        if !runs || !self.item_bytes.is_multiple_of(self.run_bytes) {
+        if !runs || self.item_bytes % self.run_bytes != 0 {
             return false;
         }
         let Some(extent) = self.extent() else { return false };
