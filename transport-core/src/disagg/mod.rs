@@ -2,12 +2,14 @@
 //! node.
 //!
 //! * [`Geometry`]: what two nodes must agree on before any room opens (W2).
+//! * [`directory`]: where a prefill instance's ranks are, and which of them has a request (R4, R6).
 //! * [`room`]: one request's hand-over, as two state machines without I/O.
 //! * [`node`]: drives rooms over an endpoint; what schedulers use.
 //! * [`Failure`] and [`Cause`]: why a room failed, the same on both sides.
 #![forbid(unsafe_code)]
 
 mod cause;
+pub mod directory;
 mod geometry;
 pub mod node;
 pub mod room;
