@@ -88,6 +88,9 @@ pub enum Problem {
     /// It is not of this type.
     #[error("not {0}")]
     NotA(Kind),
+    /// The directory does not take it, and says no more.
+    #[error("refused by the directory")]
+    Refused,
     /// Larger than it may be.
     #[error("{value} is too large, the most is {most}")]
     TooLarge {

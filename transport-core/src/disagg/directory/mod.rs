@@ -94,3 +94,10 @@ pub struct Versioned<T> {
     /// epochs.
     pub epoch: Option<u64>,
 }
+
+impl<T: Clone> Versioned<&T> {
+    /// The answer itself, for those who cannot hold on to what it was taken from.
+    pub fn cloned(self) -> Versioned<T> {
+        Versioned { value: self.value.clone(), epoch: self.epoch }
+    }
+}
