@@ -32,6 +32,8 @@
 #![forbid(unsafe_code)]
 
 mod client;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod guard;
 mod json;
 mod local;
@@ -43,6 +45,8 @@ mod server;
 use core::fmt;
 
 pub use client::{BootstrapClient, ClientConfig, DEFAULT_PORT};
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdConfig, EtcdDirectory};
 pub use local::{BootstrapStats, LocalDirectory};
 pub use proof::{KeyTooShort, SharedKey};
 pub use server::{BootstrapConfig, BootstrapServer, RunningBootstrap, Stopper};
