@@ -3,11 +3,11 @@
 //! One directory describes one prefill instance: the processes that serve one copy of the model,
 //! laid out along four axes ([`Shape`]). Its ranks [register](Directory::register); decode nodes
 //! look up what the instance is ([`Prefill`]) and where a rank listens ([`Seat`]); with data
-//! parallelism, a request's rank is either [computed](resolve) or asked for.
+//! parallelism, a request's rank is either [computed](resolve()) or asked for.
 //!
 //! * [`Registry`]: the state machine behind every directory. No I/O; time is passed in.
 //! * [`Directory`]: what nodes call. `transport-tcp` has it over HTTP, and over etcd for clusters.
-//! * [`resolve`], [`announce`]: which data-parallel rank serves a request (R4).
+//! * [`resolve()`], [`announce`]: which data-parallel rank serves a request (R4).
 //!
 //! Not for moving bytes: a directory only says where to dial. Peers still shake hands and compare
 //! layouts (W2).
