@@ -77,8 +77,9 @@ fn w4_who_says_nothing_or_says_it_slowly_is_not_waited_for() {
 
 #[test]
 fn w4_slow_strangers_on_every_connection_hold_nobody_up_for_long() {
-    let config = BootstrapConfig { max_connections: 4, ..impatient() };
-    let server = server(config);
+    let first_request = Duration::from_millis(200);
+    let server =
+        server(BootstrapConfig { max_connections: 4, first_request, ..BootstrapConfig::default() });
     let mut strangers: Vec<_> = (0..12).map(|_| Http::connect(server.address())).collect();
     strangers.iter_mut().for_each(|stranger| stranger.send(b"GET /hea"));
     let began = Instant::now();
