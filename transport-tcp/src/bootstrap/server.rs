@@ -77,7 +77,6 @@ impl Default for BootstrapConfig {
 /// A bootstrap server that listens, and serves once it is told to.
 ///
 /// ```
-/// use transport_core::disagg::directory::Directory;
 /// use transport_tcp::bootstrap::{BootstrapClient, BootstrapConfig, BootstrapServer, ClientConfig};
 ///
 /// let server = BootstrapServer::bind("127.0.0.1:0".parse()?, BootstrapConfig::default())?;
@@ -87,7 +86,7 @@ impl Default for BootstrapConfig {
 /// let running = server.spawn()?;
 /// let client = BootstrapClient::new(running.address(), ClientConfig::default());
 /// assert!(client.health().is_ok());
-/// # Ok::<(), std::io::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct BootstrapServer {
