@@ -142,20 +142,13 @@ impl EtcdDirectory {
     fn try_register(&self, offered: &Registration) -> Result<bool, DirectoryError> {
         let entries = self.entries()?;
         let held = entries.iter().find(|entry| entry.registration.rank == offered.rank);
-        let outcome = match held {
-            Some(held) => held.refuse_superseded(offered)?,
-            None => Registered::New,
-        };
+        held.map_or(Ok(()), |held| held.refuse_superseded(offered))?;
         let registered =
             self.registry(&entries).register(transport_core::Instant::ZERO, offered)?;
-        let known = registered == Registered::Known && outcome != Registered::New;
-        if known && self.renew(offered)? {
+        if registered == Registered::Known && self.renew(offered)? {
             return Ok(true);
         }
-        let before = match held {
-            Some(held) if registered == Registered::Known => held.superseded,
-            held => held.and_then(|held| held.registration.incarnation),
-        };
+        let before = held.and_then(|held| held.before(offered));
         let value = format!(
             "{}\n{}",
             before.map(|life| life.to_string()).unwrap_or_default(),
@@ -293,15 +286,21 @@ impl Entry {
     }
 
     /// A word of the life before this one changes nothing.
-    fn refuse_superseded(&self, offered: &Registration) -> Result<Registered, Conflict> {
+    fn refuse_superseded(&self, offered: &Registration) -> Result<(), Conflict> {
         match offered.incarnation {
             Some(life) if self.superseded == Some(life) => Err(Conflict {
                 field: Field::Incarnation,
                 registered: self.registration.incarnation.into(),
                 offered: Value::Number(life),
             }),
-            _ => Ok(Registered::Known),
+            _ => Ok(()),
         }
+    }
+
+    /// The life before the one that is offered, once that is written.
+    fn before(&self, offered: &Registration) -> Option<u64> {
+        let same_life = self.registration.incarnation == offered.incarnation;
+        if same_life { self.superseded } else { self.registration.incarnation }
     }
 }
 
