@@ -4,5 +4,6 @@
 mod endings;
 mod faults;
 mod messages;
+mod paths;
 mod rooms;
 mod world;

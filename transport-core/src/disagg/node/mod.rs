@@ -150,7 +150,7 @@ impl<E: Endpoint> Node<E> {
     fn take_link_down(&mut self, peer: PeerId, reason: PathError) {
         let change = self.peers.link_down(&mut self.ctx, peer, reason);
         self.take_change(change);
-        // The path's end belongs to this life of the link, so it is taken before the next begins.
+        // Most paths end at once: then the next life of the link need not wait for that.
         self.take_fabric();
     }
 
@@ -171,7 +171,7 @@ impl<E: Endpoint> Node<E> {
     fn take(&mut self, peer: PeerId, message: Message) {
         match message {
             Message::Hello(hello) => {
-                let change = self.peers.hello(&mut self.ctx, peer, &hello);
+                let change = self.peers.hello(&mut self.ctx, peer, hello);
                 self.take_change(change);
             }
             Message::Refuse(cause) => {
@@ -238,6 +238,9 @@ impl<E: Endpoint> Node<E> {
                 }
                 FabricEvent::PathDown { peer, reason } => {
                     let change = self.peers.path_down(ctx, peer, reason);
+                    self.take_change(change);
+                    // The rooms of the old path have ended: a hello may wait to begin the next.
+                    let change = self.peers.connect(&mut self.ctx, peer);
                     self.take_change(change);
                 }
             }
