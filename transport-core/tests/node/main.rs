@@ -6,4 +6,5 @@ mod faults;
 mod messages;
 mod paths;
 mod rooms;
+mod settings;
 mod world;

@@ -79,6 +79,7 @@ impl<E: Endpoint> Node<E> {
         tables: CacheTables,
         config: NodeConfig,
     ) -> Result<(Self, Client, Completions<Request>), NodeError> {
+        config.check()?;
         let hello = hello(&tables, &config)?;
         endpoint.bind(tables.clone())?;
         let hello = Hello { address: endpoint.address(), ..hello };
