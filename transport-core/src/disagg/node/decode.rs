@@ -420,7 +420,7 @@ impl Slot {
 }
 
 /// Completes a request that could not be begun.
-fn reject<E: Endpoint>(
+pub(super) fn reject<E: Endpoint>(
     ctx: &mut Context<E>,
     receive: Receive,
     ticket: Ticket<Request>,

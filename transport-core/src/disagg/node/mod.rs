@@ -29,10 +29,11 @@ pub use request::{Chunk, Completion, Last, Lease, Open, Readiness, Receive, Requ
 
 use self::context::{Address, Context, Timer};
 use self::decode::DecodeSide;
+use self::outgoing::Outgoing;
 use self::peers::{PeerChange, Peers, mirrored};
 use self::prefill::PrefillSide;
 use crate::Instant;
-use crate::disagg::Geometry;
+use crate::disagg::{Cause, Failure, Geometry};
 use crate::fabric::{FabricEvent, PathError, PeerId};
 use crate::link::{Endpoint, LinkEvent};
 use crate::memory::CacheTables;
@@ -282,18 +283,32 @@ impl<E: Endpoint> Node<E> {
 
     fn take_request(&mut self, request: Request, ticket: Ticket<Request>) {
         let ctx = &mut self.ctx;
-        match request.kind {
-            RequestKind::Cancel(room) => {
-                let live = match ctx.config.role {
+        let role = ctx.config.role;
+        let wrong = Cause::WrongRole { role };
+        match (request.kind, role) {
+            (RequestKind::Cancel(room), role) => {
+                let live = match role {
                     Role::Decode => self.decode.cancel(ctx, room),
                     Role::Prefill => self.prefill.cancel(ctx, room),
                 };
                 ctx.port.complete(ticket, Completion::Cancelled { room, live });
             }
-            RequestKind::Chunk(chunk) => self.prefill.chunk(ctx, chunk, ticket),
-            RequestKind::Open(open, cell) => self.prefill.open(ctx, open.room, ticket, cell),
-            RequestKind::Receive(receive, cell) => {
+            (RequestKind::Chunk(chunk), Role::Prefill) => self.prefill.chunk(ctx, chunk, ticket),
+            (RequestKind::Open(open, cell), Role::Prefill) => {
+                self.prefill.open(ctx, open.room, ticket, cell);
+            }
+            (RequestKind::Receive(receive, cell), Role::Decode) => {
                 self.decode.receive(ctx, &self.peers, receive, ticket, cell);
+            }
+            (RequestKind::Chunk(chunk), Role::Decode) => {
+                let failure = Failure { room: chunk.room, peer: None, cause: wrong };
+                Outgoing::reject(ctx, chunk, ticket, failure);
+            }
+            (RequestKind::Open(open, cell), Role::Decode) => {
+                prefill::reject(ctx, open.room, ticket, &cell, wrong);
+            }
+            (RequestKind::Receive(receive, cell), Role::Prefill) => {
+                decode::reject(ctx, receive, ticket, &cell, wrong);
             }
         }
     }

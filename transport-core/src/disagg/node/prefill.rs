@@ -95,10 +95,7 @@ impl PrefillSide {
         cell: Arc<RoomCell>,
     ) {
         if let Err(cause) = self.admit(ctx, id) {
-            cell.store(RoomState::Failed, 0);
-            ctx.count_end(false);
-            let result = Err(Failure { room: id, peer: None, cause });
-            return ctx.port.complete(ticket, Completion::Closed { room: id, result });
+            return reject(ctx, id, ticket, &cell, cause);
         }
         // A new attempt has nothing to do with how an earlier one ended.
         self.unmet.take(&id);
@@ -537,6 +534,20 @@ impl Early {
     fn address(&self) -> Address {
         Address { peer: self.peer, room: self.offer.room, grant: self.offer.grant.id }
     }
+}
+
+/// Completes a request that could not be begun.
+pub(super) fn reject<E: Endpoint>(
+    ctx: &mut Context<E>,
+    room: RoomId,
+    ticket: Ticket<Request>,
+    cell: &RoomCell,
+    cause: Cause,
+) {
+    cell.store(RoomState::Failed, 0);
+    ctx.count_end(false);
+    let result = Err(Failure { room, peer: None, cause });
+    ctx.port.complete(ticket, Completion::Closed { room, result });
 }
 
 fn abort<E: Endpoint>(ctx: &mut Context<E>, to: Address, cause: Cause) {
