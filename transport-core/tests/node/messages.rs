@@ -297,6 +297,38 @@ fn r7_a_refused_grant_stays_refused() {
 }
 
 #[test]
+fn r7_a_receive_too_many_is_told_until_it_is_heard_under_a_grant_of_its_own() {
+    let mut stage = Stage::with(NodeConfig { max_rooms: 1, ..config(Role::Decode, 1) }, 1);
+    let first = stage.receive().id;
+    stage.side.receive(stage.peers[0].name, 2, &[], &[]);
+    let heard = stage.hear(0, Duration::from_millis(350));
+    let [Message::Abort { room: RoomId(2), grant, cause, drained: true }, ..] = heard[..] else {
+        panic!("{heard:?}")
+    };
+    assert_eq!(cause, Cause::TooMany { limit: 1 });
+    assert_ne!(grant, first);
+    let again = abort(RoomId(2), grant, cause);
+    assert_eq!(heard, [(); 4].map(|()| again.clone()), "at once, and every 100 ms");
+    stage.say(0, Message::Drained { room: RoomId(2), grant });
+    assert_eq!(stage.hear(0, Duration::from_millis(350)), []);
+    // Nobody uses that grant later.
+    stage.side.client.cancel(ROOM).unwrap();
+    stage.run_for(Duration::from_millis(50));
+    stage.say(0, Message::Drained { room: ROOM, grant: first });
+    assert!(![first, grant].contains(&stage.receive().id));
+}
+
+#[test]
+fn r7_what_nobody_hears_is_told_for_the_time_of_a_drain() {
+    let mut stage = Stage::with(NodeConfig { max_rooms: 1, ..config(Role::Decode, 1) }, 1);
+    stage.receive();
+    stage.side.receive(stage.peers[0].name, 2, &[], &[]);
+    let heard = stage.hear(0, Duration::from_secs(3));
+    assert_eq!(heard.len(), 30, "every 100 ms for 3 s");
+    assert_eq!(stage.hear(0, Duration::from_secs(1)), []);
+}
+
+#[test]
 fn rooms_and_early_grants_are_bounded() {
     let small = |role| NodeConfig { max_rooms: 1, ..config(role, 1) };
     let mut stage = Stage::with(small(Role::Prefill), 1);

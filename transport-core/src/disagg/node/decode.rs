@@ -83,6 +83,11 @@ impl DecodeSide {
         cell: Arc<RoomCell>,
     ) {
         if let Err(cause) = self.admit(ctx, &receive) {
+            // There is no room to tell it, and the one that is open already lives on.
+            if cause != Cause::DuplicateRoom {
+                let (peer, room, grant) = (receive.peer, receive.room, self.rooms.spend_key());
+                ctx.bid_farewell(Address { peer, room, grant }, cause);
+            }
             return reject(ctx, receive, ticket, &cell, cause);
         }
         let key = self.insert(ctx, receive, ticket, cell);
@@ -264,6 +269,8 @@ impl DecodeSide {
     pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
         if self.known(from) {
             self.with(ctx, from.grant, |room, _, out| room.handle_drained(out));
+        } else {
+            ctx.farewells.heard(from);
         }
     }
 

@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod context;
 mod decode;
+mod farewell;
 mod outgoing;
 mod peers;
 mod prefill;
@@ -129,7 +130,7 @@ impl<E: Endpoint> Node<E> {
     }
 
     fn wake_at(&self) -> Instant {
-        let next = self.ctx.timers.next().min(self.tick);
+        let next = self.ctx.timers.next().min(self.ctx.farewells.next()).min(self.tick);
         let fenced = self.prefill.is_waiting_to_post();
         if fenced { next.min(self.ctx.now + FENCE_POLL) } else { next }
     }
@@ -260,6 +261,7 @@ impl<E: Endpoint> Node<E> {
             PeerChange::Down { peer, reason } => {
                 self.decode.path_down(ctx, peer, reason);
                 self.prefill.path_down(ctx, peer, reason);
+                ctx.farewells.forget(peer);
             }
             PeerChange::Refused { peer, cause } => self.decode.peer_refused(ctx, peer, cause),
         }
@@ -320,6 +322,7 @@ impl<E: Endpoint> Node<E> {
                 Timer::Prefill(room) => self.prefill.timeout(&mut self.ctx, room),
             }
         }
+        self.ctx.repeat_farewells();
         if self.ctx.now >= self.tick {
             self.tick = self.peers.tick(&mut self.ctx);
             self.decode.tick(self.ctx.now);
