@@ -297,6 +297,35 @@ fn r7_a_refused_grant_stays_refused() {
 }
 
 #[test]
+fn r7_an_early_grant_that_is_given_up_is_told_until_it_is_heard() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    let accept = Message::Accept { room: ROOM, grant: offer_id() };
+    assert_eq!(stage.say(0, Message::Grant(offer())), [accept]);
+    stage.side.client.cancel(ROOM).unwrap();
+    let cancelled = abort(ROOM, offer_id(), Cause::Cancelled);
+    let heard = stage.hear(0, Duration::from_millis(350));
+    assert_eq!(heard, [(); 4].map(|()| cancelled.clone()), "at once, and every 100 ms");
+    stage.say(0, Message::Drained { room: ROOM, grant: offer_id() });
+    assert_eq!(stage.hear(0, Duration::from_millis(350)), []);
+}
+
+#[test]
+fn r7_an_early_grant_that_expires_is_told_until_the_other_side_gives_up_too() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    stage.say(0, Message::Grant(GrantOffer { deadline_ms: 1000, ..offer() }));
+    let heard = stage.hear(0, Duration::from_millis(1500));
+    let told = |message: &Message| {
+        let cause = |cause: &Cause| matches!(cause, Cause::NeverOpened { .. });
+        matches!(message, Message::Abort { cause: c, drained: true, .. } if cause(c))
+    };
+    assert!(heard.len() > 2 && heard.iter().all(told), "{heard:?}");
+    let drained = Message::Drained { room: ROOM, grant: offer_id() };
+    let theirs = abort(ROOM, offer_id(), Cause::Cancelled);
+    assert_eq!(stage.say(0, theirs), [drained]);
+    assert_eq!(stage.hear(0, Duration::from_millis(350)), []);
+}
+
+#[test]
 fn r7_a_receive_too_many_is_told_until_it_is_heard_under_a_grant_of_its_own() {
     let mut stage = Stage::with(NodeConfig { max_rooms: 1, ..config(Role::Decode, 1) }, 1);
     let first = stage.receive().id;

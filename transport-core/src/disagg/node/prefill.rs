@@ -132,7 +132,7 @@ impl PrefillSide {
     /// A room ends, or never begins, without a grant: refuses it, now or when it comes (R7).
     fn refuse_unmet<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId, cause: Cause) {
         match self.early.remove(&id) {
-            Some(early) => self.refuse(ctx, early.address(), cause),
+            Some(early) => self.give_up(ctx, early.address(), cause),
             None => self.unmet.insert(ctx.now, id, cause),
         }
     }
@@ -256,6 +256,7 @@ impl PrefillSide {
             return;
         }
         ctx.stats.note_foreign();
+        ctx.farewells.heard(from);
         let of = |early: &Early| early.peer == from.peer && early.offer.grant.id == from.grant;
         let early = self.early.get(&from.room).is_some_and(of);
         if early {
@@ -280,6 +281,8 @@ impl PrefillSide {
     pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
         if let Some(key) = self.known(from) {
             self.with(ctx, key, |room, _, out| room.handle_drained(out));
+        } else {
+            ctx.farewells.heard(from);
         }
     }
 
@@ -400,11 +403,18 @@ impl PrefillSide {
             let waited_ms = (now - early.came).as_millis() as u64;
             let cause = Cause::NeverOpened { waited_ms };
             self.doomed.insert(now, early.offer.room, cause);
-            self.refuse(ctx, early.address(), cause);
+            self.give_up(ctx, early.address(), cause);
         }
     }
 
-    /// Tells a decode node that its grant will not be used.
+    /// Tells a decode node that its accepted grant will not be used, until it has heard: it does not
+    /// repeat the grant any more, and would else wait out its deadline.
+    fn give_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, of: Address, cause: Cause) {
+        self.ended.insert(ctx.now, (of.peer, of.grant), Some(cause));
+        ctx.bid_farewell(of, cause);
+    }
+
+    /// Tells a decode node that its grant is not accepted. If that is lost, the grant comes again.
     fn refuse<E: Endpoint>(&mut self, ctx: &mut Context<E>, to: Address, cause: Cause) {
         self.ended.insert(ctx.now, (to.peer, to.grant), Some(cause));
         abort(ctx, to, cause);
