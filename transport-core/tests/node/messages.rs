@@ -358,6 +358,25 @@ fn r7_what_nobody_hears_is_told_for_the_time_of_a_drain() {
 }
 
 #[test]
+fn early_grants_of_one_peer_leave_room_for_those_of_another() {
+    let config = NodeConfig { early_items: 1000, ..config(Role::Prefill, 1) };
+    let mut stage = Stage::with(config, 2);
+    let long = |room: u64, items: u32| {
+        let mut offer = offer();
+        (offer.room, offer.grant.id.slot) = (RoomId(room), room as u32);
+        offer.grant.kv = (0..items).collect();
+        Message::Grant(offer)
+    };
+    let accepts = |heard: Vec<Message>| matches!(heard[..], [Message::Accept { .. }]);
+    let taken = (0..100).filter(|room| accepts(stage.say(0, long(*room, 100)))).count();
+    assert_eq!(taken, 5, "half of all");
+    let id = GrantId { slot: 7, ..offer_id() };
+    let refused = abort(RoomId(7), id, Cause::TooMany { limit: 1000 });
+    assert_eq!(stage.say(0, long(7, 100)), [refused]);
+    assert!(accepts(stage.say(1, long(200, 100))));
+}
+
+#[test]
 fn rooms_and_early_grants_are_bounded() {
     let small = |role| NodeConfig { max_rooms: 1, ..config(role, 1) };
     let mut stage = Stage::with(small(Role::Prefill), 1);

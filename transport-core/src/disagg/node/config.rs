@@ -39,6 +39,9 @@ pub struct NodeConfig {
     pub depth: usize,
     /// Most rooms at a time, and most grants held for rooms that are not open yet.
     pub max_rooms: usize,
+    /// Most pages and state items in such held grants, of all peers together; four bytes of memory
+    /// each. A peer may have as many as it leaves free: half if it is alone.
+    pub early_items: u64,
     /// Most KV deliveries per room that this node grants; 1 to [`MAX_DELIVERIES`].
     pub deliveries: u32,
     /// How many ended rooms are remembered.
@@ -51,7 +54,7 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// The defaults of everything but who the node is: heartbeat 5 s, 2 may be missed, handshake
-    /// 10 s, depth 1024, 65536 rooms, 4096 deliveries, 65536 tombstones for 600 s.
+    /// 10 s, depth 1024, 65536 rooms, 2^24 items in early grants, 4096 deliveries, 65536 tombstones for 600 s.
     pub fn new(role: Role, incarnation: u64, secret: u64, model: Model) -> Self {
         Self {
             role,
@@ -65,6 +68,7 @@ impl NodeConfig {
             handshake: Duration::from_secs(10),
             depth: 1024,
             max_rooms: 1 << 16,
+            early_items: 1 << 24,
             deliveries: 4096.min(MAX_DELIVERIES),
             tombstones: 1 << 16,
             remember: Duration::from_secs(600),

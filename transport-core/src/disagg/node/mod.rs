@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod context;
 mod decode;
+mod early;
 mod farewell;
 mod outgoing;
 mod peers;
@@ -88,12 +89,11 @@ impl<E: Endpoint> Node<E> {
         let (submitter, port, completions) = queue::pair(config.depth);
         let events = Arc::new(ArrayQueue::new(MAX_EVENTS));
         let client = Client::new(submitter, config.driver.clone(), events.clone());
-        let (tombstones, remember) = (config.tombstones, config.remember);
         let node = Self {
-            ctx: Context::new(endpoint, tables, config, port),
             peers: Peers::new(hello),
-            decode: DecodeSide::new(tombstones, remember),
-            prefill: PrefillSide::new(tombstones, remember),
+            decode: DecodeSide::new(config.tombstones, config.remember),
+            prefill: PrefillSide::new(&config),
+            ctx: Context::new(endpoint, tables, config, port),
             events,
             tick: Instant::ZERO,
             message: Vec::new(),

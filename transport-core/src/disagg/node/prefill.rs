@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 
 use super::client::RoomCell;
+use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
+use super::early::{Early, EarlyGrants};
 use super::outgoing::Outgoing;
 use super::remembered::Remembered;
 use super::request::{Chunk, Completion, Request};
@@ -28,7 +30,7 @@ pub(super) struct PrefillSide {
     /// All rooms that have a grant, by whose it is.
     by_grant: HashMap<(PeerId, GrantId), GrantId>,
     /// Grants for rooms that are not open yet.
-    early: HashMap<RoomId, Early>,
+    early: EarlyGrants,
     /// How ended grants' rooms ended: `None` for success.
     ended: Remembered<(PeerId, GrantId), Option<Cause>>,
     /// Why rooms that are not open yet must fail when they are.
@@ -41,14 +43,6 @@ pub(super) struct PrefillSide {
     looked_at: Vec<GrantId>,
     /// Reused for every event.
     actions: Vec<Action>,
-}
-
-#[derive(Debug)]
-struct Early {
-    peer: PeerId,
-    offer: GrantOffer,
-    came: Instant,
-    expires: Instant,
 }
 
 #[derive(Debug)]
@@ -67,12 +61,13 @@ struct Slot {
 }
 
 impl PrefillSide {
-    pub(super) fn new(tombstones: usize, keep: core::time::Duration) -> Self {
+    pub(super) fn new(config: &NodeConfig) -> Self {
+        let (tombstones, keep) = (config.tombstones, config.remember);
         Self {
             rooms: Slab::new(),
             by_id: HashMap::new(),
             by_grant: HashMap::new(),
-            early: HashMap::new(),
+            early: EarlyGrants::new(config.max_rooms, config.early_items),
             ended: Remembered::new(tombstones, keep),
             doomed: Remembered::new(tombstones, keep),
             unmet: Remembered::new(tombstones, keep),
@@ -106,7 +101,7 @@ impl PrefillSide {
         let slot = Slot { id, peer, room, ticket, outgoing, queued, prefix_pages, cell, armed };
         let key = self.rooms.insert(slot);
         self.by_id.insert(id, key);
-        match self.early.remove(&id) {
+        match self.early.remove(id) {
             Some(early) => self.adopt(ctx, key, early.peer, early.offer),
             // Nothing happened yet, but its deadline is to be armed.
             None => self.with(ctx, key, |_, _, _| {}),
@@ -131,7 +126,7 @@ impl PrefillSide {
 
     /// A room ends, or never begins, without a grant: refuses it, now or when it comes (R7).
     fn refuse_unmet<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId, cause: Cause) {
-        match self.early.remove(&id) {
+        match self.early.remove(id) {
             Some(early) => self.give_up(ctx, early.address(), cause),
             None => self.unmet.insert(ctx.now, id, cause),
         }
@@ -202,21 +197,21 @@ impl PrefillSide {
         if let Some(cause) = self.unmet.take(&offer.room) {
             return self.refuse(ctx, from, cause);
         }
-        let limit = ctx.config.max_rooms;
-        let held = self.early.get(&offer.room).map(Early::address);
-        let other = held.is_some_and(|held| (held.peer, held.grant) != (peer, from.grant));
-        if other {
-            return self.refuse(ctx, from, Cause::DuplicateRoom);
-        }
-        if held.is_none() && self.early.len() >= limit {
-            return self.refuse(ctx, from, Cause::TooMany { limit: limit as u64 });
+        if let Some(held) = self.early.find(offer.room) {
+            let same = (held.peer, held.grant) == (peer, from.grant);
+            return match same {
+                true => ctx.send_note(from, Note::Accept),
+                false => self.refuse(ctx, from, Cause::DuplicateRoom),
+            };
         }
         let wait = core::time::Duration::from_millis(offer.deadline_ms.into());
-        // What an earlier grant came to is no concern of this one.
-        self.doomed.take(&offer.room);
         // Sooner than the decode side gives up, so that it hears the reason and need not guess.
         let (came, expires) = (ctx.now, ctx.now + wait.min(ctx.deadlines().bootstrap) * 9 / 10);
-        self.early.insert(offer.room, Early { peer, offer, came, expires });
+        if let Err(full) = self.early.insert(Early { peer, offer, came, expires }) {
+            return self.refuse(ctx, from, full);
+        }
+        // What an earlier grant came to is no concern of this one.
+        self.doomed.take(&from.room);
         ctx.send_note(from, Note::Accept);
     }
 
@@ -257,10 +252,10 @@ impl PrefillSide {
         }
         ctx.stats.note_foreign();
         ctx.farewells.heard(from);
-        let of = |early: &Early| early.peer == from.peer && early.offer.grant.id == from.grant;
-        let early = self.early.get(&from.room).is_some_and(of);
+        let of = |early: Address| (early.peer, early.grant) == (from.peer, from.grant);
+        let early = self.early.find(from.room).is_some_and(of);
         if early {
-            self.early.remove(&from.room);
+            self.early.remove(from.room);
         }
         let stale = self.ended.find(&(from.peer, from.grant)).is_some();
         match self.by_id.get(&from.room).copied() {
@@ -299,7 +294,7 @@ impl PrefillSide {
         peer: PeerId,
         reason: PathError,
     ) {
-        for (room, _) in self.early.extract_if(|_, early| early.peer == peer) {
+        for room in self.early.remove_peer(peer) {
             self.doomed.insert(ctx.now, room, Cause::PeerDown(reason));
         }
         for key in self.rooms.keys(|slot| slot.peer == Some(peer)) {
@@ -398,8 +393,7 @@ impl PrefillSide {
         self.doomed.expire(ctx.now);
         self.unmet.expire(ctx.now);
         let now = ctx.now;
-        let late = self.early.extract_if(|_, early| early.expires <= now);
-        for (_, early) in late.collect::<Vec<_>>() {
+        while let Some(early) = self.early.pop_expired(now) {
             let waited_ms = (now - early.came).as_millis() as u64;
             let cause = Cause::NeverOpened { waited_ms };
             self.doomed.insert(now, early.offer.room, cause);
@@ -537,12 +531,6 @@ impl Slot {
         let result = result.map_err(|cause| self.failed(cause));
         self.outgoing.end(ctx, self.id, result);
         ctx.port.complete(ticket, Completion::Closed { room: self.id, result });
-    }
-}
-
-impl Early {
-    fn address(&self) -> Address {
-        Address { peer: self.peer, room: self.offer.room, grant: self.offer.grant.id }
     }
 }
 
