@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transport_core::disagg::node::{Completion, NodeConfig, NodeEvent};
+use transport_core::disagg::room::RoomState;
 use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::{Fabric, FabricEvent, PeerId, Write, WriteId};
 use transport_core::link::{Endpoint, Link, LinkEvent};
@@ -374,6 +375,44 @@ fn early_grants_of_one_peer_leave_room_for_those_of_another() {
     let refused = abort(RoomId(7), id, Cause::TooMany { limit: 1000 });
     assert_eq!(stage.say(0, long(7, 100)), [refused]);
     assert!(accepts(stage.say(1, long(200, 100))));
+}
+
+/// A prefill node that remembers little, and the tests' two peers: the second will abort a lot.
+fn flooded(rooms: std::ops::Range<u64>, before: impl FnOnce(&mut Stage)) -> Stage {
+    let mut stage = Stage::with(NodeConfig { tombstones: 8, ..config(Role::Prefill, 1) }, 2);
+    before(&mut stage);
+    for room in rooms {
+        let grant = GrantId { slot: room as u32, generation: 77 };
+        stage.say(1, abort(RoomId(room), grant, Cause::Cancelled));
+    }
+    stage
+}
+
+#[test]
+fn r7_a_peer_that_floods_with_aborts_makes_nobody_else_forgotten() {
+    let stalled = abort(ROOM, offer_id(), Cause::Stalled { silent_ms: 1 });
+    let mut stage = flooded(100..200, |stage| _ = stage.say(0, stalled.clone()));
+    assert_eq!(stage.say(0, Message::Grant(offer())), [stalled]);
+
+    let mut stage = flooded(100..200, |stage| stage.side.client.cancel(ROOM).unwrap());
+    stage.side.open(ROOM.0);
+    stage.run_for(Duration::from_millis(50));
+    let failure = stage.side.done.iter().find_map(|done| match done {
+        Completion::Closed { result, .. } => result.err(),
+        _ => None,
+    });
+    assert_eq!(failure.map(|failure| failure.cause), Some(Cause::Cancelled));
+}
+
+#[test]
+fn r7_an_abort_of_another_peer_does_not_doom_a_room_whose_grant_is_here() {
+    let mut stage = flooded(ROOM.0..ROOM.0 + 1, |stage| {
+        stage.say(0, Message::Grant(offer()));
+    });
+    let handle = stage.side.open(ROOM.0);
+    stage.run_for(Duration::from_millis(50));
+    assert!(stage.side.done.is_empty(), "{:?}", stage.side.done);
+    assert_eq!(handle.poll(), RoomState::WaitingForInput);
 }
 
 #[test]

@@ -32,11 +32,11 @@ pub(super) struct PrefillSide {
     /// Grants for rooms that are not open yet.
     early: EarlyGrants,
     /// How ended grants' rooms ended: `None` for success.
-    ended: Remembered<(PeerId, GrantId), Option<Cause>>,
-    /// Why rooms that are not open yet must fail when they are.
-    doomed: Remembered<RoomId, Cause>,
+    ended: Remembered<PeerId, (PeerId, GrantId), Option<Cause>>,
+    /// Why rooms that are not open yet must fail when they are. By which peer, or by the scheduler.
+    doomed: Remembered<Option<PeerId>, RoomId, Cause>,
     /// Why rooms that ended before they had a grant must refuse the one that comes.
-    unmet: Remembered<RoomId, Cause>,
+    unmet: Remembered<(), RoomId, Cause>,
     /// Rooms that have something to post, or wait for a fence.
     waiting: Vec<GrantId>,
     /// Reused for every turn's look at `waiting`.
@@ -128,7 +128,7 @@ impl PrefillSide {
     fn refuse_unmet<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId, cause: Cause) {
         match self.early.remove(id) {
             Some(early) => self.give_up(ctx, early.address(), cause),
-            None => self.unmet.insert(ctx.now, id, cause),
+            None => self.unmet.insert(ctx.now, (), id, cause),
         }
     }
 
@@ -160,7 +160,7 @@ impl PrefillSide {
             return true;
         }
         self.refuse_unmet(ctx, id, Cause::Cancelled);
-        self.doomed.insert(ctx.now, id, Cause::Cancelled);
+        self.doomed.insert(ctx.now, None, id, Cause::Cancelled);
         false
     }
 
@@ -252,8 +252,8 @@ impl PrefillSide {
         }
         ctx.stats.note_foreign();
         ctx.farewells.heard(from);
-        let of = |early: Address| (early.peer, early.grant) == (from.peer, from.grant);
-        let early = self.early.find(from.room).is_some_and(of);
+        let held = self.early.find(from.room);
+        let early = held.is_some_and(|held| (held.peer, held.grant) == (from.peer, from.grant));
         if early {
             self.early.remove(from.room);
         }
@@ -265,12 +265,21 @@ impl PrefillSide {
                 // The decode side knows: a grant that comes now is a new attempt's.
                 self.unmet.take(&from.room);
             }
-            // It overtook our scheduler's open: remember it for that.
-            None if early || !stale => self.doomed.insert(ctx.now, from.room, cause),
+            // It overtook our scheduler's open: remember it for that, unless another grant waits
+            // for that open.
+            None if early || (!stale && held.is_none()) => self.doom(ctx, from, cause),
             _ => {}
         }
-        self.ended.insert(ctx.now, (from.peer, from.grant), Some(cause));
+        self.ended.insert(ctx.now, from.peer, (from.peer, from.grant), Some(cause));
         ctx.send_note(from, Note::Drained);
+    }
+
+    /// Fails the next open of a room, if that does not fail for another's reason already.
+    fn doom<E: Endpoint>(&mut self, ctx: &mut Context<E>, by: Address, cause: Cause) {
+        let owner = Some(by.peer);
+        if self.doomed.owner(&by.room).is_none_or(|other| other == owner) {
+            self.doomed.insert(ctx.now, owner, by.room, cause);
+        }
     }
 
     pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
@@ -295,13 +304,13 @@ impl PrefillSide {
         reason: PathError,
     ) {
         for room in self.early.remove_peer(peer) {
-            self.doomed.insert(ctx.now, room, Cause::PeerDown(reason));
+            self.doomed.insert(ctx.now, Some(peer), room, Cause::PeerDown(reason));
         }
         for key in self.rooms.keys(|slot| slot.peer == Some(peer)) {
             self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
         }
         // A peer that we dial keeps its number when it restarts, and numbers its grants anew (R6).
-        self.ended.retain(|(of, _)| *of != peer);
+        self.ended.forget(peer);
     }
 
     /// A write is over.
@@ -396,7 +405,7 @@ impl PrefillSide {
         while let Some(early) = self.early.pop_expired(now) {
             let waited_ms = (now - early.came).as_millis() as u64;
             let cause = Cause::NeverOpened { waited_ms };
-            self.doomed.insert(now, early.offer.room, cause);
+            self.doomed.insert(now, Some(early.peer), early.offer.room, cause);
             self.give_up(ctx, early.address(), cause);
         }
     }
@@ -404,13 +413,13 @@ impl PrefillSide {
     /// Tells a decode node that its accepted grant will not be used, until it has heard: it does not
     /// repeat the grant any more, and would else wait out its deadline.
     fn give_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, of: Address, cause: Cause) {
-        self.ended.insert(ctx.now, (of.peer, of.grant), Some(cause));
+        self.ended.insert(ctx.now, of.peer, (of.peer, of.grant), Some(cause));
         ctx.bid_farewell(of, cause);
     }
 
     /// Tells a decode node that its grant is not accepted. If that is lost, the grant comes again.
     fn refuse<E: Endpoint>(&mut self, ctx: &mut Context<E>, to: Address, cause: Cause) {
-        self.ended.insert(ctx.now, (to.peer, to.grant), Some(cause));
+        self.ended.insert(ctx.now, to.peer, (to.peer, to.grant), Some(cause));
         abort(ctx, to, cause);
     }
 
@@ -468,7 +477,7 @@ impl PrefillSide {
                 self.by_id.remove(&slot.id);
                 slot.end(ctx, result);
                 if let (Err(cause), None) = (result, slot.path()) {
-                    self.unmet.insert(ctx.now, slot.id, cause);
+                    self.unmet.insert(ctx.now, (), slot.id, cause);
                 }
             }
             Action::Retire => self.retire(ctx, key),
@@ -482,7 +491,7 @@ impl PrefillSide {
         if let Some((peer, grant)) = slot.path() {
             let named = (peer, grant.id);
             self.by_grant.remove(&named);
-            self.ended.insert(ctx.now, named, slot.room.failure());
+            self.ended.insert(ctx.now, peer, named, slot.room.failure());
         }
     }
 }
