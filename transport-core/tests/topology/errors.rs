@@ -56,6 +56,14 @@ fn p1_what_must_be_equal_names_both_values() {
 }
 
 #[test]
+fn p1_pages_of_no_tokens_are_impossible_even_where_nothing_is_in_them() {
+    let mut prefill = engine(KvLayout::Nhd);
+    (prefill.kv.tokens, prefill.kv.tensors) = (0, vec![]);
+    let error = refusal(prefill.clone(), prefill);
+    assert!(error.starts_with("the prefill layout is impossible: items of Kv"), "{error}");
+}
+
+#[test]
 fn p1_pages_must_divide() {
     let (prefill, mut decode) = (engine(KvLayout::Nhd), engine(KvLayout::Nhd));
     decode.kv.tokens = 24;
