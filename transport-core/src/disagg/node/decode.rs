@@ -373,7 +373,7 @@ impl Slot {
 
     fn arm<E: Endpoint>(&mut self, ctx: &mut Context<E>, out: &mut Vec<Action>) {
         let grant = self.room.grant().clone();
-        if let Err(error) = ctx.endpoint.grant(self.peer, grant) {
+        if let Err(error) = ctx.endpoint.grant(self.peer, grant, None) {
             let status = match error {
                 FabricError::Device(status) => status,
                 _ => 0,
