@@ -33,6 +33,9 @@ stage_clippy() { # no warning from clippy, with every set of features and for ev
     cargo clippy --all-targets -- -D warnings
     # House rules for what ships; tests may unwrap, and have long tables.
     cargo clippy -- -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
+    cargo clippy -p transport-tcp --no-default-features -- -D warnings
+    cargo clippy -p transport-tcp --features etcd --all-targets -- -D warnings
+    cargo clippy -p transport-tcp --features etcd -- -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
     cargo clippy -p no-std-probe --profile no-std -- -D warnings
     for features in '' sim conformance sim,conformance; do
         cargo clippy -p transport-core --all-targets --no-default-features --features "$features" -- -D warnings
@@ -43,8 +46,13 @@ stage_test() { # unit, property, integration and doc tests
     tested cargo test
 }
 
+stage_etcd() { # the directory in a real etcd
+    command -v etcd >/dev/null || bounded apt-get install -y --no-install-recommends etcd-server || skip 'no etcd'
+    tested cargo test -p transport-tcp --features etcd --test etcd -- --ignored
+}
+
 stage_doc() { # rustdoc has no warning, private items included
-    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --features "$CORE_FEATURES"
+    RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items --features "$CORE_FEATURES,transport-tcp/etcd"
 }
 
 stage_loom() { # every interleaving of the lock-free structures, up to 2 preemptions

@@ -34,6 +34,8 @@ pub enum Command {
     Decode(DecodeArgs),
     /// Be the prefill side of a decode side on another host. Give both the same model and workload
     Prefill(PrefillArgs),
+    /// Serve the directory of a prefill instance, as SGLang's nodes and this transport's look it up
+    Bootstrap(BootstrapArgs),
     /// Show how large the KV cache of a model is; of all shipped models, without --model
     Geometry(GeometryArgs),
 }
@@ -58,6 +60,18 @@ pub struct PrefillArgs {
     /// The rest.
     #[command(flatten)]
     pub run: RunArgs,
+}
+
+/// Arguments of `bootstrap`.
+#[derive(Args, Debug)]
+pub struct BootstrapArgs {
+    /// Address to serve at, like `0.0.0.0:8998` or `[::]:8998`
+    #[arg(long, value_name = "ADDR")]
+    pub listen: SocketAddr,
+    /// File whose content, blanks at its ends left out, is a key that all nodes share. Only who
+    /// proves it is answered; SGLang's nodes cannot
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
 }
 
 /// Arguments of `geometry`.
@@ -234,7 +248,7 @@ impl Command {
             Self::Loopback(run) => Some(run),
             Self::Decode(decode) => Some(&decode.run),
             Self::Prefill(prefill) => Some(&prefill.run),
-            Self::Geometry(_) => None,
+            Self::Bootstrap(_) | Self::Geometry(_) => None,
         }
     }
 }
@@ -414,6 +428,8 @@ mod tests {
         assert!(parse("kvperf decode --listen [::]:7420").is_ok());
         assert_refused("kvperf decode --listen 7420", &["--listen"]);
         assert_refused("kvperf decode", &["--listen"]);
+        assert!(parse("kvperf bootstrap --listen [::]:8998 --key-file key").is_ok());
+        assert_refused("kvperf bootstrap", &["--listen"]);
         assert!(parse("kvperf prefill --connect decode-host:7420").is_ok());
         assert_refused("kvperf prefill --connect decode-host", &["no port"]);
         assert_refused("kvperf prefill --connect decode-host:0", &["1..=65535"]);

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use kvperf::args::{Cli, Command, OutputArgs};
 use kvperf::report::Report;
 use kvperf::run::link::{Line, say};
-use kvperf::run::{decode, loopback, prefill};
+use kvperf::run::{bootstrap, decode, loopback, prefill};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_checked();
@@ -24,6 +24,10 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
+        Command::Bootstrap(args) => {
+            bootstrap::run(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Geometry(args) => {
             io::stdout().write_all(geometry::text(args)?.as_bytes())?;
             Ok(ExitCode::SUCCESS)

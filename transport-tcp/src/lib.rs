@@ -4,6 +4,8 @@
 mod address;
 mod assembly;
 mod bell;
+#[cfg(feature = "bootstrap")]
+pub mod bootstrap;
 mod config;
 mod dial;
 mod driver;

@@ -4,8 +4,10 @@
 //! * [`decode`], [`prefill`]: stand-ins for the two engines' schedulers. They do what an engine
 //!   does: allocate, submit, take completions. The node's driver thread moves the bytes meanwhile.
 //! * [`loopback`]: both as child processes of this one.
+//! * [`bootstrap`]: the directory of a prefill instance, by itself.
 //! * [`link`]: what the processes tell their parent, one line of JSON each.
 
+pub mod bootstrap;
 pub mod cache;
 pub mod decode;
 pub mod link;
@@ -15,9 +17,11 @@ mod pace;
 pub mod prefill;
 
 use std::io;
+use std::path::PathBuf;
 
 use thiserror::Error;
 use transport_core::disagg::node::NodeError;
+use transport_tcp::bootstrap::KeyTooShort;
 
 use crate::workload::WorkloadError;
 
@@ -32,6 +36,14 @@ pub enum RunError {
         what: &'static str,
         /// What the system said.
         source: io::Error,
+    },
+    /// The key is too short to be one.
+    #[error("{}: {source}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// How short it is.
+        source: KeyTooShort,
     },
     /// The pool does not fit the machine's memory. Give fewer `--pages`.
     #[error("no memory for a cache of {bytes} bytes")]

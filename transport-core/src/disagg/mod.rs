@@ -2,6 +2,7 @@
 //! node.
 //!
 //! * [`Geometry`]: what two nodes must agree on before any room opens (W2).
+//! * [`directory`]: where a prefill instance's ranks are, and which of them has a request (R4, R6).
 //! * [`room`]: one request's hand-over, as two state machines without I/O.
 //! * [`topology`]: who copies which bytes to whom, when the two engines are split differently.
 //! * [`node`]: drives rooms over an endpoint; what schedulers use.
@@ -9,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod cause;
+pub mod directory;
 mod geometry;
 pub mod node;
 pub mod room;

@@ -1,0 +1,30 @@
+//! The directory of a prefill instance, as a process of its own.
+//!
+//! For prefill nodes that do not embed the server, and for trying it out. Serves until the process
+//! is ended.
+
+use std::fs;
+use std::path::Path;
+
+use transport_tcp::bootstrap::{BootstrapConfig, BootstrapServer, SharedKey};
+
+use super::RunError;
+use crate::args::BootstrapArgs;
+
+/// Serves. Returns only when it cannot begin.
+pub fn run(args: &BootstrapArgs) -> Result<(), RunError> {
+    let key = args.key_file.as_deref().map(read_key).transpose()?;
+    let config = BootstrapConfig { key, ..BootstrapConfig::default() };
+    let server = BootstrapServer::bind(args.listen, config).map_err(RunError::io("listening"))?;
+    for warning in server.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    eprintln!("serving at {}", server.address());
+    server.serve().map_err(RunError::io("serving"))
+}
+
+fn read_key(path: &Path) -> Result<SharedKey, RunError> {
+    let bytes = fs::read(path).map_err(RunError::io("reading the key"))?;
+    let wrong = |source| RunError::Key { path: path.to_owned(), source };
+    SharedKey::new(bytes.trim_ascii()).map_err(wrong)
+}
