@@ -118,6 +118,18 @@ pub enum Axes {
     Units = 3,
 }
 
+impl Axes {
+    /// The order of that number on the wire.
+    pub const fn from_wire(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::TokensUnits,
+            2 => Self::UnitsTokens,
+            3 => Self::Units,
+            _ => return None,
+        })
+    }
+}
+
 /// Equal units, dealt out over the tp ranks: heads, or channels. A rank holds `units / tp`
 /// neighbours; when there are more ranks than units, `tp / units` neighbouring ranks hold the same
 /// one.
