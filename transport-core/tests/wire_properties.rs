@@ -329,6 +329,8 @@ fn cause() -> impl Strategy<Value = Cause> {
             Cause::UnknownRoom,
             Cause::SameRole,
             Cause::SourceFailed,
+            Cause::WrongRole { role: Role::Prefill },
+            Cause::WrongRole { role: Role::Decode },
             Cause::Unknown(1000 + (a % 1000) as u16),
         ])
     });

@@ -7,6 +7,7 @@ use thiserror::Error;
 use super::Mismatch;
 use crate::fabric::{PathError, PeerId, Refusal};
 use crate::transfer::{StateMask, WriterProgress};
+use crate::wire::Role;
 
 /// One request's rendezvous id, chosen by the router. Any number, 0 included (G5).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -49,6 +50,7 @@ impl Failure {
                 | Cause::Layout(_)
                 | Cause::PagesMismatch { .. }
                 | Cause::StateMismatch { .. }
+                | Cause::WrongRole { .. }
         )
     }
 }
@@ -172,6 +174,12 @@ pub enum Cause {
     /// A room that the node does not know, or knows to have ended.
     #[error("no such room")]
     UnknownRoom,
+    /// The node does not serve such requests: a prefill node sends rooms, a decode node receives.
+    #[error("a {role} node does not serve this request")]
+    WrongRole {
+        /// What the node is.
+        role: Role,
+    },
     /// A cause that this version does not know, from a newer peer.
     #[error("cause {0}, unknown to this version")]
     Unknown(u16),

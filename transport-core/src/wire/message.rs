@@ -1,6 +1,7 @@
 //! The messages, as values.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::disagg::topology::Layout;
 use crate::disagg::{Cause, Geometry, RoomId};
@@ -83,6 +84,15 @@ pub enum Role {
     Prefill = 1,
     /// Grants pages and continues.
     Decode = 2,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        })
+    }
 }
 
 impl Role {

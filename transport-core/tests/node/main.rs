@@ -4,5 +4,7 @@
 mod endings;
 mod faults;
 mod messages;
+mod paths;
 mod rooms;
+mod settings;
 mod world;

@@ -246,6 +246,36 @@ fn two_nodes_of_the_same_role_refuse_each_other() {
 }
 
 #[test]
+fn requests_that_a_node_of_this_role_does_not_serve_are_those_requests_errors() {
+    let mut world = World::new(18, SimConfig::checked());
+    let open = world.decode.open(1);
+    world.decode.send_last(1, &[2], &[], b"");
+    let receive = world.prefill.receive(world.peer, 1, &[8], &[]);
+    world.run_for(Duration::from_millis(1));
+    assert_eq!((open.poll(), receive.poll()), (RoomState::Failed, RoomState::Failed));
+    let cause_of = |completion: &Completion| match completion {
+        Completion::Closed { result, .. } => result.unwrap_err().cause,
+        Completion::ChunkSent { result, pages, .. } => {
+            assert_eq!(pages.items(), [2]);
+            result.unwrap_err().cause
+        }
+        other => panic!("{other:?}"),
+    };
+    let causes: Vec<Cause> = world.decode.done.iter().map(cause_of).collect();
+    assert_eq!(causes, [Cause::WrongRole { role: Role::Decode }; 2]);
+    let (result, pages) = received(&world.prefill);
+    assert_eq!((cause(result), pages), (Cause::WrongRole { role: Role::Prefill }, vec![8]));
+    // Nothing stayed behind in their way.
+    world.decode.done.clear();
+    world.prefill.done.clear();
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.prefill.open(1);
+    world.prefill.send_last(1, &[2], &[], b"");
+    world.settle(1, 2);
+    assert!(received(&world.decode).0.is_ok());
+}
+
+#[test]
 fn w4_bytes_that_are_no_message_end_their_link_with_the_reason_and_the_next_one_serves() {
     let other_version = b"KVTC\x02\0\x03\0\x07\0\0\0\0\0\0\0";
     let bad: [(&[u8], &str); 3] = [

@@ -12,7 +12,8 @@ use crate::disagg::room::RoomState;
 use crate::queue::{SubmitError, Submitter};
 use crate::sync::{ArrayQueue, AtomicUsize, Ordering};
 
-/// Submits requests to a node, from any thread. Clones share the node's queue.
+/// Submits requests to a node, from any thread. Clones share the node's queue. A request that the
+/// node's role does not serve completes at once with [`Cause::WrongRole`](crate::disagg::Cause).
 #[derive(Clone, Debug)]
 pub struct Client {
     submitter: Submitter<Request>,

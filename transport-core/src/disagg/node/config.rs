@@ -13,7 +13,8 @@ use crate::memory::CacheTables;
 use crate::transfer::{MAX_DELIVERIES, Part};
 use crate::wire::Role;
 
-/// A node's settings. Fields are public; start from [`NodeConfig::new`].
+/// A node's settings. Fields are public; start from [`NodeConfig::new`]. Times may be a millisecond
+/// to a year; a node is not made with what it cannot work with ([`NodeError`]).
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// What the node does.
@@ -30,17 +31,20 @@ pub struct NodeConfig {
     pub deadlines: Deadlines,
     /// A peer that sent nothing for this long is asked; after `missed` such times it is down.
     pub heartbeat: Duration,
-    /// Heartbeats a peer may miss.
+    /// Heartbeats a peer may miss; at most 65536.
     pub missed: u32,
     /// How long a handshake may take.
     pub handshake: Duration,
-    /// Most requests between submission and the taking of their completions.
+    /// Most requests between submission and the taking of their completions; at most 2^24.
     pub depth: usize,
     /// Most rooms at a time, and most grants held for rooms that are not open yet.
     pub max_rooms: usize,
-    /// Most KV deliveries per room that this node grants; at most [`MAX_DELIVERIES`].
+    /// Most pages and state items in such held grants, of all peers together; four bytes of memory
+    /// each. A peer may have as many as it leaves free: half if it is alone.
+    pub early_items: u64,
+    /// Most KV deliveries per room that this node grants; 1 to [`MAX_DELIVERIES`].
     pub deliveries: u32,
-    /// How many ended rooms are remembered.
+    /// How many ended rooms are remembered; the peers share them.
     pub tombstones: usize,
     /// For how long: at least as long as any message may be late.
     pub remember: Duration,
@@ -50,7 +54,7 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// The defaults of everything but who the node is: heartbeat 5 s, 2 may be missed, handshake
-    /// 10 s, depth 1024, 65536 rooms, 4096 deliveries, 65536 tombstones for 600 s.
+    /// 10 s, depth 1024, 65536 rooms, 2^24 items in early grants, 4096 deliveries, 65536 tombstones for 600 s.
     pub fn new(role: Role, incarnation: u64, secret: u64, model: Model) -> Self {
         Self {
             role,
@@ -64,12 +68,50 @@ impl NodeConfig {
             handshake: Duration::from_secs(10),
             depth: 1024,
             max_rooms: 1 << 16,
+            early_items: 1 << 24,
             deliveries: 4096.min(MAX_DELIVERIES),
             tombstones: 1 << 16,
             remember: Duration::from_secs(600),
             driver: None,
         }
     }
+}
+
+/// Shortest time that a deadline or a heartbeat may be set to: what comes due at once, again and
+/// again, would keep its node turning for ever.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Longest one: sums and products of settings stay far inside what a [`Duration`] holds.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Most heartbeats a peer may miss, and most requests in a queue.
+const MOST_MISSED: u32 = 1 << 16;
+const MOST_DEPTH: usize = 1 << 24;
+
+impl NodeConfig {
+    /// Whether every setting is one that a node can work with; the first that is not.
+    pub(super) fn check(&self) -> Result<(), NodeError> {
+        let due = &self.deadlines;
+        check_time("deadlines.bootstrap", due.bootstrap)?;
+        check_time("deadlines.waiting", due.waiting)?;
+        check_time("deadlines.stall", due.stall)?;
+        check_time("deadlines.drain", due.drain)?;
+        check_time("deadlines.retry", due.retry)?;
+        check_time("heartbeat", self.heartbeat)?;
+        check_time("handshake", self.handshake)?;
+        check_number("missed", self.missed.into(), 0, MOST_MISSED.into())?;
+        check_number("deliveries", self.deliveries.into(), 1, MAX_DELIVERIES.into())?;
+        check_number("depth", self.depth as u64, 1, MOST_DEPTH as u64)
+    }
+}
+
+fn check_time(field: &'static str, value: Duration) -> Result<(), NodeError> {
+    let (least, most) = (SHORTEST, LONGEST);
+    let fits = (least..=most).contains(&value);
+    if fits { Ok(()) } else { Err(NodeError::Time { field, value, least, most }) }
+}
+
+fn check_number(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), NodeError> {
+    let fits = (least..=most).contains(&value);
+    if fits { Ok(()) } else { Err(NodeError::Number { field, value, least, most }) }
 }
 
 /// What the tables hold: the part of a [`crate::disagg::Geometry`] that tables cannot tell.
@@ -177,6 +219,30 @@ pub enum NodeError {
     /// The fabric refused the tables.
     #[error("the fabric refused the tables: {0}")]
     Fabric(#[from] FabricError),
+    /// A number in the configuration is out of range.
+    #[error("{field} is {value}, but must be {least} to {most}")]
+    Number {
+        /// The field of [`NodeConfig`].
+        field: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least that it may be.
+        least: u64,
+        /// The most that it may be.
+        most: u64,
+    },
+    /// A time in the configuration is out of range.
+    #[error("{field} is {value:?}, but must be {least:?} to {most:?}")]
+    Time {
+        /// The field of [`NodeConfig`].
+        field: &'static str,
+        /// Its value.
+        value: Duration,
+        /// The least that it may be.
+        least: Duration,
+        /// The most that it may be.
+        most: Duration,
+    },
     /// The model names another number of state components than there are tables.
     #[error("the model has {kinds} state components, the tables {tables}")]
     StateKinds {

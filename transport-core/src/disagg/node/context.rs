@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::config::{NodeConfig, NodeStats};
+use super::farewell::Farewells;
 use super::request::Request;
 use crate::Instant;
 use crate::disagg::room::{Deadlines, Note};
@@ -23,6 +24,7 @@ pub(super) struct Context<E> {
     pub(super) config: NodeConfig,
     pub(super) port: Port<Request>,
     pub(super) timers: Timers,
+    pub(super) farewells: Farewells,
     pub(super) stats: NodeStats,
     pub(super) now: Instant,
     /// Aux slots nobody uses.
@@ -53,6 +55,7 @@ impl<E: Endpoint> Context<E> {
             config,
             port,
             timers: Timers::default(),
+            farewells: Farewells::default(),
             stats: NodeStats::default(),
             now: Instant::ZERO,
             free_aux: (0..slots).rev().collect(),
@@ -87,6 +90,20 @@ impl<E: Endpoint> Context<E> {
             Note::Grant { .. } => return,
         };
         self.send(peer, &message);
+    }
+
+    /// Tells the other side of a grant that nothing comes of it, until it has heard.
+    pub(super) fn bid_farewell(&mut self, to: Address, cause: Cause) {
+        let Deadlines { retry, drain, .. } = self.deadlines();
+        self.farewells.insert(self.now + retry, self.now + drain, to, cause);
+        self.send_note(to, Note::Abort { cause, drained: true });
+    }
+
+    /// Says again what was not heard yet.
+    pub(super) fn repeat_farewells(&mut self) {
+        while let Some((to, cause)) = self.farewells.pop(self.now, self.config.deadlines.retry) {
+            self.send_note(to, Note::Abort { cause, drained: true });
+        }
     }
 
     /// Sends a grant. One that no message can carry would be repeated in vain: its room must fail.

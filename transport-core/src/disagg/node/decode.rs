@@ -27,9 +27,9 @@ pub(super) struct DecodeSide {
     /// Rooms that have not ended, by name.
     by_id: HashMap<RoomId, GrantId>,
     /// How ended grants' rooms ended: `None` for success.
-    ended: Remembered<GrantId, Option<Cause>>,
+    ended: Remembered<PeerId, GrantId, Option<Cause>>,
     /// Cancels that came before their open.
-    cancelled: Remembered<RoomId, ()>,
+    cancelled: Remembered<(), RoomId, ()>,
     /// Reused for every event.
     actions: Vec<Action>,
 }
@@ -83,6 +83,11 @@ impl DecodeSide {
         cell: Arc<RoomCell>,
     ) {
         if let Err(cause) = self.admit(ctx, &receive) {
+            // There is no room to tell it, and the one that is open already lives on.
+            if cause != Cause::DuplicateRoom {
+                let (peer, room, grant) = (receive.peer, receive.room, self.rooms.spend_key());
+                ctx.bid_farewell(Address { peer, room, grant }, cause);
+            }
             return reject(ctx, receive, ticket, &cell, cause);
         }
         let key = self.insert(ctx, receive, ticket, cell);
@@ -153,7 +158,7 @@ impl DecodeSide {
     /// A scheduler gives a room up. Whether it was live; if not, the next open of it fails.
     pub(super) fn cancel<E: Endpoint>(&mut self, ctx: &mut Context<E>, room: RoomId) -> bool {
         let Some(key) = self.by_id.get(&room).copied() else {
-            self.cancelled.insert(ctx.now, room, ());
+            self.cancelled.insert(ctx.now, (), room, ());
             return false;
         };
         self.with(ctx, key, |room, now, out| room.handle_cancel(now, out));
@@ -264,6 +269,8 @@ impl DecodeSide {
     pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
         if self.known(from) {
             self.with(ctx, from.grant, |room, _, out| room.handle_drained(out));
+        } else {
+            ctx.farewells.heard(from);
         }
     }
 
@@ -362,7 +369,7 @@ impl DecodeSide {
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(mut slot) = self.rooms.remove(key) else { return };
         ctx.timers.disarm(Timer::Decode(key), &mut slot.armed);
-        self.ended.insert(ctx.now, key, slot.room.failure());
+        self.ended.insert(ctx.now, slot.peer, key, slot.room.failure());
     }
 }
 
@@ -420,7 +427,7 @@ impl Slot {
 }
 
 /// Completes a request that could not be begun.
-fn reject<E: Endpoint>(
+pub(super) fn reject<E: Endpoint>(
     ctx: &mut Context<E>,
     receive: Receive,
     ticket: Ticket<Request>,

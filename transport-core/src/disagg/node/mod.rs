@@ -11,6 +11,8 @@ mod client;
 mod config;
 mod context;
 mod decode;
+mod early;
+mod farewell;
 mod outgoing;
 mod peers;
 mod prefill;
@@ -29,10 +31,11 @@ pub use request::{Chunk, Completion, Last, Lease, Open, Readiness, Receive, Requ
 
 use self::context::{Address, Context, Timer};
 use self::decode::DecodeSide;
+use self::outgoing::Outgoing;
 use self::peers::{PeerChange, Peers, mirrored};
 use self::prefill::PrefillSide;
 use crate::Instant;
-use crate::disagg::Geometry;
+use crate::disagg::{Cause, Failure, Geometry};
 use crate::fabric::{FabricEvent, PathError, PeerId};
 use crate::link::{Endpoint, LinkEvent};
 use crate::memory::CacheTables;
@@ -79,18 +82,18 @@ impl<E: Endpoint> Node<E> {
         tables: CacheTables,
         config: NodeConfig,
     ) -> Result<(Self, Client, Completions<Request>), NodeError> {
+        config.check()?;
         let hello = hello(&tables, &config)?;
         endpoint.bind(tables.clone())?;
         let hello = Hello { address: endpoint.address(), ..hello };
         let (submitter, port, completions) = queue::pair(config.depth);
         let events = Arc::new(ArrayQueue::new(MAX_EVENTS));
         let client = Client::new(submitter, config.driver.clone(), events.clone());
-        let (tombstones, remember) = (config.tombstones, config.remember);
         let node = Self {
-            ctx: Context::new(endpoint, tables, config, port),
             peers: Peers::new(hello),
-            decode: DecodeSide::new(tombstones, remember),
-            prefill: PrefillSide::new(tombstones, remember),
+            decode: DecodeSide::new(config.tombstones, config.remember),
+            prefill: PrefillSide::new(&config),
+            ctx: Context::new(endpoint, tables, config, port),
             events,
             tick: Instant::ZERO,
             message: Vec::new(),
@@ -127,7 +130,7 @@ impl<E: Endpoint> Node<E> {
     }
 
     fn wake_at(&self) -> Instant {
-        let next = self.ctx.timers.next().min(self.tick);
+        let next = self.ctx.timers.next().min(self.ctx.farewells.next()).min(self.tick);
         let fenced = self.prefill.is_waiting_to_post();
         if fenced { next.min(self.ctx.now + FENCE_POLL) } else { next }
     }
@@ -150,7 +153,7 @@ impl<E: Endpoint> Node<E> {
     fn take_link_down(&mut self, peer: PeerId, reason: PathError) {
         let change = self.peers.link_down(&mut self.ctx, peer, reason);
         self.take_change(change);
-        // The path's end belongs to this life of the link, so it is taken before the next begins.
+        // Most paths end at once: then the next life of the link need not wait for that.
         self.take_fabric();
     }
 
@@ -171,7 +174,7 @@ impl<E: Endpoint> Node<E> {
     fn take(&mut self, peer: PeerId, message: Message) {
         match message {
             Message::Hello(hello) => {
-                let change = self.peers.hello(&mut self.ctx, peer, &hello);
+                let change = self.peers.hello(&mut self.ctx, peer, hello);
                 self.take_change(change);
             }
             Message::Refuse(cause) => {
@@ -239,6 +242,9 @@ impl<E: Endpoint> Node<E> {
                 FabricEvent::PathDown { peer, reason } => {
                     let change = self.peers.path_down(ctx, peer, reason);
                     self.take_change(change);
+                    // The rooms of the old path have ended: a hello may wait to begin the next.
+                    let change = self.peers.connect(&mut self.ctx, peer);
+                    self.take_change(change);
                 }
             }
         }
@@ -255,6 +261,7 @@ impl<E: Endpoint> Node<E> {
             PeerChange::Down { peer, reason } => {
                 self.decode.path_down(ctx, peer, reason);
                 self.prefill.path_down(ctx, peer, reason);
+                ctx.farewells.forget(peer);
             }
             PeerChange::Refused { peer, cause } => self.decode.peer_refused(ctx, peer, cause),
         }
@@ -278,18 +285,32 @@ impl<E: Endpoint> Node<E> {
 
     fn take_request(&mut self, request: Request, ticket: Ticket<Request>) {
         let ctx = &mut self.ctx;
-        match request.kind {
-            RequestKind::Cancel(room) => {
-                let live = match ctx.config.role {
+        let role = ctx.config.role;
+        let wrong = Cause::WrongRole { role };
+        match (request.kind, role) {
+            (RequestKind::Cancel(room), role) => {
+                let live = match role {
                     Role::Decode => self.decode.cancel(ctx, room),
                     Role::Prefill => self.prefill.cancel(ctx, room),
                 };
                 ctx.port.complete(ticket, Completion::Cancelled { room, live });
             }
-            RequestKind::Chunk(chunk) => self.prefill.chunk(ctx, chunk, ticket),
-            RequestKind::Open(open, cell) => self.prefill.open(ctx, open.room, ticket, cell),
-            RequestKind::Receive(receive, cell) => {
+            (RequestKind::Chunk(chunk), Role::Prefill) => self.prefill.chunk(ctx, chunk, ticket),
+            (RequestKind::Open(open, cell), Role::Prefill) => {
+                self.prefill.open(ctx, open.room, ticket, cell);
+            }
+            (RequestKind::Receive(receive, cell), Role::Decode) => {
                 self.decode.receive(ctx, &self.peers, receive, ticket, cell);
+            }
+            (RequestKind::Chunk(chunk), Role::Decode) => {
+                let failure = Failure { room: chunk.room, peer: None, cause: wrong };
+                Outgoing::reject(ctx, chunk, ticket, failure);
+            }
+            (RequestKind::Open(open, cell), Role::Decode) => {
+                prefill::reject(ctx, open.room, ticket, &cell, wrong);
+            }
+            (RequestKind::Receive(receive, cell), Role::Prefill) => {
+                decode::reject(ctx, receive, ticket, &cell, wrong);
             }
         }
     }
@@ -301,6 +322,7 @@ impl<E: Endpoint> Node<E> {
                 Timer::Prefill(room) => self.prefill.timeout(&mut self.ctx, room),
             }
         }
+        self.ctx.repeat_farewells();
         if self.ctx.now >= self.tick {
             self.tick = self.peers.tick(&mut self.ctx);
             self.decode.tick(self.ctx.now);

@@ -3,6 +3,9 @@
 //! A link comes up; both sides say hello; each checks the other's role and geometry (W2) and builds
 //! its fabric's path. A peer is ready when hello and path are there. Silence is answered by a ping,
 //! more silence ends the path: then nothing of that peer can land any more, and its rooms fail.
+//!
+//! A path may end later than its link. Invariant: until the fabric has said that it ended, the
+//! peer's rooms do not end, and no other path to it is begun, whatever its link does (M2).
 
 use hashbrown::HashMap;
 
@@ -17,14 +20,18 @@ use crate::wire::{Hello, Message};
 #[derive(Debug)]
 pub(super) struct Peers {
     peers: HashMap<PeerId, Peer>,
+    /// Paths that have not ended though their links have, and why those did.
+    ending: HashMap<PeerId, PathError>,
     hello: Hello,
 }
 
 #[derive(Debug)]
 struct Peer {
     dialler: bool,
-    /// Rank and incarnation, once it said hello.
+    /// Rank and incarnation, once it said hello and its path is begun.
     hello: Option<(u32, u64)>,
+    /// Its hello, while the path before has not ended.
+    waiting: Option<Hello>,
     path: bool,
     /// Why we took it down, if we did.
     why: Option<PathError>,
@@ -43,7 +50,7 @@ pub(super) enum PeerChange {
 
 impl Peers {
     pub(super) fn new(hello: Hello) -> Self {
-        Self { peers: HashMap::new(), hello }
+        Self { peers: HashMap::new(), ending: HashMap::new(), hello }
     }
 
     /// Rank and incarnation of a peer that is ready.
@@ -53,13 +60,14 @@ impl Peers {
 
     pub(super) fn link_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: PeerId, dialler: bool) {
         let now = ctx.now;
-        let (hello, path, why) = (None, false, None);
-        let peer = Peer { dialler, hello, path, why, up: now, heard: now, asked: now };
+        let (hello, waiting, path, why) = (None, None, false, None);
+        let peer = Peer { dialler, hello, waiting, path, why, up: now, heard: now, asked: now };
         self.peers.insert(id, peer);
         ctx.send(id, &Message::Hello(self.hello.clone()));
     }
 
-    /// The link is gone: the path goes with it.
+    /// The link is gone: the path goes with it. Its own end is what frees pages; without one there
+    /// is nothing to wait for.
     pub(super) fn link_down<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
@@ -67,30 +75,34 @@ impl Peers {
         reason: PathError,
     ) -> Option<PeerChange> {
         ctx.endpoint.disconnect(id);
-        let peer = self.peers.get_mut(&id)?;
-        peer.why.get_or_insert(reason);
-        // With a path, its own end is what frees pages; without one there is nothing to wait for.
-        let waits = peer.hello.is_some();
-        if waits { None } else { self.forget(id, reason) }
+        let peer = self.peers.remove(&id)?;
+        let reason = peer.why.unwrap_or(reason);
+        if peer.hello.is_some() {
+            self.ending.insert(id, reason);
+        }
+        let waits = self.ending.contains_key(&id);
+        (!waits).then_some(PeerChange::Down { peer: id, reason })
     }
 
-    /// The path is gone: nothing of the peer can land. The link follows.
+    /// The path is gone: nothing of the peer can land. The link follows, unless it is the next one.
     pub(super) fn path_down<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
         id: PeerId,
         reason: PathError,
     ) -> Option<PeerChange> {
+        if let Some(reason) = self.ending.remove(&id) {
+            return Some(PeerChange::Down { peer: id, reason });
+        }
         ctx.endpoint.close(id);
-        self.forget(id, reason)
-    }
-
-    fn forget(&mut self, id: PeerId, reason: PathError) -> Option<PeerChange> {
         let peer = self.peers.remove(&id)?;
         Some(PeerChange::Down { peer: id, reason: peer.why.unwrap_or(reason) })
     }
 
     pub(super) fn path_up(&mut self, id: PeerId) -> Option<PeerChange> {
+        if self.ending.contains_key(&id) {
+            return None;
+        }
         self.peers.get_mut(&id)?.path = true;
         self.ready_now(id)
     }
@@ -125,16 +137,31 @@ impl Peers {
         &mut self,
         ctx: &mut Context<E>,
         id: PeerId,
-        theirs: &Hello,
+        theirs: Hello,
     ) -> Option<PeerChange> {
         let peer = self.peers.get_mut(&id)?;
-        if peer.hello.is_some() {
+        if peer.hello.is_some() || peer.waiting.is_some() {
             return None;
         }
-        if let Err(cause) = agree(&self.hello, theirs) {
+        if let Err(cause) = agree(&self.hello, &theirs) {
             ctx.send(id, &Message::Refuse(cause));
             return Some(self.refused(ctx, id, cause));
         }
+        peer.waiting = Some(theirs);
+        self.connect(ctx, id)
+    }
+
+    /// Begins the path to a peer that said hello, once the one before has ended.
+    pub(super) fn connect<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        id: PeerId,
+    ) -> Option<PeerChange> {
+        if self.ending.contains_key(&id) {
+            return None;
+        }
+        let peer = self.peers.get_mut(&id)?;
+        let theirs = peer.waiting.take()?;
         if let Err(error) = ctx.endpoint.connect(id, &theirs.address, peer.dialler) {
             self.broke(ctx, id, no_path(error));
             return None;
@@ -159,7 +186,8 @@ impl Peers {
         let (now, heartbeat) = (ctx.now, ctx.config.heartbeat);
         let silence = heartbeat * (ctx.config.missed + 1);
         for (id, peer) in &mut self.peers {
-            let late = peer.hello.is_none() && now >= peer.up + ctx.config.handshake;
+            let silent = peer.hello.is_none() && peer.waiting.is_none();
+            let late = silent && now >= peer.up + ctx.config.handshake;
             if late || now >= peer.heard + silence {
                 peer.why.get_or_insert(PathError::Timeout);
                 ctx.endpoint.disconnect(*id);

@@ -6,7 +6,9 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 
 use super::client::RoomCell;
+use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
+use super::early::{Early, EarlyGrants};
 use super::outgoing::Outgoing;
 use super::remembered::Remembered;
 use super::request::{Chunk, Completion, Request};
@@ -28,27 +30,19 @@ pub(super) struct PrefillSide {
     /// All rooms that have a grant, by whose it is.
     by_grant: HashMap<(PeerId, GrantId), GrantId>,
     /// Grants for rooms that are not open yet.
-    early: HashMap<RoomId, Early>,
+    early: EarlyGrants,
     /// How ended grants' rooms ended: `None` for success.
-    ended: Remembered<(PeerId, GrantId), Option<Cause>>,
-    /// Why rooms that are not open yet must fail when they are.
-    doomed: Remembered<RoomId, Cause>,
+    ended: Remembered<PeerId, (PeerId, GrantId), Option<Cause>>,
+    /// Why rooms that are not open yet must fail when they are. By which peer, or by the scheduler.
+    doomed: Remembered<Option<PeerId>, RoomId, Cause>,
     /// Why rooms that ended before they had a grant must refuse the one that comes.
-    unmet: Remembered<RoomId, Cause>,
+    unmet: Remembered<(), RoomId, Cause>,
     /// Rooms that have something to post, or wait for a fence.
     waiting: Vec<GrantId>,
     /// Reused for every turn's look at `waiting`.
     looked_at: Vec<GrantId>,
     /// Reused for every event.
     actions: Vec<Action>,
-}
-
-#[derive(Debug)]
-struct Early {
-    peer: PeerId,
-    offer: GrantOffer,
-    came: Instant,
-    expires: Instant,
 }
 
 #[derive(Debug)]
@@ -67,12 +61,13 @@ struct Slot {
 }
 
 impl PrefillSide {
-    pub(super) fn new(tombstones: usize, keep: core::time::Duration) -> Self {
+    pub(super) fn new(config: &NodeConfig) -> Self {
+        let (tombstones, keep) = (config.tombstones, config.remember);
         Self {
             rooms: Slab::new(),
             by_id: HashMap::new(),
             by_grant: HashMap::new(),
-            early: HashMap::new(),
+            early: EarlyGrants::new(config.max_rooms, config.early_items),
             ended: Remembered::new(tombstones, keep),
             doomed: Remembered::new(tombstones, keep),
             unmet: Remembered::new(tombstones, keep),
@@ -95,10 +90,7 @@ impl PrefillSide {
         cell: Arc<RoomCell>,
     ) {
         if let Err(cause) = self.admit(ctx, id) {
-            cell.store(RoomState::Failed, 0);
-            ctx.count_end(false);
-            let result = Err(Failure { room: id, peer: None, cause });
-            return ctx.port.complete(ticket, Completion::Closed { room: id, result });
+            return reject(ctx, id, ticket, &cell, cause);
         }
         // A new attempt has nothing to do with how an earlier one ended.
         self.unmet.take(&id);
@@ -109,7 +101,7 @@ impl PrefillSide {
         let slot = Slot { id, peer, room, ticket, outgoing, queued, prefix_pages, cell, armed };
         let key = self.rooms.insert(slot);
         self.by_id.insert(id, key);
-        match self.early.remove(&id) {
+        match self.early.remove(id) {
             Some(early) => self.adopt(ctx, key, early.peer, early.offer),
             // Nothing happened yet, but its deadline is to be armed.
             None => self.with(ctx, key, |_, _, _| {}),
@@ -134,9 +126,9 @@ impl PrefillSide {
 
     /// A room ends, or never begins, without a grant: refuses it, now or when it comes (R7).
     fn refuse_unmet<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId, cause: Cause) {
-        match self.early.remove(&id) {
-            Some(early) => self.refuse(ctx, early.address(), cause),
-            None => self.unmet.insert(ctx.now, id, cause),
+        match self.early.remove(id) {
+            Some(early) => self.give_up(ctx, early.address(), cause),
+            None => self.unmet.insert(ctx.now, (), id, cause),
         }
     }
 
@@ -168,7 +160,7 @@ impl PrefillSide {
             return true;
         }
         self.refuse_unmet(ctx, id, Cause::Cancelled);
-        self.doomed.insert(ctx.now, id, Cause::Cancelled);
+        self.doomed.insert(ctx.now, None, id, Cause::Cancelled);
         false
     }
 
@@ -205,21 +197,21 @@ impl PrefillSide {
         if let Some(cause) = self.unmet.take(&offer.room) {
             return self.refuse(ctx, from, cause);
         }
-        let limit = ctx.config.max_rooms;
-        let held = self.early.get(&offer.room).map(Early::address);
-        let other = held.is_some_and(|held| (held.peer, held.grant) != (peer, from.grant));
-        if other {
-            return self.refuse(ctx, from, Cause::DuplicateRoom);
-        }
-        if held.is_none() && self.early.len() >= limit {
-            return self.refuse(ctx, from, Cause::TooMany { limit: limit as u64 });
+        if let Some(held) = self.early.find(offer.room) {
+            let same = (held.peer, held.grant) == (peer, from.grant);
+            return match same {
+                true => ctx.send_note(from, Note::Accept),
+                false => self.refuse(ctx, from, Cause::DuplicateRoom),
+            };
         }
         let wait = core::time::Duration::from_millis(offer.deadline_ms.into());
-        // What an earlier grant came to is no concern of this one.
-        self.doomed.take(&offer.room);
         // Sooner than the decode side gives up, so that it hears the reason and need not guess.
         let (came, expires) = (ctx.now, ctx.now + wait.min(ctx.deadlines().bootstrap) * 9 / 10);
-        self.early.insert(offer.room, Early { peer, offer, came, expires });
+        if let Err(full) = self.early.insert(Early { peer, offer, came, expires }) {
+            return self.refuse(ctx, from, full);
+        }
+        // What an earlier grant came to is no concern of this one.
+        self.doomed.take(&from.room);
         ctx.send_note(from, Note::Accept);
     }
 
@@ -259,10 +251,11 @@ impl PrefillSide {
             return;
         }
         ctx.stats.note_foreign();
-        let of = |early: &Early| early.peer == from.peer && early.offer.grant.id == from.grant;
-        let early = self.early.get(&from.room).is_some_and(of);
+        ctx.farewells.heard(from);
+        let held = self.early.find(from.room);
+        let early = held.is_some_and(|held| (held.peer, held.grant) == (from.peer, from.grant));
         if early {
-            self.early.remove(&from.room);
+            self.early.remove(from.room);
         }
         let stale = self.ended.find(&(from.peer, from.grant)).is_some();
         match self.by_id.get(&from.room).copied() {
@@ -272,17 +265,28 @@ impl PrefillSide {
                 // The decode side knows: a grant that comes now is a new attempt's.
                 self.unmet.take(&from.room);
             }
-            // It overtook our scheduler's open: remember it for that.
-            None if early || !stale => self.doomed.insert(ctx.now, from.room, cause),
+            // It overtook our scheduler's open: remember it for that, unless another grant waits
+            // for that open.
+            None if early || (!stale && held.is_none()) => self.doom(ctx, from, cause),
             _ => {}
         }
-        self.ended.insert(ctx.now, (from.peer, from.grant), Some(cause));
+        self.ended.insert(ctx.now, from.peer, (from.peer, from.grant), Some(cause));
         ctx.send_note(from, Note::Drained);
+    }
+
+    /// Fails the next open of a room, if that does not fail for another's reason already.
+    fn doom<E: Endpoint>(&mut self, ctx: &mut Context<E>, by: Address, cause: Cause) {
+        let owner = Some(by.peer);
+        if self.doomed.owner(&by.room).is_none_or(|other| other == owner) {
+            self.doomed.insert(ctx.now, owner, by.room, cause);
+        }
     }
 
     pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
         if let Some(key) = self.known(from) {
             self.with(ctx, key, |room, _, out| room.handle_drained(out));
+        } else {
+            ctx.farewells.heard(from);
         }
     }
 
@@ -299,14 +303,14 @@ impl PrefillSide {
         peer: PeerId,
         reason: PathError,
     ) {
-        for (room, _) in self.early.extract_if(|_, early| early.peer == peer) {
-            self.doomed.insert(ctx.now, room, Cause::PeerDown(reason));
+        for room in self.early.remove_peer(peer) {
+            self.doomed.insert(ctx.now, Some(peer), room, Cause::PeerDown(reason));
         }
         for key in self.rooms.keys(|slot| slot.peer == Some(peer)) {
             self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
         }
         // A peer that we dial keeps its number when it restarts, and numbers its grants anew (R6).
-        self.ended.retain(|(of, _)| *of != peer);
+        self.ended.forget(peer);
     }
 
     /// A write is over.
@@ -398,18 +402,24 @@ impl PrefillSide {
         self.doomed.expire(ctx.now);
         self.unmet.expire(ctx.now);
         let now = ctx.now;
-        let late = self.early.extract_if(|_, early| early.expires <= now);
-        for (_, early) in late.collect::<Vec<_>>() {
+        while let Some(early) = self.early.pop_expired(now) {
             let waited_ms = (now - early.came).as_millis() as u64;
             let cause = Cause::NeverOpened { waited_ms };
-            self.doomed.insert(now, early.offer.room, cause);
-            self.refuse(ctx, early.address(), cause);
+            self.doomed.insert(now, Some(early.peer), early.offer.room, cause);
+            self.give_up(ctx, early.address(), cause);
         }
     }
 
-    /// Tells a decode node that its grant will not be used.
+    /// Tells a decode node that its accepted grant will not be used, until it has heard: it does not
+    /// repeat the grant any more, and would else wait out its deadline.
+    fn give_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, of: Address, cause: Cause) {
+        self.ended.insert(ctx.now, of.peer, (of.peer, of.grant), Some(cause));
+        ctx.bid_farewell(of, cause);
+    }
+
+    /// Tells a decode node that its grant is not accepted. If that is lost, the grant comes again.
     fn refuse<E: Endpoint>(&mut self, ctx: &mut Context<E>, to: Address, cause: Cause) {
-        self.ended.insert(ctx.now, (to.peer, to.grant), Some(cause));
+        self.ended.insert(ctx.now, to.peer, (to.peer, to.grant), Some(cause));
         abort(ctx, to, cause);
     }
 
@@ -467,7 +477,7 @@ impl PrefillSide {
                 self.by_id.remove(&slot.id);
                 slot.end(ctx, result);
                 if let (Err(cause), None) = (result, slot.path()) {
-                    self.unmet.insert(ctx.now, slot.id, cause);
+                    self.unmet.insert(ctx.now, (), slot.id, cause);
                 }
             }
             Action::Retire => self.retire(ctx, key),
@@ -481,7 +491,7 @@ impl PrefillSide {
         if let Some((peer, grant)) = slot.path() {
             let named = (peer, grant.id);
             self.by_grant.remove(&named);
-            self.ended.insert(ctx.now, named, slot.room.failure());
+            self.ended.insert(ctx.now, peer, named, slot.room.failure());
         }
     }
 }
@@ -533,10 +543,18 @@ impl Slot {
     }
 }
 
-impl Early {
-    fn address(&self) -> Address {
-        Address { peer: self.peer, room: self.offer.room, grant: self.offer.grant.id }
-    }
+/// Completes a request that could not be begun.
+pub(super) fn reject<E: Endpoint>(
+    ctx: &mut Context<E>,
+    room: RoomId,
+    ticket: Ticket<Request>,
+    cell: &RoomCell,
+    cause: Cause,
+) {
+    cell.store(RoomState::Failed, 0);
+    ctx.count_end(false);
+    let result = Err(Failure { room, peer: None, cause });
+    ctx.port.complete(ticket, Completion::Closed { room, result });
 }
 
 fn abort<E: Endpoint>(ctx: &mut Context<E>, to: Address, cause: Cause) {
