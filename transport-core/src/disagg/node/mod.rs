@@ -14,6 +14,7 @@ mod decode;
 mod early;
 mod farewell;
 mod outgoing;
+mod pairing;
 mod peers;
 mod prefill;
 mod remembered;
@@ -35,6 +36,7 @@ use self::outgoing::Outgoing;
 use self::peers::{PeerChange, Peers, mirrored};
 use self::prefill::PrefillSide;
 use crate::Instant;
+use crate::disagg::topology::{Layout, Rank, Side, Topology};
 use crate::disagg::{Cause, Failure, Geometry};
 use crate::fabric::{FabricEvent, PathError, PeerId};
 use crate::link::{Endpoint, LinkEvent};
@@ -255,9 +257,7 @@ impl<E: Endpoint> Node<E> {
         let Some(change) = change else { return };
         let ctx = &mut self.ctx;
         match change {
-            PeerChange::Ready { peer, rank, incarnation } => {
-                self.decode.peer_ready(ctx, peer, rank, incarnation);
-            }
+            PeerChange::Ready { peer, .. } => self.decode.peer_ready(ctx, &self.peers, peer),
             PeerChange::Down { peer, reason } => {
                 self.decode.path_down(ctx, peer, reason);
                 self.prefill.path_down(ctx, peer, reason);
@@ -342,6 +342,27 @@ fn hello(tables: &CacheTables, config: &NodeConfig) -> Result<Hello, NodeError> 
     if bytes < AUX_HEADER_BYTES as u64 {
         return Err(NodeError::AuxSlot { bytes });
     }
-    let (role, rank, incarnation) = (config.role, config.rank, config.incarnation);
-    Ok(Hello { incarnation, role, rank, geometry: model.geometry(tables), address: Vec::new() })
+    let NodeConfig { role, rank, incarnation, engine, .. } = *config;
+    let (geometry, address, layout) = (model.geometry(tables), Vec::new(), config.layout.clone());
+    if let Some(layout) = &layout {
+        check_layout(tables, layout, rank)?;
+    }
+    Ok(Hello { incarnation, role, rank, geometry, address, engine, layout })
+}
+
+/// Whether the tables are those of that rank.
+fn check_layout(tables: &CacheTables, layout: &Layout, number: u32) -> Result<(), NodeError> {
+    let error = |part: Part| NodeError::Layout { rank: number, part: part.to_wire() };
+    let rank = Rank::of_number(number, layout.sizes()).ok_or_else(|| error(Part::Kv))?;
+    let topology = Topology::new(layout.clone(), layout.clone()).map_err(|_| error(Part::Kv))?;
+    for part in tables.parts().filter(|part| *part != Part::Aux) {
+        let stated = topology.item_bytes(Side::Decode, rank, part).map_err(|_| error(part))?;
+        let table = tables.table(part).map_or(&[][..], |table| table.shapes());
+        let sizes = table.iter().map(|shape| shape.item_bytes);
+        // A table has a buffer even where its part has no layer.
+        if !sizes.eq(stated.iter().copied()) && !stated.is_empty() {
+            return Err(error(part));
+        }
+    }
+    Ok(())
 }

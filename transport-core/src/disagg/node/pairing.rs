@@ -1,7 +1,8 @@
 //! What a peer is to this node, worked out once, at the handshake (W2, P1).
 //!
-//! Two engines of one rank each exchange whole tables. Otherwise the engines' layouts say what this
-//! pair of ranks exchanges: some bytes of some buffers, which a [`View`] of the own tables holds.
+//! Two engines without layouts are one rank each and exchange whole tables. Otherwise the layouts
+//! say what this pair of ranks exchanges: some bytes of some buffers, which a [`View`] of the own
+//! tables holds.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -33,7 +34,6 @@ pub(super) struct Pairing {
 pub(super) struct Split {
     /// Rank numbers of the other side's group that this rank has to do with, in order.
     pub(super) counterparts: Vec<u32>,
-    /// Of those, the one that writes our aux record (decode side only).
     view: View,
 }
 
@@ -52,7 +52,7 @@ impl Pairing {
             return Err(Cause::SameRole);
         }
         let (rank, incarnation, engine) = (theirs.rank, theirs.incarnation, theirs.engine);
-        let layouts = several_ranks(ours).zip(several_ranks(theirs));
+        let layouts = ours.layout.as_ref().zip(theirs.layout.as_ref());
         let Some((our_layout, their_layout)) = layouts else {
             check_one_rank_each(ours, theirs).map_err(Cause::Layout)?;
             let place = Rank { dp: 0, tp: 0, pp: 0, cp: 0 };
@@ -86,6 +86,10 @@ impl Pairing {
 }
 
 impl Split {
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
     fn new(
         (role, ours, here): (Role, &Layout, Rank),
         (theirs, there): (&Layout, Rank),
@@ -171,11 +175,6 @@ fn view_tables(route: &Route, side: Side, tables: &CacheTables) -> Option<CacheT
     let components = tables.parts().filter(|part| matches!(part, Part::State(_)));
     let state: Option<Box<[_]>> = components.map(view).collect();
     CacheTables::of(view(Part::Kv)?, tables.table(Part::Aux)?.clone(), state?)
-}
-
-/// The engine's layout, if it has more than one rank.
-fn several_ranks(hello: &Hello) -> Option<&Layout> {
-    hello.layout.as_ref()
 }
 
 fn check_one_rank_each(ours: &Hello, theirs: &Hello) -> Result<(), Mismatch> {
