@@ -1,10 +1,12 @@
 //! Whole nodes over the simulated network: what a scheduler relies on, promise by promise, and then
 //! everything at once under thousands of seeds of faults.
 
+mod busy;
 mod endings;
 mod faults;
 mod messages;
 mod paths;
 mod rooms;
+mod scripted;
 mod settings;
 mod world;

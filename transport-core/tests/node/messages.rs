@@ -236,6 +236,21 @@ fn r7_a_late_grant_of_an_ended_prefill_room_is_answered_with_its_end() {
 }
 
 #[test]
+fn r7_a_late_grant_of_a_room_that_succeeded_needs_no_answer() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    let grant = Arc::new(offer().grant);
+    let peer = &mut stage.peers[0];
+    peer.endpoint.grant(peer.node, grant).unwrap();
+    let offer = stage.open();
+    stage.side.send_last(ROOM.0, &[3, 4], &[], b"");
+    stage.run_for(Duration::from_millis(50));
+    stage.say(0, Message::Complete { room: ROOM, grant: offer_id() });
+    assert_eq!(stage.side.done.len(), 2, "{:?}", stage.side.done);
+    // The decode node sent Complete: it knows.
+    assert_eq!(stage.say(0, offer), []);
+}
+
+#[test]
 fn r7_a_prefill_room_repeats_its_abort_until_it_is_answered() {
     let mut stage = Stage::new(Role::Prefill, 1);
     stage.open();

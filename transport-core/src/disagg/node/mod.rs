@@ -20,6 +20,7 @@ mod prefill;
 mod remembered;
 mod request;
 mod slab;
+mod waiting;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;

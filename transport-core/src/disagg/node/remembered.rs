@@ -3,7 +3,7 @@
 //! What is remembered belongs to an owner, such as the peer that brought it about. When the table
 //! is full the owner of most makes room, so that who brings much only loses its own.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 use core::hash::Hash;
 use core::time::Duration;
@@ -18,7 +18,7 @@ pub(super) struct Remembered<O, K, V> {
     values: HashMap<K, Value<O, V>>,
     /// Each owner's keys in the order they expire; one that was forgotten, or renewed, or taken
     /// over by another owner may stand here still.
-    orders: HashMap<O, VecDeque<(Instant, K)>>,
+    orders: BTreeMap<O, VecDeque<(Instant, K)>>,
     /// Length of all orders.
     len: usize,
     limit: usize,
@@ -32,10 +32,10 @@ struct Value<O, V> {
     expires: Instant,
 }
 
-impl<O: Copy + Eq + Hash, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
+impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
     /// At most `limit` keys, each for `keep`.
     pub(super) fn new(limit: usize, keep: Duration) -> Self {
-        Self { values: HashMap::new(), orders: HashMap::new(), len: 0, limit, keep }
+        Self { values: HashMap::new(), orders: BTreeMap::new(), len: 0, limit, keep }
     }
 
     /// Remembers `value`; the oldest keys of whoever owns most make room for it.

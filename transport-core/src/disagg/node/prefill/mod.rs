@@ -1,5 +1,7 @@
 //! A node's prefill side: rooms that send.
 
+mod posting;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -13,6 +15,7 @@ use super::outgoing::Outgoing;
 use super::remembered::Remembered;
 use super::request::{Chunk, Completion, Request};
 use super::slab::Slab;
+use super::waiting::Waiting;
 use crate::Instant;
 use crate::disagg::room::{Action, Note, PrefillRoom, RoomState};
 use crate::disagg::{Cause, Failure, RoomId};
@@ -38,8 +41,8 @@ pub(super) struct PrefillSide {
     /// Why rooms that ended before they had a grant must refuse the one that comes.
     unmet: Remembered<(), RoomId, Cause>,
     /// Rooms that have something to post, or wait for a fence.
-    waiting: Vec<GrantId>,
-    /// Reused for every turn's look at `waiting`.
+    waiting: Waiting,
+    /// Reused for every turn's look at the fences.
     looked_at: Vec<GrantId>,
     /// Reused for every event.
     actions: Vec<Action>,
@@ -71,7 +74,7 @@ impl PrefillSide {
             ended: Remembered::new(tombstones, keep),
             doomed: Remembered::new(tombstones, keep),
             unmet: Remembered::new(tombstones, keep),
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
             looked_at: Vec::new(),
             actions: Vec::new(),
         }
@@ -331,57 +334,6 @@ impl PrefillSide {
     fn slot_of(&mut self, write: WriteId) -> Option<(GrantId, &mut Slot)> {
         let key = self.rooms.current(Outgoing::slot_of(write))?;
         Some((key, self.rooms.get_mut(key)?))
-    }
-
-    /// Posts what waits, as far as fences and the fabric allow. True if something was posted.
-    pub(super) fn pump_all<E: Endpoint>(&mut self, ctx: &mut Context<E>) -> bool {
-        let before = ctx.stats.writes;
-        let spare = core::mem::take(&mut self.looked_at);
-        let mut keys = core::mem::replace(&mut self.waiting, spare);
-        for key in keys.drain(..) {
-            self.rooms.get_mut(key).into_iter().for_each(|slot| slot.queued = false);
-            self.pump(ctx, key);
-        }
-        self.looked_at = keys;
-        ctx.stats.writes != before
-    }
-
-    /// Whether a room waits for a fence or for room in the fabric.
-    pub(super) fn is_waiting_to_post(&self) -> bool {
-        !self.waiting.is_empty()
-    }
-
-    /// Posts and starts chunks until the room has none, or something must be waited for.
-    fn pump<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        loop {
-            self.post(ctx, key);
-            if !self.start_next(ctx, key) {
-                break;
-            }
-        }
-        let Some(slot) = self.rooms.get_mut(key) else { return };
-        if slot.is_waiting_to_post() && !slot.queued {
-            slot.queued = true;
-            self.waiting.push(key);
-        }
-    }
-
-    fn post<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let Some(slot) = self.rooms.get_mut(key) else { return };
-        for (write, error) in slot.outgoing.post(ctx) {
-            self.written(ctx, write, Err(error));
-        }
-    }
-
-    /// Starts a room's next chunk, if it may be. False when there is none to start now.
-    fn start_next<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) -> bool {
-        let Some(slot) = self.rooms.get_mut(key) else { return false };
-        let mut actions = core::mem::take(&mut self.actions);
-        let started = slot.start_next(ctx, &mut actions);
-        self.act(ctx, key, actions);
-        let slot = self.rooms.get_mut(key).filter(|slot| started && slot.room.failure().is_none());
-        slot.into_iter().for_each(|slot| slot.outgoing.take_started(ctx, slot.id));
-        started
     }
 
     /// A timer is due.
