@@ -231,7 +231,10 @@ impl Mismatch {
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 #[repr(u8)]
-#[allow(missing_docs, reason = "each is named after the field of `Geometry` or `Layout` it compares")]
+#[allow(
+    missing_docs,
+    reason = "each is named after the field of `Geometry` or `Layout` it compares"
+)]
 pub enum Field {
     DType = 1,
     KvLayout = 2,

@@ -10,13 +10,13 @@ use crate::disagg::DType;
 use crate::disagg::topology::{Axes, Component, Layout, Sharded};
 
 /// Most pipeline stages of a layout.
-pub const MAX_STAGES: u32 = 1 << 10;
+pub(super) const MAX_STAGES: u32 = 1 << 10;
 /// Most layers that have one component.
-pub const MAX_LAYERS: u32 = 1 << 9;
+pub(super) const MAX_LAYERS: u32 = 1 << 9;
 /// Most tensors of a component.
-pub const MAX_TENSORS: u32 = 1 << 4;
+pub(super) const MAX_TENSORS: u32 = 1 << 4;
 /// Most sharded runs of a tensor.
-pub const MAX_SHARDED: u32 = 1 << 5;
+pub(super) const MAX_SHARDED: u32 = 1 << 5;
 
 pub(super) fn write(writer: &mut Writer<'_>, layout: Option<&Layout>) -> Result<(), WireError> {
     writer.u8(layout.is_some().into());
@@ -68,9 +68,7 @@ fn read_component(reader: &mut Reader<'_>) -> Result<Component, WireError> {
 
 fn read_tensor(reader: &mut Reader<'_>) -> Result<Vec<Sharded>, WireError> {
     let sharded = reader.limited(WireField::ShardedRuns, MAX_SHARDED)?;
-    (0..sharded)
-        .map(|_| Ok(Sharded { units: reader.u32()?, unit_bytes: reader.u32()? }))
-        .collect()
+    (0..sharded).map(|_| Ok(Sharded { units: reader.u32()?, unit_bytes: reader.u32()? })).collect()
 }
 
 /// How many numbers, then each.

@@ -186,11 +186,6 @@ impl<E: Endpoint> Context<E> {
     }
 }
 
-/// The address of a room's messages, once its grant is known.
-pub(super) fn address(peer: PeerId, room: RoomId, grant: &Grant) -> Address {
-    Address { peer, room, grant: grant.id }
-}
-
 /// What is wrong with a grant that breaks a limit of the protocol.
 fn unsendable(grant: &Grant, error: WireError) -> Cause {
     match error {
@@ -215,8 +210,12 @@ pub(super) struct Timers {
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Timer {
+    /// A decode room's leg.
     Decode(GrantId),
+    /// A prefill room's leg.
     Prefill(GrantId),
+    /// A prefill room that waits for its grants.
+    Grants(GrantId),
 }
 
 impl Timers {

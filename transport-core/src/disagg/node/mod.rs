@@ -13,7 +13,6 @@ mod context;
 mod decode;
 mod early;
 mod farewell;
-mod outgoing;
 mod pairing;
 mod peers;
 mod prefill;
@@ -33,7 +32,6 @@ pub use request::{Chunk, Completion, Last, Lease, Open, Readiness, Receive, Requ
 
 use self::context::{Address, Context, Timer};
 use self::decode::DecodeSide;
-use self::outgoing::Outgoing;
 use self::peers::{PeerChange, Peers, mirrored};
 use self::prefill::PrefillSide;
 use crate::Instant;
@@ -212,12 +210,12 @@ impl<E: Endpoint> Node<E> {
     fn take_as_prefill(&mut self, peer: PeerId, message: Message) {
         let ctx = &mut self.ctx;
         match message {
-            Message::Grant(offer) => self.prefill.granted(ctx, peer, offer),
+            Message::Grant(offer) => self.prefill.granted(ctx, &self.peers, peer, offer),
             Message::Complete { room, grant } => {
                 self.prefill.completed(ctx, Address { peer, room, grant });
             }
             Message::Abort { room, grant, cause, .. } => {
-                self.prefill.aborted(ctx, Address { peer, room, grant }, cause);
+                self.prefill.aborted(ctx, &self.peers, Address { peer, room, grant }, cause);
             }
             Message::Drained { room, grant } => {
                 self.prefill.drained(ctx, Address { peer, room, grant });
@@ -298,14 +296,14 @@ impl<E: Endpoint> Node<E> {
             }
             (RequestKind::Chunk(chunk), Role::Prefill) => self.prefill.chunk(ctx, chunk, ticket),
             (RequestKind::Open(open, cell), Role::Prefill) => {
-                self.prefill.open(ctx, open.room, ticket, cell);
+                self.prefill.open(ctx, &self.peers, open.room, ticket, cell);
             }
             (RequestKind::Receive(receive, cell), Role::Decode) => {
                 self.decode.receive(ctx, &self.peers, receive, ticket, cell);
             }
             (RequestKind::Chunk(chunk), Role::Decode) => {
                 let failure = Failure { room: chunk.room, peer: None, cause: wrong };
-                Outgoing::reject(ctx, chunk, ticket, failure);
+                prefill::reject_chunk(ctx, chunk, ticket, failure);
             }
             (RequestKind::Open(open, cell), Role::Decode) => {
                 prefill::reject(ctx, open.room, ticket, &cell, wrong);
@@ -321,6 +319,7 @@ impl<E: Endpoint> Node<E> {
             match timer {
                 Timer::Decode(room) => self.decode.timeout(&mut self.ctx, room),
                 Timer::Prefill(room) => self.prefill.timeout(&mut self.ctx, room),
+                Timer::Grants(room) => self.prefill.grants_late(&mut self.ctx, room),
             }
         }
         self.ctx.repeat_farewells();

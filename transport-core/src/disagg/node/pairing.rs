@@ -13,7 +13,7 @@ use crate::disagg::topology::{
 };
 use crate::disagg::{Cause, Field, Mismatch};
 use crate::memory::{CacheTables, PagedTable};
-use crate::transfer::{Part, StateMask};
+use crate::transfer::Part;
 use crate::wire::{Hello, Role};
 
 /// A peer that said hello, and what goes between it and us.
@@ -152,11 +152,6 @@ impl View {
     pub(super) fn page_blocks(&self) -> (u32, u32) {
         let of = |side| self.route.blocks(side, Part::Kv).max(1);
         (of(Side::Prefill), of(Side::Decode))
-    }
-
-    /// State components that go between the two.
-    pub(super) fn components(&self, count: usize) -> StateMask {
-        (0..count as u8).filter(|k| self.has(Part::State(*k))).collect()
     }
 }
 

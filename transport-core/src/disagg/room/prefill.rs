@@ -216,13 +216,7 @@ impl PrefillRoom {
         out.push(Action::Post { part, sequence, first });
     }
 
-    fn state_manifest(
-        &mut self,
-        now: Instant,
-        aux: bool,
-        state: StateMask,
-        out: &mut Vec<Action>,
-    ) {
+    fn state_manifest(&mut self, now: Instant, aux: bool, state: StateMask, out: &mut Vec<Action>) {
         let manifest = Manifest { kv: self.deliveries, aux, state };
         self.manifest = Some(manifest);
         self.told = now;

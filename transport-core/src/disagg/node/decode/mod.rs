@@ -243,9 +243,8 @@ impl DecodeSide {
             self.meet(ctx, peers, key, pairing);
         }
         let named = Some((pairing.engine, pairing.rank)).filter(|_| pairing.split.is_some());
-        let waits = |leg: &Leg| {
-            named.is_some() && leg.writer == named && leg.machine.grant().is_none()
-        };
+        let waits =
+            |leg: &Leg| named.is_some() && leg.writer == named && leg.machine.grant().is_none();
         for key in self.legs.keys(waits) {
             self.ready(ctx, key, (peer, pairing));
         }

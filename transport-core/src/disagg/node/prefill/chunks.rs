@@ -83,12 +83,22 @@ impl Chunks {
         self.last = next.chunk.last.is_some();
         let number = self.first.wrapping_add(self.started as u32) & NUMBER_MASK;
         self.started += 1;
-        Ok(self.chunks.get(self.started - 1).map(|out| Started { chunk: &out.chunk, number, first }))
+        Ok(self.chunks.get(self.started - 1).map(|out| Started {
+            chunk: &out.chunk,
+            number,
+            first,
+        }))
     }
 
     /// One more write of a chunk.
     pub(super) fn count(&mut self, number: u32) {
         self.find(number).into_iter().for_each(|chunk| chunk.writes += 1);
+    }
+
+    /// A write of a chunk was dropped, of a room that fails.
+    pub(super) fn uncount(&mut self, number: u32) {
+        let chunk = self.find(number);
+        chunk.into_iter().for_each(|chunk| chunk.writes = chunk.writes.saturating_sub(1));
     }
 
     /// The room took the chunk that was started last. One without writes is complete already.

@@ -10,7 +10,7 @@ use crate::Instant;
 use crate::disagg::node::context::{Address, Context};
 use crate::disagg::node::pairing::{Pairing, Split};
 use crate::disagg::node::request::Lease;
-use crate::disagg::room::{ChunkShape, PrefillRoom};
+use crate::disagg::room::{Action, ChunkShape, PrefillRoom};
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::{PeerId, PostError, Refusal, Write, WriteError, WriteId};
 use crate::link::Endpoint;
@@ -24,8 +24,7 @@ pub(super) struct Leg {
     pub(super) id: RoomId,
     pub(super) room: GrantId,
     pub(super) peer: PeerId,
-    /// The reader's rank, and the decode cp rank that it is.
-    pub(super) rank: u32,
+    /// The decode cp rank that the reader is.
     pub(super) cp: u32,
     pub(super) grant: GrantId,
     pub(super) machine: PrefillRoom,
@@ -38,6 +37,8 @@ pub(super) struct Leg {
     at_hand: AtHand,
     /// Writes that the fabric had no room for yet, in order.
     unposted: VecDeque<Write>,
+    /// Whether it stands in its peer's line.
+    pub(super) queued: bool,
     pub(super) armed: Instant,
 }
 
@@ -45,6 +46,9 @@ pub(super) struct Leg {
 struct AtHand {
     number: u32,
     kv: Arc<[u32]>,
+    /// First granted position of its KV items.
+    first: u32,
+    is_last: bool,
     state: Vec<Arc<[u32]>>,
 }
 
@@ -60,7 +64,6 @@ impl Leg {
             id,
             room,
             peer,
-            rank: pairing.rank,
             cp: pairing.place.cp,
             grant,
             machine,
@@ -69,6 +72,7 @@ impl Leg {
             aux_slot: None,
             at_hand: AtHand::default(),
             unposted: VecDeque::new(),
+            queued: false,
             armed: Instant::FAR,
         }
     }
@@ -96,12 +100,12 @@ impl Leg {
 
     /// Works out what of a chunk goes to this reader; with the last one writes the aux record.
     /// `granted` are the granted KV items of all decode cp ranks.
-    pub(super) fn start<E: Endpoint>(
+    pub(super) fn take_up<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
         started: &Started<'_>,
         granted: u32,
-    ) -> Result<ChunkShape<'_>, Cause> {
+    ) -> Result<(), Cause> {
         let (pages, split) = (&started.chunk.pages, self.split.as_ref().map(|split| split.view()));
         let (kv, first) = match split {
             Some(view) => {
@@ -123,30 +127,16 @@ impl Leg {
             let record = AuxRecord { room, grant, incarnation };
             self.aux_slot = Some(write_aux(ctx, &record, &last.aux)?);
         }
-        (self.at_hand.number, self.at_hand.kv) = (started.number, kv);
-        let (is_last, aux) = (last.is_some(), self.aux);
-        let pages = self.at_hand.kv.len() as u32;
-        Ok(ChunkShape { first, pages, is_last, aux, state: &self.at_hand.state })
+        (self.at_hand.number, self.at_hand.first) = (started.number, first);
+        (self.at_hand.kv, self.at_hand.is_last) = (kv, last.is_some());
+        Ok(())
     }
 
     /// Feeds the chunk at hand to the machine.
-    pub(super) fn send<E: Endpoint>(
-        &mut self,
-        ctx: &mut Context<E>,
-        started: &Started<'_>,
-        granted: u32,
-        out: &mut Vec<crate::disagg::room::Action>,
-    ) {
-        let now = ctx.now;
-        match self.start(ctx, started, granted) {
-            Ok(ChunkShape { first, pages, is_last, aux, .. }) => {
-                let state = core::mem::take(&mut self.at_hand.state);
-                let shape = ChunkShape { first, pages, is_last, aux, state: &state };
-                self.machine.handle_chunk(now, shape, out);
-                self.at_hand.state = state;
-            }
-            Err(cause) => self.machine.handle_failure(now, cause, out),
-        }
+    pub(super) fn feed(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let AtHand { first, is_last, .. } = self.at_hand;
+        let (pages, aux, state) = (self.at_hand.kv.len() as u32, self.aux, &self.at_hand.state);
+        self.machine.handle_chunk(now, ChunkShape { first, pages, is_last, aux, state }, out);
     }
 
     /// Makes a write of the chunk at hand: its chunk's number.
@@ -173,7 +163,10 @@ impl Leg {
     }
 
     /// Posts what the fabric takes. What it will never take comes back with the reason.
-    pub(super) fn post<E: Endpoint>(&mut self, ctx: &mut Context<E>) -> Option<(WriteId, WriteError)> {
+    pub(super) fn post<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+    ) -> Option<(WriteId, WriteError)> {
         while let Some(write) = self.unposted.pop_front() {
             let bytes = write.bytes();
             match ctx.endpoint.post(write) {

@@ -77,9 +77,9 @@ impl Room {
 
     /// Whether all readers' grants are there and none has ended.
     pub(super) fn may_send(&self, legs: &mut Slab<Leg>) -> bool {
-        let mut sending = self.legs.iter().map(|leg| legs.get_mut(*leg));
         let all = self.missing == 0 && self.failed.is_none() && !self.legs.is_empty();
-        all && sending.all(|leg| leg.is_some_and(|leg| leg.machine.may_send()))
+        let mut may = |leg: &GrantId| legs.get_mut(*leg).is_some_and(|leg| leg.machine.may_send());
+        all && self.legs.iter().all(&mut may)
     }
 
     /// Granted KV items of all decode cp ranks, and the items in a page here and there; `None` when
