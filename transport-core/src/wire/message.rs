@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::disagg::topology::Layout;
 use crate::disagg::{Cause, Geometry, RoomId};
 use crate::transfer::{Grant, GrantId, Manifest};
 
@@ -69,6 +70,10 @@ pub struct Hello {
     pub geometry: Geometry,
     /// How its fabric is reached: [`crate::fabric::Fabric::address`].
     pub address: Vec<u8>,
+    /// Which engine it is a rank of: the same number at all its ranks, and at no other engine's.
+    pub engine: u64,
+    /// How that engine spreads its cache over its ranks; `None` when it is one rank.
+    pub layout: Option<Layout>,
 }
 
 /// What a node does.

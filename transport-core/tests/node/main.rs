@@ -4,8 +4,10 @@
 mod busy;
 mod endings;
 mod faults;
+mod group;
 mod messages;
 mod paths;
+mod ranks;
 mod rooms;
 mod scripted;
 mod settings;

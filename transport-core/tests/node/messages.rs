@@ -78,7 +78,10 @@ impl Stage {
                 let (role, rank, incarnation) = (peer.role, RANK, INCARNATION);
                 let address = peer.endpoint.address();
                 let geometry = geometry.clone();
-                moved |= peer.turn(now, Hello { incarnation, role, rank, geometry, address });
+                moved |= peer.turn(
+                    now,
+                    Hello { incarnation, role, rank, geometry, address, engine: 0, layout: None },
+                );
             }
             if moved {
                 continue;
@@ -240,7 +243,7 @@ fn r7_a_late_grant_of_a_room_that_succeeded_needs_no_answer() {
     let mut stage = Stage::new(Role::Prefill, 1);
     let grant = Arc::new(offer().grant);
     let peer = &mut stage.peers[0];
-    peer.endpoint.grant(peer.node, grant).unwrap();
+    peer.endpoint.grant(peer.node, grant, None).unwrap();
     let offer = stage.open();
     stage.side.send_last(ROOM.0, &[3, 4], &[], b"");
     stage.run_for(Duration::from_millis(50));

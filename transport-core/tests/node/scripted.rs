@@ -52,7 +52,12 @@ impl Fabric for Scripted {
 
     fn disconnect(&mut self, _: PeerId) {}
 
-    fn grant(&mut self, _: PeerId, _: Arc<Grant>) -> Result<(), FabricError> {
+    fn grant(
+        &mut self,
+        _: PeerId,
+        _: Arc<Grant>,
+        _: Option<&CacheTables>,
+    ) -> Result<(), FabricError> {
         Ok(())
     }
 
@@ -146,7 +151,15 @@ impl Stage {
         let geometry = self.node.geometry().clone();
         let prefill = Role::Prefill;
         let role = if self.role == prefill { Role::Decode } else { prefill };
-        let hello = Hello { incarnation: 9, role, rank: 0, geometry, address: vec![] };
+        let hello = Hello {
+            incarnation: 9,
+            role,
+            rank: 0,
+            geometry,
+            address: vec![],
+            engine: 0,
+            layout: None,
+        };
         self.say(peer, &Message::Hello(hello));
     }
 

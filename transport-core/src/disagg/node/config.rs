@@ -7,6 +7,7 @@ use core::time::Duration;
 use thiserror::Error;
 
 use crate::disagg::room::Deadlines;
+use crate::disagg::topology::Layout;
 use crate::disagg::{Cause, DType, Geometry, ItemSizes, KvLayout, StateGeometry, StateKind};
 use crate::fabric::{FabricError, PathError, PeerId};
 use crate::memory::CacheTables;
@@ -19,7 +20,12 @@ use crate::wire::Role;
 pub struct NodeConfig {
     /// What the node does.
     pub role: Role,
-    /// Its rank among its engine's processes.
+    /// Its engine: a number that all ranks of one engine have, and no other engine's ranks.
+    pub engine: u64,
+    /// How the engine spreads its cache over its ranks; `None`: it is one rank.
+    pub layout: Option<Layout>,
+    /// Its rank's number among its engine's processes:
+    /// [`Rank::number`](crate::disagg::topology::Rank::number).
     pub rank: u32,
     /// A number that no earlier life of this node had (R6): random, or the start time.
     pub incarnation: u64,
@@ -58,6 +64,8 @@ impl NodeConfig {
     pub fn new(role: Role, incarnation: u64, secret: u64, model: Model) -> Self {
         Self {
             role,
+            engine: 0,
+            layout: None,
             rank: 0,
             incarnation,
             secret,
@@ -242,6 +250,14 @@ pub enum NodeError {
         least: Duration,
         /// The most that it may be.
         most: Duration,
+    },
+    /// The tables are not those of the rank that the layout describes, or it has no such rank.
+    #[error("part {part}: the tables are not those of rank {rank} of the layout")]
+    Layout {
+        /// The rank's number.
+        rank: u32,
+        /// Wire number of the first part that differs.
+        part: u8,
     },
     /// The model names another number of state components than there are tables.
     #[error("the model has {kinds} state components, the tables {tables}")]

@@ -9,6 +9,7 @@ use super::farewell::Farewells;
 use super::request::Request;
 use crate::Instant;
 use crate::disagg::room::{Deadlines, Note};
+use crate::disagg::topology::Rank;
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
 use crate::link::{Endpoint, MAX_MESSAGE};
@@ -27,6 +28,8 @@ pub(super) struct Context<E> {
     pub(super) farewells: Farewells,
     pub(super) stats: NodeStats,
     pub(super) now: Instant,
+    /// Parts that no layer of this rank has, by their wire numbers: nobody writes their tables.
+    absent: u32,
     /// Aux slots nobody uses.
     free_aux: Vec<u32>,
     /// Reused for every message and aux record.
@@ -48,6 +51,7 @@ impl<E: Endpoint> Context<E> {
         config: NodeConfig,
         port: Port<Request>,
     ) -> Self {
+        let absent = absent_parts(&config);
         let slots = tables.table(Part::Aux).map_or(0, |table| table.items());
         Self {
             endpoint,
@@ -58,6 +62,7 @@ impl<E: Endpoint> Context<E> {
             farewells: Farewells::default(),
             stats: NodeStats::default(),
             now: Instant::ZERO,
+            absent,
             free_aux: (0..slots).rev().collect(),
             bytes: Vec::new(),
         }
@@ -133,6 +138,10 @@ impl<E: Endpoint> Context<E> {
 
     /// Bytes of one item of a part, in all its buffers.
     pub(super) fn item_bytes(&self, part: Part) -> u64 {
+        let bit = 1u32.checked_shl(part.to_wire().into()).unwrap_or(0);
+        if self.absent & bit != 0 {
+            return 0;
+        }
         self.tables.table(part).map_or(0, |table| table.item_bytes())
     }
 
@@ -186,9 +195,12 @@ impl<E: Endpoint> Context<E> {
     }
 }
 
-/// The address of a room's messages, once its grant is known.
-pub(super) fn address(peer: PeerId, room: RoomId, grant: &Grant) -> Address {
-    Address { peer, room, grant: grant.id }
+/// A bit for each part that no layer of the rank has.
+fn absent_parts(config: &NodeConfig) -> u32 {
+    let Some(layout) = &config.layout else { return 0 };
+    let Some(rank) = Rank::of_number(config.rank, layout.sizes()) else { return 0 };
+    let absent = layout.components().filter(|(part, _)| !layout.has(*part, rank.pp));
+    absent.fold(0, |bits, (part, _)| bits | 1 << part.to_wire())
 }
 
 /// What is wrong with a grant that breaks a limit of the protocol.
@@ -215,8 +227,12 @@ pub(super) struct Timers {
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Timer {
+    /// A decode room's leg.
     Decode(GrantId),
+    /// A prefill room's leg.
     Prefill(GrantId),
+    /// A prefill room that waits for its grants.
+    Grants(GrantId),
 }
 
 impl Timers {

@@ -5,7 +5,7 @@
 //! left free when it was given the last of them. One peer alone may have half of all, two may have
 //! a third each, and what others take is never all.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use hashbrown::HashMap;
@@ -19,9 +19,10 @@ use crate::wire::GrantOffer;
 
 #[derive(Debug)]
 pub(super) struct EarlyGrants {
-    grants: HashMap<RoomId, Early>,
+    /// By room and by whose it is: all decode ranks of a group grant their parts of one room.
+    grants: BTreeMap<(RoomId, PeerId), Early>,
     /// All of them, soonest to expire first.
-    expiring: BTreeSet<(Instant, RoomId)>,
+    expiring: BTreeSet<(Instant, RoomId, PeerId)>,
     /// Items held for each peer, and for all.
     held: HashMap<PeerId, u64>,
     items: u64,
@@ -39,16 +40,27 @@ pub(super) struct Early {
 
 impl EarlyGrants {
     pub(super) fn new(most_grants: usize, most_items: u64) -> Self {
-        let (grants, expiring, held) = (HashMap::new(), BTreeSet::new(), HashMap::new());
+        let (grants, expiring, held) = (BTreeMap::new(), BTreeSet::new(), HashMap::new());
         Self { grants, expiring, held, items: 0, most_grants, most_items }
     }
 
-    /// What is kept for a room.
-    pub(super) fn find(&self, room: RoomId) -> Option<Address> {
-        self.grants.get(&room).map(Early::address)
+    /// What is kept of a peer for a room.
+    pub(super) fn find(&self, room: RoomId, peer: PeerId) -> Option<Address> {
+        self.grants.get(&(room, peer)).map(Early::address)
     }
 
-    /// Keeps a grant for a room that has none, if there is a place for it.
+    /// Of whom something is kept for a room.
+    pub(super) fn holder(&self, room: RoomId) -> Option<PeerId> {
+        let all = (room, PeerId(0))..=(room, PeerId(u32::MAX));
+        self.grants.range(all).next().map(|((_, peer), _)| *peer)
+    }
+
+    /// Takes something that is kept for a room.
+    pub(super) fn take(&mut self, room: RoomId) -> Option<Early> {
+        self.remove(room, self.holder(room)?)
+    }
+
+    /// Keeps a grant of a peer that has none for the room, if there is a place for it.
     pub(super) fn insert(&mut self, early: Early) -> Result<(), Cause> {
         if self.grants.len() >= self.most_grants {
             return Err(Cause::TooMany { limit: self.most_grants as u64 });
@@ -62,14 +74,14 @@ impl EarlyGrants {
         self.items += items;
         self.held.insert(early.peer, held);
         let room = early.offer.room;
-        self.expiring.insert((early.expires, room));
-        self.grants.insert(room, early);
+        self.expiring.insert((early.expires, room, early.peer));
+        self.grants.insert((room, early.peer), early);
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, room: RoomId) -> Option<Early> {
-        let early = self.grants.remove(&room)?;
-        self.expiring.remove(&(early.expires, room));
+    pub(super) fn remove(&mut self, room: RoomId, peer: PeerId) -> Option<Early> {
+        let early = self.grants.remove(&(room, peer))?;
+        self.expiring.remove(&(early.expires, room, peer));
         let items = items(&early.offer.grant);
         self.items -= items;
         if let Some(held) = self.held.get_mut(&early.peer) {
@@ -80,15 +92,15 @@ impl EarlyGrants {
 
     /// Takes one that has expired.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Early> {
-        let (expires, room) = *self.expiring.first()?;
-        if expires <= now { self.remove(room) } else { None }
+        let (expires, room, peer) = *self.expiring.first()?;
+        if expires <= now { self.remove(room, peer) } else { None }
     }
 
     /// Takes all of a peer: their rooms.
     pub(super) fn remove_peer(&mut self, peer: PeerId) -> Vec<RoomId> {
-        let of_peer = self.grants.iter().filter(|(_, early)| early.peer == peer);
+        let of_peer = self.grants.keys().filter(|(_, holder)| *holder == peer);
         let rooms: Vec<RoomId> = of_peer.map(|(room, _)| *room).collect();
-        rooms.iter().for_each(|room| _ = self.remove(*room));
+        rooms.iter().for_each(|room| _ = self.remove(*room, peer));
         self.held.remove(&peer);
         rooms
     }
@@ -145,8 +157,8 @@ mod tests {
             for room in [1, 2, 3] {
                 assert_eq!(grants.insert(early(round, room, 2)), Ok(()), "{round}");
             }
-            assert_eq!(grants.remove(RoomId(2)).map(|early| early.offer.room), Some(RoomId(2)));
-            assert_eq!(grants.remove(RoomId(2)).map(|early| early.offer.room), None);
+            assert_eq!(grants.take(RoomId(2)).map(|early| early.offer.room), Some(RoomId(2)));
+            assert_eq!(grants.take(RoomId(2)).map(|early| early.offer.room), None);
             let due = grants.pop_expired(Instant::ZERO + Duration::from_secs(97));
             assert_eq!(due.map(|early| early.offer.room), Some(RoomId(3)));
             assert!(grants.pop_expired(Instant::ZERO + Duration::from_secs(97)).is_none());

@@ -13,7 +13,7 @@ mod context;
 mod decode;
 mod early;
 mod farewell;
-mod outgoing;
+mod pairing;
 mod peers;
 mod prefill;
 mod remembered;
@@ -32,10 +32,10 @@ pub use request::{Chunk, Completion, Last, Lease, Open, Readiness, Receive, Requ
 
 use self::context::{Address, Context, Timer};
 use self::decode::DecodeSide;
-use self::outgoing::Outgoing;
 use self::peers::{PeerChange, Peers, mirrored};
 use self::prefill::PrefillSide;
 use crate::Instant;
+use crate::disagg::topology::{Layout, Rank, Side, Topology};
 use crate::disagg::{Cause, Failure, Geometry};
 use crate::fabric::{FabricEvent, PathError, PeerId};
 use crate::link::{Endpoint, LinkEvent};
@@ -210,12 +210,12 @@ impl<E: Endpoint> Node<E> {
     fn take_as_prefill(&mut self, peer: PeerId, message: Message) {
         let ctx = &mut self.ctx;
         match message {
-            Message::Grant(offer) => self.prefill.granted(ctx, peer, offer),
+            Message::Grant(offer) => self.prefill.granted(ctx, &self.peers, peer, offer),
             Message::Complete { room, grant } => {
                 self.prefill.completed(ctx, Address { peer, room, grant });
             }
             Message::Abort { room, grant, cause, .. } => {
-                self.prefill.aborted(ctx, Address { peer, room, grant }, cause);
+                self.prefill.aborted(ctx, &self.peers, Address { peer, room, grant }, cause);
             }
             Message::Drained { room, grant } => {
                 self.prefill.drained(ctx, Address { peer, room, grant });
@@ -256,9 +256,7 @@ impl<E: Endpoint> Node<E> {
         let Some(change) = change else { return };
         let ctx = &mut self.ctx;
         match change {
-            PeerChange::Ready { peer, rank, incarnation } => {
-                self.decode.peer_ready(ctx, peer, rank, incarnation);
-            }
+            PeerChange::Ready { peer, .. } => self.decode.peer_ready(ctx, &self.peers, peer),
             PeerChange::Down { peer, reason } => {
                 self.decode.path_down(ctx, peer, reason);
                 self.prefill.path_down(ctx, peer, reason);
@@ -298,14 +296,14 @@ impl<E: Endpoint> Node<E> {
             }
             (RequestKind::Chunk(chunk), Role::Prefill) => self.prefill.chunk(ctx, chunk, ticket),
             (RequestKind::Open(open, cell), Role::Prefill) => {
-                self.prefill.open(ctx, open.room, ticket, cell);
+                self.prefill.open(ctx, &self.peers, open.room, ticket, cell);
             }
             (RequestKind::Receive(receive, cell), Role::Decode) => {
                 self.decode.receive(ctx, &self.peers, receive, ticket, cell);
             }
             (RequestKind::Chunk(chunk), Role::Decode) => {
                 let failure = Failure { room: chunk.room, peer: None, cause: wrong };
-                Outgoing::reject(ctx, chunk, ticket, failure);
+                prefill::reject_chunk(ctx, chunk, ticket, failure);
             }
             (RequestKind::Open(open, cell), Role::Decode) => {
                 prefill::reject(ctx, open.room, ticket, &cell, wrong);
@@ -321,6 +319,7 @@ impl<E: Endpoint> Node<E> {
             match timer {
                 Timer::Decode(room) => self.decode.timeout(&mut self.ctx, room),
                 Timer::Prefill(room) => self.prefill.timeout(&mut self.ctx, room),
+                Timer::Grants(room) => self.prefill.grants_late(&mut self.ctx, room),
             }
         }
         self.ctx.repeat_farewells();
@@ -343,6 +342,27 @@ fn hello(tables: &CacheTables, config: &NodeConfig) -> Result<Hello, NodeError> 
     if bytes < AUX_HEADER_BYTES as u64 {
         return Err(NodeError::AuxSlot { bytes });
     }
-    let (role, rank, incarnation) = (config.role, config.rank, config.incarnation);
-    Ok(Hello { incarnation, role, rank, geometry: model.geometry(tables), address: Vec::new() })
+    let NodeConfig { role, rank, incarnation, engine, .. } = *config;
+    let (geometry, address, layout) = (model.geometry(tables), Vec::new(), config.layout.clone());
+    if let Some(layout) = &layout {
+        check_layout(tables, layout, rank)?;
+    }
+    Ok(Hello { incarnation, role, rank, geometry, address, engine, layout })
+}
+
+/// Whether the tables are those of that rank.
+fn check_layout(tables: &CacheTables, layout: &Layout, number: u32) -> Result<(), NodeError> {
+    let error = |part: Part| NodeError::Layout { rank: number, part: part.to_wire() };
+    let rank = Rank::of_number(number, layout.sizes()).ok_or_else(|| error(Part::Kv))?;
+    let topology = Topology::new(layout.clone(), layout.clone()).map_err(|_| error(Part::Kv))?;
+    for part in tables.parts().filter(|part| *part != Part::Aux) {
+        let stated = topology.item_bytes(Side::Decode, rank, part).map_err(|_| error(part))?;
+        let table = tables.table(part).map_or(&[][..], |table| table.shapes());
+        let sizes = table.iter().map(|shape| shape.item_bytes);
+        // A table has a buffer even where its part has no layer.
+        if !sizes.eq(stated.iter().copied()) && !stated.is_empty() {
+            return Err(error(part));
+        }
+    }
+    Ok(())
 }

@@ -7,10 +7,13 @@
 //! A path may end later than its link. Invariant: until the fabric has said that it ended, the
 //! peer's rooms do not end, and no other path to it is begun, whatever its link does (M2).
 
+use alloc::vec::Vec;
+
 use hashbrown::HashMap;
 
 use super::config::{NodeEvent, NodeStats};
 use super::context::Context;
+use super::pairing::Pairing;
 use crate::Instant;
 use crate::disagg::{Cause, Geometry};
 use crate::fabric::{FabricError, PathError, PeerId};
@@ -22,16 +25,18 @@ pub(super) struct Peers {
     peers: HashMap<PeerId, Peer>,
     /// Paths that have not ended though their links have, and why those did.
     ending: HashMap<PeerId, PathError>,
+    /// Peers that are ready, by engine and rank.
+    by_rank: HashMap<(u64, u32), PeerId>,
     hello: Hello,
 }
 
 #[derive(Debug)]
 struct Peer {
     dialler: bool,
-    /// Rank and incarnation, once it said hello and its path is begun.
-    hello: Option<(u32, u64)>,
-    /// Its hello, while the path before has not ended.
-    waiting: Option<Hello>,
+    /// Who it is to us, once it said hello and its path is begun.
+    hello: Option<Pairing>,
+    /// The same and its fabric's address, while the path before has not ended.
+    waiting: Option<(Pairing, Vec<u8>)>,
     path: bool,
     /// Why we took it down, if we did.
     why: Option<PathError>,
@@ -50,12 +55,24 @@ pub(super) enum PeerChange {
 
 impl Peers {
     pub(super) fn new(hello: Hello) -> Self {
-        Self { peers: HashMap::new(), ending: HashMap::new(), hello }
+        let (peers, ending, by_rank) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { peers, ending, by_rank, hello }
     }
 
-    /// Rank and incarnation of a peer that is ready.
-    pub(super) fn ready(&self, peer: PeerId) -> Option<(u32, u64)> {
-        self.peers.get(&peer).filter(|peer| peer.path)?.hello
+    /// Who a peer is to us that is ready.
+    pub(super) fn ready(&self, peer: PeerId) -> Option<&Pairing> {
+        self.peers.get(&peer).filter(|peer| peer.path)?.hello.as_ref()
+    }
+
+    /// Who a peer is to us that said hello.
+    pub(super) fn pairing(&self, peer: PeerId) -> Option<&Pairing> {
+        self.peers.get(&peer)?.hello.as_ref()
+    }
+
+    /// The peer of that engine and rank, if it is ready.
+    pub(super) fn find(&self, writer: (u64, u32)) -> Option<(PeerId, &Pairing)> {
+        let peer = *self.by_rank.get(&writer)?;
+        Some((peer, self.ready(peer)?))
     }
 
     pub(super) fn link_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: PeerId, dialler: bool) {
@@ -75,7 +92,7 @@ impl Peers {
         reason: PathError,
     ) -> Option<PeerChange> {
         ctx.endpoint.disconnect(id);
-        let peer = self.peers.remove(&id)?;
+        let peer = self.remove(id)?;
         let reason = peer.why.unwrap_or(reason);
         if peer.hello.is_some() {
             self.ending.insert(id, reason);
@@ -95,8 +112,17 @@ impl Peers {
             return Some(PeerChange::Down { peer: id, reason });
         }
         ctx.endpoint.close(id);
-        let peer = self.peers.remove(&id)?;
+        let peer = self.remove(id)?;
         Some(PeerChange::Down { peer: id, reason: peer.why.unwrap_or(reason) })
+    }
+
+    fn remove(&mut self, id: PeerId) -> Option<Peer> {
+        let peer = self.peers.remove(&id)?;
+        let named = peer.hello.as_ref().map(|pairing| (pairing.engine, pairing.rank));
+        if let Some(named) = named.filter(|named| self.by_rank.get(named) == Some(&id)) {
+            self.by_rank.remove(&named);
+        }
+        Some(peer)
     }
 
     pub(super) fn path_up(&mut self, id: PeerId) -> Option<PeerChange> {
@@ -107,9 +133,10 @@ impl Peers {
         self.ready_now(id)
     }
 
-    fn ready_now(&self, id: PeerId) -> Option<PeerChange> {
+    fn ready_now(&mut self, id: PeerId) -> Option<PeerChange> {
         let peer = self.peers.get(&id).filter(|peer| peer.path)?;
-        let (rank, incarnation) = peer.hello?;
+        let Pairing { rank, incarnation, engine, .. } = *peer.hello.as_ref()?;
+        self.by_rank.insert((engine, rank), id);
         Some(PeerChange::Ready { peer: id, rank, incarnation })
     }
 
@@ -143,11 +170,13 @@ impl Peers {
         if peer.hello.is_some() || peer.waiting.is_some() {
             return None;
         }
-        if let Err(cause) = agree(&self.hello, &theirs) {
-            ctx.send(id, &Message::Refuse(cause));
-            return Some(self.refused(ctx, id, cause));
+        match Pairing::new(&self.hello, &theirs, &ctx.tables) {
+            Ok(pairing) => peer.waiting = Some((pairing, theirs.address)),
+            Err(cause) => {
+                ctx.send(id, &Message::Refuse(cause));
+                return Some(self.refused(ctx, id, cause));
+            }
         }
-        peer.waiting = Some(theirs);
         self.connect(ctx, id)
     }
 
@@ -161,12 +190,12 @@ impl Peers {
             return None;
         }
         let peer = self.peers.get_mut(&id)?;
-        let theirs = peer.waiting.take()?;
-        if let Err(error) = ctx.endpoint.connect(id, &theirs.address, peer.dialler) {
+        let (pairing, address) = peer.waiting.take()?;
+        if let Err(error) = ctx.endpoint.connect(id, &address, peer.dialler) {
             self.broke(ctx, id, no_path(error));
             return None;
         }
-        peer.hello = Some((theirs.rank, theirs.incarnation));
+        peer.hello = Some(pairing);
         self.ready_now(id)
     }
 
@@ -203,13 +232,6 @@ impl Peers {
     pub(super) fn geometry(&self) -> &Geometry {
         &self.hello.geometry
     }
-}
-
-fn agree(ours: &Hello, theirs: &Hello) -> Result<(), Cause> {
-    if ours.role == theirs.role {
-        return Err(Cause::SameRole);
-    }
-    ours.geometry.check(&theirs.geometry).map_err(Cause::Layout)
 }
 
 /// Why a link ends whose path cannot even be begun.

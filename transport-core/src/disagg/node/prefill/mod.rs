@@ -1,17 +1,28 @@
 //! A node's prefill side: rooms that send.
+//!
+//! A [`Room`] is one request; it has a [`Leg`] for each decode rank that it writes to, made when
+//! that rank's grant comes. Events go to legs; that a leg has ended goes to its room as an
+//! [`Outcome`], and from there to the other legs: all succeed, or all fail for the first reason (R3).
 
+mod chunks;
+mod leg;
 mod posting;
+mod room;
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 
+pub(super) use self::chunks::reject as reject_chunk;
+use self::leg::Leg;
+use self::room::Room;
 use super::client::RoomCell;
 use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
 use super::early::{Early, EarlyGrants};
-use super::outgoing::Outgoing;
+use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Chunk, Completion, Request};
 use super::slab::Slab;
@@ -22,45 +33,40 @@ use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId, WriteError, WriteId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
-use crate::transfer::{Grant, GrantId};
+use crate::transfer::GrantId;
 use crate::wire::GrantOffer;
 
 #[derive(Debug)]
 pub(super) struct PrefillSide {
-    rooms: Slab<Slot>,
+    rooms: Slab<Room>,
+    legs: Slab<Leg>,
     /// Rooms that have not ended, by name.
     by_id: HashMap<RoomId, GrantId>,
-    /// All rooms that have a grant, by whose it is.
+    /// Legs, by whose grant it is.
     by_grant: HashMap<(PeerId, GrantId), GrantId>,
     /// Grants for rooms that are not open yet.
     early: EarlyGrants,
-    /// How ended grants' rooms ended: `None` for success.
+    /// How ended legs ended: `None` for success.
     ended: Remembered<PeerId, (PeerId, GrantId), Option<Cause>>,
     /// Why rooms that are not open yet must fail when they are. By which peer, or by the scheduler.
     doomed: Remembered<Option<PeerId>, RoomId, Cause>,
-    /// Why rooms that ended before they had a grant must refuse the one that comes.
-    unmet: Remembered<(), RoomId, Cause>,
-    /// Rooms that have something to post, or wait for a fence.
+    /// Why rooms that ended before they had all grants must refuse those that come, and how many.
+    unmet: Remembered<(), RoomId, (Cause, usize)>,
     waiting: Waiting,
-    /// Reused for every turn's look at the fences.
+    /// Reused for every turn's look at fences.
     looked_at: Vec<GrantId>,
     /// Reused for every event.
     actions: Vec<Action>,
+    outcomes: VecDeque<Outcome>,
 }
 
-#[derive(Debug)]
-struct Slot {
-    id: RoomId,
-    peer: Option<PeerId>,
-    room: PrefillRoom,
-    /// The request, until the room ends.
-    ticket: Option<Ticket<Request>>,
-    outgoing: Outgoing,
-    /// Whether the room stands in [`PrefillSide::waiting`].
-    queued: bool,
-    prefix_pages: u32,
-    cell: Arc<RoomCell>,
-    armed: Instant,
+/// A leg has ended: no source is read for it any more.
+#[derive(Clone, Copy, Debug)]
+struct Outcome {
+    leg: GrantId,
+    room: GrantId,
+    peer: PeerId,
+    result: Result<(), Cause>,
 }
 
 impl PrefillSide {
@@ -68,6 +74,7 @@ impl PrefillSide {
         let (tombstones, keep) = (config.tombstones, config.remember);
         Self {
             rooms: Slab::new(),
+            legs: Slab::new(),
             by_id: HashMap::new(),
             by_grant: HashMap::new(),
             early: EarlyGrants::new(config.max_rooms, config.early_items),
@@ -77,6 +84,7 @@ impl PrefillSide {
             waiting: Waiting::default(),
             looked_at: Vec::new(),
             actions: Vec::new(),
+            outcomes: VecDeque::new(),
         }
     }
 
@@ -88,6 +96,7 @@ impl PrefillSide {
     pub(super) fn open<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
+        peers: &Peers,
         id: RoomId,
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
@@ -97,18 +106,13 @@ impl PrefillSide {
         }
         // A new attempt has nothing to do with how an earlier one ended.
         self.unmet.take(&id);
-        let room = PrefillRoom::new(ctx.deadlines(), ctx.now);
-        let (peer, prefix_pages, armed) = (None, 0, Instant::FAR);
-        let (ticket, outgoing) = (Some(ticket), Outgoing::default());
-        let queued = false;
-        let slot = Slot { id, peer, room, ticket, outgoing, queued, prefix_pages, cell, armed };
-        let key = self.rooms.insert(slot);
+        let key = self.rooms.insert(Room::new(id, ticket, cell, ctx.now));
         self.by_id.insert(id, key);
-        match self.early.remove(id) {
-            Some(early) => self.adopt(ctx, key, early.peer, early.offer),
-            // Nothing happened yet, but its deadline is to be armed.
-            None => self.with(ctx, key, |_, _, _| {}),
+        self.arm(ctx, key);
+        while let Some(early) = self.early.take(id) {
+            self.adopt(ctx, peers, key, (early.peer, early.offer));
         }
+        self.settle(ctx);
     }
 
     fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId) -> Result<(), Cause> {
@@ -129,9 +133,22 @@ impl PrefillSide {
 
     /// A room ends, or never begins, without a grant: refuses it, now or when it comes (R7).
     fn refuse_unmet<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId, cause: Cause) {
-        match self.early.remove(id) {
-            Some(early) => self.give_up(ctx, early.address(), cause),
-            None => self.unmet.insert(ctx.now, (), id, cause),
+        let mut held = false;
+        while let Some(early) = self.early.take(id) {
+            self.give_up(ctx, early.address(), cause);
+            held = true;
+        }
+        if !held {
+            self.unmet.insert(ctx.now, (), id, (cause, 1));
+        }
+    }
+
+    /// Has a room's deadline for its grants watched.
+    fn arm<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        let deadline = ctx.deadlines().bootstrap;
+        if let Some(room) = self.rooms.get_mut(key) {
+            ctx.timers.arm(Timer::Grants(key), &mut room.armed, room.opened + deadline);
+            room.show(&mut self.legs);
         }
     }
 
@@ -143,23 +160,26 @@ impl PrefillSide {
         ticket: Ticket<Request>,
     ) {
         let key = self.by_id.get(&chunk.room).copied();
-        let slot = key.and_then(|key| Some((key, self.rooms.get_mut(key)?)));
-        let Some((key, slot)) = slot else {
+        let room = key.and_then(|key| Some((key, self.rooms.get_mut(key)?)));
+        let Some((key, room)) = room else {
             let failure = Failure { room: chunk.room, peer: None, cause: Cause::UnknownRoom };
-            return Outgoing::reject(ctx, chunk, ticket, failure);
+            return reject_chunk(ctx, chunk, ticket, failure);
         };
-        if let Some(cause) = slot.room.failure() {
-            let failure = slot.failed(cause);
-            return Outgoing::reject(ctx, chunk, ticket, failure);
+        if let Some(failure) = room.failure() {
+            return reject_chunk(ctx, chunk, ticket, failure);
         }
-        slot.outgoing.push(chunk, ticket);
-        self.pump(ctx, key);
+        room.chunks.push(chunk, ticket);
+        if !room.queued {
+            self.pump(ctx, key);
+            self.settle(ctx);
+        }
     }
 
     /// A scheduler gives a room up. Whether it was live; if not, the next open of it fails.
     pub(super) fn cancel<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId) -> bool {
         if let Some(key) = self.by_id.get(&id).copied() {
-            self.with(ctx, key, |room, now, out| room.handle_cancel(now, out));
+            self.room_failed(ctx, key, (Cause::Cancelled, None));
+            self.settle(ctx);
             return true;
         }
         self.refuse_unmet(ctx, id, Cause::Cancelled);
@@ -171,6 +191,7 @@ impl PrefillSide {
     pub(super) fn granted<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
+        peers: &Peers,
         peer: PeerId,
         offer: GrantOffer,
     ) {
@@ -183,29 +204,37 @@ impl PrefillSide {
             return cause.into_iter().for_each(|cause| abort(ctx, from, cause));
         }
         match self.by_id.get(&offer.room).copied() {
-            Some(key) if self.is_waiting(key) => self.adopt(ctx, key, peer, offer),
-            Some(_) => self.refuse(ctx, from, Cause::DuplicateRoom),
-            None => self.keep(ctx, peer, offer),
+            Some(key) => self.adopt(ctx, peers, key, (peer, offer)),
+            None => self.keep(ctx, peers, peer, offer),
         }
-    }
-
-    fn is_waiting(&mut self, key: GrantId) -> bool {
-        let slot = self.rooms.get_mut(key);
-        slot.is_some_and(|slot| slot.room.state() == RoomState::Bootstrapping)
+        self.settle(ctx);
     }
 
     /// Keeps a grant until the room is opened here.
-    fn keep<E: Endpoint>(&mut self, ctx: &mut Context<E>, peer: PeerId, offer: GrantOffer) {
+    fn keep<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peers: &Peers,
+        peer: PeerId,
+        offer: GrantOffer,
+    ) {
         let from = Address { peer, room: offer.room, grant: offer.grant.id };
-        if let Some(cause) = self.unmet.take(&offer.room) {
+        if let Some((cause, left)) = self.unmet.take(&offer.room) {
+            if left > 1 {
+                self.unmet.insert(ctx.now, (), offer.room, (cause, left - 1));
+            }
             return self.refuse(ctx, from, cause);
         }
-        if let Some(held) = self.early.find(offer.room) {
-            let same = (held.peer, held.grant) == (peer, from.grant);
-            return match same {
+        if let Some(held) = self.early.find(offer.room, peer) {
+            return match held.grant == from.grant {
                 true => ctx.send_note(from, Note::Accept),
                 false => self.refuse(ctx, from, Cause::DuplicateRoom),
             };
+        }
+        // Other ranks of the same group grant their parts of the same room; nobody else may.
+        let group = |peer| peers.pairing(peer).map(room::group);
+        if self.early.holder(offer.room).is_some_and(|other| group(other) != group(peer)) {
+            return self.refuse(ctx, from, Cause::DuplicateRoom);
         }
         let wait = core::time::Duration::from_millis(offer.deadline_ms.into());
         // Sooner than the decode side gives up, so that it hears the reason and need not guess.
@@ -218,63 +247,85 @@ impl PrefillSide {
         ctx.send_note(from, Note::Accept);
     }
 
-    /// Gives an open room its grant.
+    /// Gives an open room a grant, if it waits for that.
     fn adopt<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
+        peers: &Peers,
         key: GrantId,
-        peer: PeerId,
-        offer: GrantOffer,
+        (peer, offer): (PeerId, GrantOffer),
     ) {
-        let Some(slot) = self.rooms.get_mut(key) else { return };
-        slot.peer = Some(peer);
-        slot.prefix_pages = offer.prefix_pages;
-        self.by_grant.insert((peer, offer.grant.id), key);
-        let grant = Arc::new(offer.grant);
-        self.with(ctx, key, |room, now, out| {
-            room.handle_grant(now, grant, offer.deliveries, out);
-        });
+        let from = Address { peer, room: offer.room, grant: offer.grant.id };
+        let Some(pairing) = peers.pairing(peer) else { return };
+        let Some(room) = self.rooms.get_mut(key).filter(|room| room.waits_for(pairing)) else {
+            return self.refuse(ctx, from, Cause::DuplicateRoom);
+        };
+        if room.group.replace(room::group(pairing)).is_none() {
+            room.missing = pairing.counterparts().len().max(1);
+        }
+        room.missing -= 1;
+        room.met.push(pairing.rank);
+        room.prefix_pages = offer.prefix_pages;
+        let machine = PrefillRoom::new(ctx.deadlines(), ctx.now);
+        let leg = Leg::new((room.id, key), (peer, pairing), from.grant, machine);
+        let leg = self.legs.insert(leg);
+        room.legs.push(leg);
+        if room.missing == 0 {
+            ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
+        }
+        self.by_grant.insert((peer, from.grant), leg);
+        let (grant, deliveries) = (Arc::new(offer.grant), offer.deliveries);
+        self.with(ctx, leg, |room, now, out| room.handle_grant(now, grant, deliveries, out));
         self.pump(ctx, key);
     }
 
     pub(super) fn completed<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
         if let Some(key) = self.known(from) {
             self.with(ctx, key, |room, now, out| room.handle_complete(now, out));
+            self.settle(ctx);
         }
     }
 
     pub(super) fn aborted<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
+        peers: &Peers,
         from: Address,
         cause: Cause,
     ) {
         if let Some(key) = self.known(from) {
             self.with(ctx, key, |room, now, out| room.handle_abort(now, cause, out));
-            return;
+            return self.settle(ctx);
         }
         ctx.stats.note_foreign();
         ctx.farewells.heard(from);
-        let held = self.early.find(from.room);
-        let early = held.is_some_and(|held| (held.peer, held.grant) == (from.peer, from.grant));
+        let held = self.early.find(from.room, from.peer);
+        let early = held.is_some_and(|held| held.grant == from.grant);
         if early {
-            self.early.remove(from.room);
+            self.early.remove(from.room, from.peer);
         }
+        let others = held.is_some() || self.early.holder(from.room).is_some();
         let stale = self.ended.find(&(from.peer, from.grant)).is_some();
         match self.by_id.get(&from.room).copied() {
             // It overtook its grant, or there is none: the room here need not wait for it.
-            Some(key) if !stale && self.is_waiting(key) => {
-                self.with(ctx, key, |room, now, out| room.handle_failure(now, cause, out));
+            Some(key) if !stale && self.waits_for(peers, key, from.peer) => {
                 // The decode side knows: a grant that comes now is a new attempt's.
-                self.unmet.take(&from.room);
+                self.rooms.get_mut(key).into_iter().for_each(|room| room.missing -= 1);
+                self.room_failed(ctx, key, (cause, Some(from.peer)));
+                self.settle(ctx);
             }
             // It overtook our scheduler's open: remember it for that, unless another grant waits
             // for that open.
-            None if early || (!stale && held.is_none()) => self.doom(ctx, from, cause),
+            None if early || (!stale && !others) => self.doom(ctx, from, cause),
             _ => {}
         }
         self.ended.insert(ctx.now, from.peer, (from.peer, from.grant), Some(cause));
         ctx.send_note(from, Note::Drained);
+    }
+
+    fn waits_for(&mut self, peers: &Peers, key: GrantId, peer: PeerId) -> bool {
+        let room = self.rooms.get_mut(key);
+        room.zip(peers.pairing(peer)).is_some_and(|(room, pairing)| room.waits_for(pairing))
     }
 
     /// Fails the next open of a room, if that does not fail for another's reason already.
@@ -288,15 +339,16 @@ impl PrefillSide {
     pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
         if let Some(key) = self.known(from) {
             self.with(ctx, key, |room, _, out| room.handle_drained(out));
+            self.settle(ctx);
         } else {
             ctx.farewells.heard(from);
         }
     }
 
-    /// The room of a message, if the message comes from its very peer.
+    /// The leg of a message, if the message comes from its very peer.
     fn known(&mut self, from: Address) -> Option<GrantId> {
         let key = *self.by_grant.get(&(from.peer, from.grant))?;
-        self.rooms.get_mut(key).filter(|slot| slot.id == from.room).map(|_| key)
+        self.legs.get_mut(key).filter(|leg| leg.id == from.room).map(|_| key)
     }
 
     /// The path is down: nothing is read for the peer any more.
@@ -309,9 +361,10 @@ impl PrefillSide {
         for room in self.early.remove_peer(peer) {
             self.doomed.insert(ctx.now, Some(peer), room, Cause::PeerDown(reason));
         }
-        for key in self.rooms.keys(|slot| slot.peer == Some(peer)) {
+        for key in self.legs.keys(|leg| leg.peer == peer) {
             self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
         }
+        self.settle(ctx);
         // A peer that we dial keeps its number when it restarts, and numbers its grants anew (R6).
         self.ended.forget(peer);
     }
@@ -323,29 +376,49 @@ impl PrefillSide {
         write: WriteId,
         result: Result<(), WriteError>,
     ) {
-        let Some((key, slot)) = self.slot_of(write) else { return };
-        let failure = result.err().map(|error| slot.failed(cause_of(error)));
-        slot.outgoing.written(ctx, slot.id, write, failure);
+        self.write_over(ctx, write, result);
+        self.settle(ctx);
+    }
+
+    /// Write ids name the leg's slot; a leg lives until all its writes are over, so its generation
+    /// need not be named.
+    fn write_over<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        write: WriteId,
+        result: Result<(), WriteError>,
+    ) {
+        let (slot, number) = leg::named(write);
+        let Some(key) = self.legs.current(slot) else { return };
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let (id, peer) = (leg.id, Some(leg.peer));
+        let failure = result.err().map(|error| Failure { room: id, peer, cause: cause_of(error) });
+        if let Some(room) = self.rooms.get_mut(leg.room) {
+            room.chunks.written(ctx, id, number, failure);
+        }
         self.with(ctx, key, |room, now, out| room.handle_write(now, result, out));
     }
 
-    /// Write ids name the slot; a slot lives until all its writes are over, so its generation
-    /// need not be named.
-    fn slot_of(&mut self, write: WriteId) -> Option<(GrantId, &mut Slot)> {
-        let key = self.rooms.current(Outgoing::slot_of(write))?;
-        Some((key, self.rooms.get_mut(key)?))
-    }
-
-    /// A timer is due.
+    /// A leg's timer is due.
     pub(super) fn timeout<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        if let Some(slot) = self.rooms.get_mut(key) {
-            slot.armed = Instant::FAR;
+        if let Some(leg) = self.legs.get_mut(key) {
+            leg.armed = Instant::FAR;
         }
         self.with(ctx, key, |room, now, out| {
             if now >= room.deadline() {
                 room.handle_timeout(now, out);
             }
         });
+        self.settle(ctx);
+    }
+
+    /// A room's grants have not all come in time.
+    pub(super) fn grants_late<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        room.armed = Instant::FAR;
+        let waited_ms = (ctx.now - room.opened).as_millis() as u64;
+        self.room_failed(ctx, key, (Cause::NoGrant { waited_ms }, None));
+        self.settle(ctx);
     }
 
     /// Forgets what is old; refuses grants whose room was never opened.
@@ -375,20 +448,30 @@ impl PrefillSide {
         abort(ctx, to, cause);
     }
 
-    /// Feeds an event to a room and carries out what it wants.
+    /// Feeds an event to a leg's machine and carries out what it wants.
     fn with<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
         key: GrantId,
         event: impl FnOnce(&mut PrefillRoom, Instant, &mut Vec<Action>),
     ) {
-        let Some(slot) = self.rooms.get_mut(key) else { return };
+        let now = ctx.now;
+        self.with_leg(ctx, key, |leg, out| event(&mut leg.machine, now, out));
+    }
+
+    fn with_leg<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        event: impl FnOnce(&mut Leg, &mut Vec<Action>),
+    ) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
         let mut actions = core::mem::take(&mut self.actions);
-        event(&mut slot.room, ctx.now, &mut actions);
+        event(leg, &mut actions);
         self.act(ctx, key, actions);
     }
 
-    /// Carries out a room's actions in order; carrying one out may add others behind it.
+    /// Carries out a leg's actions in order; carrying one out may add others behind it.
     fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, mut actions: Vec<Action>) {
         let mut next = 0;
         while let Some(action) = actions.get(next).copied() {
@@ -397,10 +480,10 @@ impl PrefillSide {
         }
         actions.clear();
         self.actions = actions;
-        if let Some(slot) = self.rooms.get_mut(key) {
-            slot.cell.store(slot.room.state(), slot.prefix_pages);
-            ctx.timers.arm(Timer::Prefill(key), &mut slot.armed, slot.room.deadline());
-        }
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        ctx.timers.arm(Timer::Prefill(key), &mut leg.armed, leg.machine.deadline());
+        let room = self.rooms.get_mut(leg.room);
+        room.into_iter().for_each(|room| room.show(&mut self.legs));
     }
 
     fn carry_out<E: Endpoint>(
@@ -410,88 +493,87 @@ impl PrefillSide {
         action: Action,
         out: &mut Vec<Action>,
     ) {
-        let Some(slot) = self.rooms.get_mut(key) else { return };
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let room = self.rooms.get_mut(leg.room);
         match action {
             Action::Post { part, sequence, first } => {
-                let Some((peer, grant)) = slot.path() else { return };
-                let grant = grant.clone();
-                slot.outgoing.prepare(ctx, key.slot, peer, grant, part, sequence, first);
+                let number = leg.prepare(ctx, key.slot, (part, sequence, first));
+                room.zip(number).into_iter().for_each(|(room, n)| room.chunks.count(n));
             }
             Action::CancelWrites => {
-                let cancelled = slot.outgoing.cancel(ctx, key.slot);
-                (0..cancelled).for_each(|_| {
-                    slot.room.handle_write(ctx.now, Err(WriteError::Cancelled), out);
-                });
-            }
-            Action::Send(note) => slot.say(ctx, note),
-            Action::TearDown => slot.peer.into_iter().for_each(|p| ctx.endpoint.disconnect(p)),
-            Action::End(result) => {
-                self.by_id.remove(&slot.id);
-                slot.end(ctx, result);
-                if let (Err(cause), None) = (result, slot.path()) {
-                    self.unmet.insert(ctx.now, (), slot.id, cause);
+                let Some(room) = room else { return };
+                for write in leg.cancel(ctx, key.slot, room.chunks.in_flight()) {
+                    room.chunks.uncount(leg::named(write.id).1);
+                    leg.machine.handle_write(ctx.now, Err(WriteError::Cancelled), out);
                 }
             }
+            Action::Send(note) => ctx.send_note(leg.address(), note),
+            Action::TearDown => ctx.endpoint.disconnect(leg.peer),
+            Action::End(result) => {
+                leg.end(ctx);
+                let (room, peer) = (leg.room, leg.peer);
+                self.outcomes.push_back(Outcome { leg: key, room, peer, result });
+            }
             Action::Retire => self.retire(ctx, key),
-            Action::Arm | Action::Revoke | Action::CheckAux => {}
+            Action::Arm | Action::Revoke | Action::CheckAux | Action::Ready => {}
         }
     }
 
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let Some(mut slot) = self.rooms.remove(key) else { return };
-        ctx.timers.disarm(Timer::Prefill(key), &mut slot.armed);
-        if let Some((peer, grant)) = slot.path() {
-            let named = (peer, grant.id);
-            self.by_grant.remove(&named);
-            self.ended.insert(ctx.now, peer, named, slot.room.failure());
-        }
-    }
-}
-
-impl Slot {
-    fn path(&self) -> Option<(PeerId, &Arc<Grant>)> {
-        Some((self.peer?, self.room.grant()?))
+        let Some(mut leg) = self.legs.remove(key) else { return };
+        ctx.timers.disarm(Timer::Prefill(key), &mut leg.armed);
+        let named = (leg.peer, leg.grant);
+        self.by_grant.remove(&named);
+        self.ended.insert(ctx.now, leg.peer, named, leg.machine.failure());
     }
 
-    fn failed(&self, cause: Cause) -> Failure {
-        Failure { room: self.id, peer: self.peer, cause }
-    }
-
-    fn say<E: Endpoint>(&self, ctx: &mut Context<E>, note: Note) {
-        let Some((peer, grant)) = self.path() else { return };
-        ctx.send_note(Address { peer, room: self.id, grant: grant.id }, note);
-    }
-
-    fn is_waiting_to_post(&self) -> bool {
-        self.outgoing.has_unposted() || (self.room.may_send() && self.outgoing.has_unstarted())
-    }
-
-    /// Starts the next chunk, if the room may send and the chunk's source is ready.
-    fn start_next<E: Endpoint>(&mut self, ctx: &mut Context<E>, out: &mut Vec<Action>) -> bool {
-        if !self.room.may_send() || self.outgoing.has_unposted() {
-            return false;
-        }
-        let grant = self.room.grant().map(|grant| grant.id);
-        match self.outgoing.start(ctx, self.id, grant) {
-            Ok(Some(shape)) => {
-                self.room.handle_chunk(ctx.now, shape, out);
-                true
+    /// Lets rooms decide what their legs have come to, until nothing is left to decide.
+    fn settle<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
+        while let Some(Outcome { leg, room: key, peer, result }) = self.outcomes.pop_front() {
+            if let Err(cause) = result {
+                self.room_failed(ctx, key, (cause, Some(peer)));
             }
-            Ok(None) => false,
-            Err(cause) => {
-                self.room.handle_failure(ctx.now, cause, out);
-                true
+            if let Some(room) = self.rooms.get_mut(key) {
+                room.legs.retain(|other| *other != leg);
             }
+            self.finish_if_over(ctx, key);
         }
     }
 
-    fn end<E: Endpoint>(&mut self, ctx: &mut Context<E>, result: Result<(), Cause>) {
-        let Some(ticket) = self.ticket.take() else { return };
-        ctx.count_end(result.is_ok());
-        self.cell.store(self.room.state(), self.prefix_pages);
-        let result = result.map_err(|cause| self.failed(cause));
-        self.outgoing.end(ctx, self.id, result);
-        ctx.port.complete(ticket, Completion::Closed { room: self.id, result });
+    /// The first failure of a room takes all its legs with it.
+    fn room_failed<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        failed: (Cause, Option<PeerId>),
+    ) {
+        let Some(room) = self.rooms.get_mut(key).filter(|room| room.failed.is_none()) else {
+            return;
+        };
+        let only = room.legs.first().filter(|_| room.legs.len() == 1);
+        let peer = only.and_then(|leg| self.legs.get_mut(*leg)).map(|leg| leg.peer);
+        room.failed = Some((failed.0, failed.1.or(peer)));
+        room.show(&mut self.legs);
+        let legs = core::mem::take(&mut room.legs);
+        for leg in &legs {
+            self.with(ctx, *leg, |room, now, out| room.handle_failure(now, failed.0, out));
+        }
+        if let Some(room) = self.rooms.get_mut(key) {
+            room.legs = legs;
+        }
+        self.finish_if_over(ctx, key);
+    }
+
+    fn finish_if_over<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        let over =
+            |room: &&mut Room| room.legs.is_empty() && (room.missing == 0 || room.failed.is_some());
+        let Some(room) = self.rooms.get_mut(key).filter(over) else { return };
+        ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
+        self.by_id.remove(&room.id);
+        if let Some((cause, _)) = room.failed.filter(|_| room.missing > 0) {
+            self.unmet.insert(ctx.now, (), room.id, (cause, room.missing));
+        }
+        self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
     }
 }
 
