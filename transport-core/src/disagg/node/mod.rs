@@ -234,7 +234,7 @@ impl<E: Endpoint> Node<E> {
                     self.decode.arrived(ctx, grant, part, sequence, bytes);
                 }
                 FabricEvent::Completed { write, result } => {
-                    self.prefill.written(ctx, write, result);
+                    self.prefill.written(ctx, &self.peers, write, result);
                 }
                 FabricEvent::PathUp { peer } => {
                     let change = self.peers.path_up(peer);

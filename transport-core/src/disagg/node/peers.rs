@@ -16,7 +16,7 @@ use super::context::Context;
 use super::pairing::Pairing;
 use crate::Instant;
 use crate::disagg::{Cause, Geometry};
-use crate::fabric::{FabricError, PathError, PeerId};
+use crate::fabric::{FabricError, PathError, PeerId, WriteError};
 use crate::link::Endpoint;
 use crate::wire::{Hello, Message};
 
@@ -114,6 +114,19 @@ impl Peers {
         ctx.endpoint.close(id);
         let peer = self.remove(id)?;
         Some(PeerChange::Down { peer: id, reason: peer.why.unwrap_or(reason) })
+    }
+
+    /// A write's error, with the reason why we took its path down, if we did: the fabric cannot know
+    /// that one.
+    pub(super) fn explain(&self, id: PeerId, error: WriteError) -> WriteError {
+        let why = || self.peers.get(&id).and_then(|peer| peer.why);
+        match error {
+            WriteError::Path(PathError::ClosedHere) => {
+                let why = self.ending.get(&id).copied().or_else(why);
+                WriteError::Path(why.unwrap_or(PathError::ClosedHere))
+            }
+            other => other,
+        }
     }
 
     fn remove(&mut self, id: PeerId) -> Option<Peer> {

@@ -373,9 +373,12 @@ impl PrefillSide {
     pub(super) fn written<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
+        peers: &Peers,
         write: WriteId,
         result: Result<(), WriteError>,
     ) {
+        let target = self.target(write);
+        let result = result.map_err(|error| target.map_or(error, |to| peers.explain(to, error)));
         self.write_over(ctx, write, result);
         self.settle(ctx);
     }

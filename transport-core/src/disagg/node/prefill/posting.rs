@@ -4,10 +4,10 @@
 //! leg whose path has no room waits in that peer's line; a room whose fence has not fired waits by
 //! itself.
 
-use super::PrefillSide;
+use super::{PrefillSide, leg};
 use crate::disagg::Cause;
 use crate::disagg::node::context::Context;
-use crate::fabric::PeerId;
+use crate::fabric::{PeerId, WriteId};
 use crate::link::Endpoint;
 use crate::transfer::GrantId;
 
@@ -113,6 +113,13 @@ impl PrefillSide {
         while let Some((write, error)) = self.legs.get_mut(key).and_then(|leg| leg.post(ctx)) {
             self.write_over(ctx, write, Err(error));
         }
+    }
+
+    /// Whom a write that is not over goes to.
+    pub(super) fn target(&mut self, write: WriteId) -> Option<PeerId> {
+        let (slot, _) = leg::named(write);
+        let key = self.legs.current(slot)?;
+        self.legs.get_mut(key).map(|leg| leg.peer)
     }
 
     /// Starts a room's next chunk, if it may be.
