@@ -329,6 +329,8 @@ fn cause() -> impl Strategy<Value = Cause> {
             Cause::UnknownRoom,
             Cause::SameRole,
             Cause::SourceFailed,
+            Cause::NotReady { rank: a as u32, waited_ms: b },
+            Cause::Undecided { waited_ms: a },
             Cause::Unknown(1000 + (a % 1000) as u16),
         ])
     });
