@@ -3,11 +3,13 @@
 //!
 //! * [`Geometry`]: what two nodes must agree on before any room opens (W2).
 //! * [`room`]: one request's hand-over, as two state machines without I/O.
+//! * [`consensus`]: how the ranks of one engine end a room the same way (R3).
 //! * [`node`]: drives rooms over an endpoint; what schedulers use.
 //! * [`Failure`] and [`Cause`]: why a room failed, the same on both sides.
 #![forbid(unsafe_code)]
 
 mod cause;
+pub mod consensus;
 mod geometry;
 pub mod node;
 pub mod room;
