@@ -3,11 +3,13 @@
 //!
 //! * [`Geometry`]: what two nodes must agree on before any room opens (W2).
 //! * [`room`]: one request's hand-over, as two state machines without I/O.
+//! * [`admission`]: whether the decode side has room for a request, answered at once (R5).
 //! * [`consensus`]: how the ranks of one engine end a room the same way (R3).
 //! * [`node`]: drives rooms over an endpoint; what schedulers use.
 //! * [`Failure`] and [`Cause`]: why a room failed, the same on both sides.
 #![forbid(unsafe_code)]
 
+pub mod admission;
 mod cause;
 pub mod consensus;
 mod geometry;
