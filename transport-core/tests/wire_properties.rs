@@ -367,6 +367,8 @@ fn cause() -> impl Strategy<Value = Cause> {
             Cause::SourceFailed,
             Cause::WrongRole { role: Role::Prefill },
             Cause::WrongRole { role: Role::Decode },
+            Cause::NotReady { rank: a as u32, waited_ms: b },
+            Cause::Undecided { waited_ms: a },
             Cause::Unknown(1000 + (a % 1000) as u16),
         ])
     });

@@ -128,6 +128,14 @@ pub enum Cause {
         /// Milliseconds waited.
         waited_ms: u64,
     },
+    /// A rank of this engine's group was not ready in time ([`super::consensus`]).
+    #[error("rank {rank} of the group was not ready in {waited_ms} ms")]
+    NotReady {
+        /// The rank; the lowest, if there were several.
+        rank: u32,
+        /// Milliseconds waited.
+        waited_ms: u64,
+    },
     /// The pages sent are not the pages granted.
     #[error("{sent} pages sent for {granted} granted")]
     PagesMismatch {
@@ -170,6 +178,12 @@ pub enum Cause {
     TooMany {
         /// The limit that was reached.
         limit: u64,
+    },
+    /// This rank never heard what its group decided ([`super::consensus`]).
+    #[error("no decision of the group was heard in {waited_ms} ms")]
+    Undecided {
+        /// Milliseconds waited.
+        waited_ms: u64,
     },
     /// A room that the node does not know, or knows to have ended.
     #[error("no such room")]
