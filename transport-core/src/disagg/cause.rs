@@ -46,9 +46,11 @@ impl Failure {
             Cause::AuxTooLong { .. }
                 | Cause::DuplicateRoom
                 | Cause::ItemOutOfRange { .. }
+                | Cause::KeyOnOneSide
                 | Cause::Layout(_)
                 | Cause::PagesMismatch { .. }
                 | Cause::StateMismatch { .. }
+                | Cause::Unproven
         )
     }
 }
@@ -105,6 +107,9 @@ pub enum Cause {
         /// The item.
         item: u32,
     },
+    /// One of the nodes has a shared key, the other has none. Configure both alike.
+    #[error("only one of the nodes has a shared key")]
+    KeyOnOneSide,
     /// The nodes' layouts differ.
     #[error("the nodes' layouts differ: {0}")]
     Layout(Mismatch),
@@ -172,6 +177,9 @@ pub enum Cause {
     /// A room that the node does not know, or knows to have ended.
     #[error("no such room")]
     UnknownRoom,
+    /// The shared key was not proven: the nodes' keys differ, or the peer has none.
+    #[error("the shared key was not proven: the nodes' keys differ")]
+    Unproven,
     /// A cause that this version does not know, from a newer peer.
     #[error("cause {0}, unknown to this version")]
     Unknown(u16),

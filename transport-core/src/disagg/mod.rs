@@ -6,6 +6,7 @@
 //! * [`room`]: one request's hand-over, as two state machines without I/O.
 //! * [`topology`]: who copies which bytes to whom, when the two engines are split differently.
 //! * [`node`]: drives rooms over an endpoint; what schedulers use.
+//! * [`trust`]: a shared key, proven before anything else is said (W3).
 //! * [`Failure`] and [`Cause`]: why a room failed, the same on both sides.
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ mod geometry;
 pub mod node;
 pub mod room;
 pub mod topology;
+pub mod trust;
 
 pub use cause::{Cause, Failure, Missing, RoomId};
 pub use geometry::{

@@ -34,6 +34,8 @@ const TOO_MANY: u16 = 20;
 const UNKNOWN_ROOM: u16 = 21;
 const SAME_ROLE: u16 = 22;
 const SOURCE_FAILED: u16 = 23;
+const UNPROVEN: u16 = 27;
+const KEY_ON_ONE_SIDE: u16 = 28;
 
 type Args = [u64; 3];
 
@@ -61,6 +63,7 @@ fn to_wire(cause: Cause) -> (u16, Args) {
         Cause::ShortDelivery { landed, granted } => (SHORT_DELIVERY, [landed, granted, 0]),
         Cause::Incomplete(missing) => (INCOMPLETE, missing_to_wire(missing)),
         Cause::ItemOutOfRange { part, item } => (ITEM_OUT_OF_RANGE, [part.into(), item.into(), 0]),
+        Cause::KeyOnOneSide => (KEY_ON_ONE_SIDE, [0; 3]),
         Cause::Layout(Mismatch { field, ours, theirs }) => (LAYOUT, [field as u64, ours, theirs]),
         Cause::NeverOpened { waited_ms } => (NEVER_OPENED, [waited_ms, 0, 0]),
         Cause::NoGrant { waited_ms } => (NO_GRANT, [waited_ms, 0, 0]),
@@ -76,6 +79,7 @@ fn to_wire(cause: Cause) -> (u16, Args) {
         }
         Cause::TooMany { limit } => (TOO_MANY, [limit, 0, 0]),
         Cause::UnknownRoom => (UNKNOWN_ROOM, [0; 3]),
+        Cause::Unproven => (UNPROVEN, [0; 3]),
         Cause::Unknown(code) => (code, [0; 3]),
     }
 }
@@ -112,6 +116,8 @@ fn from_wire(code: u16, [a, b, c]: Args) -> Option<Cause> {
         UNKNOWN_ROOM => Cause::UnknownRoom,
         SAME_ROLE => Cause::SameRole,
         SOURCE_FAILED => Cause::SourceFailed,
+        UNPROVEN => Cause::Unproven,
+        KEY_ON_ONE_SIDE => Cause::KeyOnOneSide,
         _ => return None,
     })
 }

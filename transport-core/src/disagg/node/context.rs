@@ -8,6 +8,7 @@ use super::config::{NodeConfig, NodeStats};
 use super::request::Request;
 use crate::Instant;
 use crate::disagg::room::{Deadlines, Note};
+use crate::disagg::trust::{End, Handshake, Mint};
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
 use crate::link::{Endpoint, MAX_MESSAGE};
@@ -25,6 +26,7 @@ pub(super) struct Context<E> {
     pub(super) timers: Timers,
     pub(super) stats: NodeStats,
     pub(super) now: Instant,
+    mint: Mint,
     /// Aux slots nobody uses.
     free_aux: Vec<u32>,
     /// Reused for every message and aux record.
@@ -46,6 +48,7 @@ impl<E: Endpoint> Context<E> {
         config: NodeConfig,
         port: Port<Request>,
     ) -> Self {
+        let mint = Mint::new(config.secret, config.incarnation);
         let slots = tables.table(Part::Aux).map_or(0, |table| table.items());
         Self {
             endpoint,
@@ -55,6 +58,7 @@ impl<E: Endpoint> Context<E> {
             timers: Timers::default(),
             stats: NodeStats::default(),
             now: Instant::ZERO,
+            mint,
             free_aux: (0..slots).rev().collect(),
             bytes: Vec::new(),
         }
@@ -150,12 +154,15 @@ impl<E: Endpoint> Context<E> {
         (slot < table.items()).then(|| (table.clone(), offset as usize))
     }
 
-    /// A tag that only this node's secret gives.
+    /// A tag that nobody can foresee.
     pub(super) fn tag(&self, grant: GrantId, room: RoomId) -> u64 {
-        let mut named = [0; 16];
-        named[..8].copy_from_slice(&grant.to_bits().to_le_bytes());
-        named[8..].copy_from_slice(&room.0.to_le_bytes());
-        xxhash_rust::xxh3::xxh3_64_with_seed(&named, self.config.secret)
+        self.mint.tag(grant, room)
+    }
+
+    /// The handshake of a new link, if there is a shared key to prove.
+    pub(super) fn handshake(&mut self, end: End) -> Option<Handshake> {
+        let key = self.config.key.clone()?;
+        Some(Handshake::new(key, end, self.mint.nonce(), self.config.incarnation))
     }
 
     pub(super) fn count_write(&mut self, bytes: u64) {

@@ -3,12 +3,16 @@
 //! A link comes up; both sides say hello; each checks the other's role and geometry (W2) and builds
 //! its fabric's path. A peer is ready when hello and path are there. Silence is answered by a ping,
 //! more silence ends the path: then nothing of that peer can land any more, and its rooms fail.
+//! Where there is a shared key, all of that begins when the peer has proven it ([`proof`]).
+
+mod proof;
 
 use hashbrown::HashMap;
 
 use super::config::{NodeEvent, NodeStats};
 use super::context::Context;
 use crate::Instant;
+use crate::disagg::trust::Handshake;
 use crate::disagg::{Cause, Geometry};
 use crate::fabric::{FabricError, PathError, PeerId};
 use crate::link::Endpoint;
@@ -23,6 +27,8 @@ pub(super) struct Peers {
 #[derive(Debug)]
 struct Peer {
     dialler: bool,
+    /// With a shared key: what it must prove, and has proven.
+    trust: Option<Handshake>,
     /// Rank and incarnation, once it said hello.
     hello: Option<(u32, u64)>,
     path: bool,
@@ -54,9 +60,9 @@ impl Peers {
     pub(super) fn link_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: PeerId, dialler: bool) {
         let now = ctx.now;
         let (hello, path, why) = (None, false, None);
-        let peer = Peer { dialler, hello, path, why, up: now, heard: now, asked: now };
+        let trust = self.begin_proof(ctx, id, dialler);
+        let peer = Peer { dialler, trust, hello, path, why, up: now, heard: now, asked: now };
         self.peers.insert(id, peer);
-        ctx.send(id, &Message::Hello(self.hello.clone()));
     }
 
     /// The link is gone: the path goes with it.
@@ -131,6 +137,9 @@ impl Peers {
         if peer.hello.is_some() {
             return None;
         }
+        if !peer.is_life(theirs.incarnation) {
+            return Some(self.unproven(ctx, id, Cause::Unproven));
+        }
         if let Err(cause) = agree(&self.hello, theirs) {
             ctx.send(id, &Message::Refuse(cause));
             return Some(self.refused(ctx, id, cause));
@@ -161,10 +170,11 @@ impl Peers {
         for (id, peer) in &mut self.peers {
             let late = peer.hello.is_none() && now >= peer.up + ctx.config.handshake;
             if late || now >= peer.heard + silence {
+                ctx.stats.unproven += u64::from(peer.why.is_none() && !peer.is_proven());
                 peer.why.get_or_insert(PathError::Timeout);
                 ctx.endpoint.disconnect(*id);
                 ctx.endpoint.close(*id);
-            } else if now >= peer.asked + heartbeat {
+            } else if peer.is_proven() && now >= peer.asked + heartbeat {
                 peer.asked = now;
                 ctx.send(*id, &Message::Ping(now.as_nanos()));
             }
