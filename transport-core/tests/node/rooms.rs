@@ -218,6 +218,12 @@ fn a_chunk_with_a_bad_page_or_too_long_an_aux_fails_its_room_on_both_sides() {
     assert_eq!(cause(received(&world.decode).0), expected);
 }
 
+/// The next news of peers. That these nodes have no key is none.
+fn next_event(side: &Side) -> Option<NodeEvent> {
+    let mut events = std::iter::from_fn(|| side.client.poll_event());
+    events.find(|event| *event != NodeEvent::Unprotected)
+}
+
 #[test]
 fn w2_other_layouts_are_refused_with_both_values_on_both_sides() {
     let mut theirs = config(Role::Prefill, 2);
@@ -228,7 +234,7 @@ fn w2_other_layouts_are_refused_with_both_values_on_both_sides() {
     world.run_for(Duration::from_millis(100));
     let mismatch = Mismatch { field: Field::PageTokens, ours: 4, theirs: 64 };
     assert_eq!(cause(received(&world.decode).0), Cause::Layout(mismatch));
-    let refused = |side: &Side| match side.client.poll_event() {
+    let refused = |side: &Side| match next_event(side) {
         Some(NodeEvent::PeerRefused { cause, .. }) => cause,
         other => panic!("{other:?}"),
     };
@@ -254,12 +260,12 @@ fn w4_bytes_that_are_no_message_end_their_link_with_the_reason_and_the_next_one_
         (other_version, "another version of the protocol"),
     ];
     let mut world = World::new(17, SimConfig::checked());
-    let ready = |side: &Side| matches!(side.client.poll_event(), Some(NodeEvent::PeerReady { .. }));
+    let ready = |side: &Side| matches!(next_event(side), Some(NodeEvent::PeerReady { .. }));
     assert!(ready(&world.prefill));
     for (bytes, said) in bad {
         world.decode.node.endpoint_mut().send(world.peer, bytes).unwrap();
         world.run_for(Duration::from_secs(2));
-        let down = world.prefill.client.poll_event();
+        let down = next_event(&world.prefill);
         let Some(NodeEvent::PeerDown { reason, .. }) = down else { panic!("{down:?}") };
         assert_eq!(reason, PathError::Protocol(said));
         assert!(ready(&world.prefill), "dialled again");

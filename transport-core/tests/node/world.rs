@@ -74,7 +74,7 @@ pub(crate) fn config(role: Role, incarnation: u64) -> NodeConfig {
         drain: Duration::from_secs(3),
         retry: Duration::from_millis(100),
     };
-    let base = NodeConfig::new(role, incarnation, incarnation ^ 77, model);
+    let base = NodeConfig::new(role, incarnation, u128::from(incarnation) ^ 77, model);
     NodeConfig { deadlines, heartbeat: Duration::from_secs(1), depth: 64, ..base }
 }
 
