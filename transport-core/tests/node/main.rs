@@ -5,4 +5,5 @@ mod endings;
 mod faults;
 mod messages;
 mod rooms;
+mod trust;
 mod world;

@@ -80,7 +80,8 @@ fn w3_nobody_proves_a_key_that_it_does_not_have() {
 
     let (mut dialler, mut listener) = (self::dialler(3), handshake(key(2), End::Listener, 4));
     first_proof(&mut dialler, &mut listener);
-    let Message::Proof(other) = listener.proof(&Challenge { nonce: [3; 32], incarnation: 3 }) else {
+    let Message::Proof(other) = listener.proof(&Challenge { nonce: [3; 32], incarnation: 3 })
+    else {
         panic!()
     };
     assert_eq!(dialler.take(Opening::Proof(other)), Err(Cause::Unproven));
@@ -99,7 +100,8 @@ fn w3_every_bit_of_a_proof_counts() {
 
 #[test]
 fn w3_a_proof_is_over_both_nonces_and_both_incarnations() {
-    let said = |nonce, incarnation| Opening::Challenge(Challenge { nonce: [nonce; 32], incarnation });
+    let said =
+        |nonce, incarnation| Opening::Challenge(Challenge { nonce: [nonce; 32], incarnation });
     // What the listener is told of the dialler, and the dialler of the listener; true are 3 and 4.
     for (of_dialler, of_listener) in
         [((5, 3), (4, 4)), ((3, 5), (4, 4)), ((3, 3), (5, 4)), ((3, 3), (4, 5))]
