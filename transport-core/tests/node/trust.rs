@@ -185,6 +185,8 @@ impl Stage {
             // The node may have ended the link meanwhile.
             let _ = self.attacker.send(self.node.unwrap(), &bytes);
         }
+        // All of it is there before the node looks.
+        self.net.advance_to(self.net.now() + Duration::from_millis(20));
         self.run_until_down();
         self.heard.clone()
     }
