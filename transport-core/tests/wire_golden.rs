@@ -331,7 +331,7 @@ fn w3_before_the_proof_a_message_is_what_the_handshake_makes_of_it() {
         };
         assert_eq!(decode_opening(&bytes(hex)), Ok(expected), "{name}");
     }
-    for hex in ["challenge", "proof", "refuse"].map(|name| vector(name)) {
+    for hex in ["challenge", "proof", "refuse"].map(vector) {
         let cut = &bytes(hex)[..bytes(hex).len() - 1];
         assert!(matches!(decode_opening(cut), Err(WireError::Truncated { missing: 1, .. })));
         let long = [&bytes(hex)[..], &[0]].concat();

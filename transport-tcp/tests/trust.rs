@@ -2,7 +2,6 @@
 //! nothing with them.
 
 mod common;
-#[allow(dead_code)]
 mod nodes;
 
 use std::io::{Read, Write};

@@ -1,4 +1,5 @@
 //! A node over TCP on its driver thread, for tests.
+#![allow(dead_code, reason = "no test needs all of it")]
 
 use std::net::SocketAddr;
 use std::ops::Range;
