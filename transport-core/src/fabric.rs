@@ -80,9 +80,15 @@ pub trait Fabric {
     /// can reach memory, and all writes to it have completed. Nothing happens if there is no path.
     fn disconnect(&mut self, peer: PeerId);
 
-    /// Lets `peer` write the grant's items. The lists must lie within the bound tables, and the id
-    /// not be in force.
-    fn grant(&mut self, peer: PeerId, grant: Arc<Grant>) -> Result<(), FabricError>;
+    /// Lets `peer` write the grant's items: items of the bound tables or, with `view`, of those
+    /// tables over the same memory (what a peer of another shape writes of it). The lists must lie
+    /// within them, and the id not be in force.
+    fn grant(
+        &mut self,
+        peer: PeerId,
+        grant: Arc<Grant>,
+        view: Option<&CacheTables>,
+    ) -> Result<(), FabricError>;
 
     /// Withdraws a grant. [`Revoked::Fenced`] when no write of it can reach memory any more;
     /// unknown grants are fenced.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use transport_core::disagg::topology::{Axes, Component, Layout, Sharded};
 use transport_core::disagg::{
     Cause, DType, Field, Geometry, ItemSizes, KvLayout, Mismatch, Missing, RoomId, StateGeometry,
     StateKind,
@@ -30,7 +31,18 @@ fn messages() -> Vec<(&'static str, Message, &'static str)> {
             "4b56544301000100887766554433221103000000010101010010000000000000eeffc000
              000000001000000002000000080000000100000004000000008000000000000001020000
              000100000007000000000000000100000009000000000000000a00000031302e302e302e
-             373a39",
+             373a39070000000000000000",
+        ),
+        (
+            "hello-of-a-rank",
+            Message::Hello(hello_of_a_rank()),
+            "4b56544301000100887766554433221103000000010101010010000000000000eeffc000
+             000000001000000002000000080000000100000004000000008000000000000001020000
+             000100000007000000000000000100000009000000000000000a00000031302e302e302e
+             373a39070000000000000001010100000002000000010000000200000002000000020000
+             000110000000020000000100000003000000020000000100000010000000000100000100
+             000010000000000100000103010000000100000000000000010000000200000004000000
+             070000000100000009000000",
         ),
         (
             "refuse",
@@ -118,7 +130,31 @@ fn hello() -> Hello {
         compat: 0xc0ffee,
     };
     let address = b"10.0.0.7:9".to_vec();
-    Hello { incarnation: INCARNATION, role: Role::Prefill, rank: 3, geometry, address }
+    Hello {
+        incarnation: INCARNATION,
+        role: Role::Prefill,
+        rank: 3,
+        geometry,
+        address,
+        engine: 7,
+        layout: None,
+    }
+}
+
+/// The same node as a rank of an engine of 2 stages of 2 tensor-parallel ranks.
+fn hello_of_a_rank() -> Hello {
+    let heads = vec![Sharded { units: 16, unit_bytes: 256 }];
+    let kv = Component {
+        axes: Axes::TokensUnits,
+        tokens: 16,
+        layers: vec![1, 3],
+        tensors: vec![heads.clone(), heads],
+    };
+    let state = vec![Sharded { units: 4, unit_bytes: 7 }, Sharded::replicated(9)];
+    let state = vec![Component::slots(vec![0], vec![state])];
+    let (dtype, stages) = (DType::BFloat16, vec![2, 2]);
+    let layout = Layout { dtype, dp: 1, tp: 2, cp: 1, stages, kv, state };
+    Hello { layout: Some(layout), ..hello() }
 }
 
 fn offer(kv: &[u32], state: &[&[u32]]) -> Message {
@@ -200,6 +236,10 @@ fn causes() -> Vec<(&'static str, Cause, &'static str)> {
          "4b565443010002001600000000000000000000000000000000000000000000000000"),
         ("cause-source-failed", Cause::SourceFailed,
          "4b565443010002001700000000000000000000000000000000000000000000000000"),
+        ("cause-wrong-role-prefill", Cause::WrongRole { role: Role::Prefill },
+         "4b565443010002001800010000000000000000000000000000000000000000000000"),
+        ("cause-wrong-role-decode", Cause::WrongRole { role: Role::Decode },
+         "4b565443010002001800020000000000000000000000000000000000000000000000"),
         ("cause-unproven", Cause::Unproven,
          "4b565443010002001b00000000000000000000000000000000000000000000000000"),
         ("cause-key-on-one-side", Cause::KeyOnOneSide,

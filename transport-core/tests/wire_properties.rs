@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use transport_core::disagg::topology::{Axes, Component, Layout, Sharded};
 use transport_core::disagg::{
     Cause, DType, Field, Geometry, ItemSizes, KvLayout, Mismatch, Missing, RoomId, StateGeometry,
     StateKind,
@@ -182,8 +183,15 @@ fn hello_with(change: impl FnOnce(&mut Hello)) -> Message {
         state: vec![],
         compat: 5,
     };
-    let mut hello =
-        Hello { incarnation: 1, role: Role::Decode, rank: 0, geometry, address: vec![] };
+    let mut hello = Hello {
+        incarnation: 1,
+        role: Role::Decode,
+        rank: 0,
+        geometry,
+        address: vec![],
+        engine: 0,
+        layout: None,
+    };
     change(&mut hello);
     Message::Hello(hello)
 }
@@ -239,15 +247,43 @@ fn message() -> impl Strategy<Value = Message> {
 fn hello() -> impl Strategy<Value = Hello> {
     let address = prop::collection::vec(any::<u8>(), 0..40);
     let role = prop_oneof![Just(Role::Prefill), Just(Role::Decode)];
-    (any::<u64>(), role, any::<u32>(), geometry(), address).prop_map(
-        |(incarnation, role, rank, geometry, address)| Hello {
+    (any::<u64>(), role, any::<u32>(), geometry(), address, any::<u64>(), layout()).prop_map(
+        |(incarnation, role, rank, geometry, address, engine, layout)| Hello {
             incarnation,
             role,
             rank,
             geometry,
             address,
+            engine,
+            layout,
         },
     )
+}
+
+fn layout() -> impl Strategy<Value = Option<Layout>> {
+    let numbers = || prop::collection::vec(any::<u32>(), 0..6);
+    let sharded = any::<[u32; 2]>();
+    let sharded = sharded.prop_map(|[units, unit_bytes]| Sharded { units, unit_bytes });
+    let tensors = prop::collection::vec(prop::collection::vec(sharded, 0..4), 0..4);
+    let component = (1u8..=3, any::<u32>(), numbers(), tensors);
+    let component = component.prop_map(|(axes, tokens, layers, tensors)| Component {
+        axes: Axes::from_wire(axes).unwrap(),
+        tokens,
+        layers,
+        tensors,
+    });
+    let state = prop::collection::vec(component.clone(), 0..=MAX_COMPONENTS);
+    let layout = (1u8..=6, any::<[u32; 3]>(), numbers(), component, state);
+    let layout = layout.prop_map(|(dtype, [dp, tp, cp], stages, kv, state)| Layout {
+        dtype: DType::from_wire(dtype).unwrap(),
+        dp,
+        tp,
+        cp,
+        stages,
+        kv,
+        state,
+    });
+    prop::option::of(layout)
 }
 
 fn geometry() -> impl Strategy<Value = Geometry> {
@@ -343,6 +379,8 @@ fn cause() -> impl Strategy<Value = Cause> {
             Cause::UnknownRoom,
             Cause::SameRole,
             Cause::SourceFailed,
+            Cause::WrongRole { role: Role::Prefill },
+            Cause::WrongRole { role: Role::Decode },
             Cause::Unproven,
             Cause::KeyOnOneSide,
             Cause::Unknown(1000 + (a % 1000) as u16),

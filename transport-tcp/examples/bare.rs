@@ -297,7 +297,7 @@ impl Ours {
                     side.peer = peer;
                 }
                 if let Some(FabricEvent::PathUp { .. }) = side.endpoint.poll(Instant::ZERO) {
-                    side.endpoint.grant(side.peer, Arc::clone(&side.grant))?;
+                    side.endpoint.grant(side.peer, Arc::clone(&side.grant), None)?;
                     up += 1;
                 }
             }

@@ -18,7 +18,14 @@ use crate::frame::Piece;
 #[derive(Debug, Default)]
 pub(crate) struct Grants {
     tables: Option<CacheTables>,
-    in_force: HashMap<GrantId, (PeerId, Arc<Grant>)>,
+    in_force: HashMap<GrantId, InForce>,
+}
+
+#[derive(Debug)]
+struct InForce {
+    holder: PeerId,
+    grant: Arc<Grant>,
+    tables: CacheTables,
 }
 
 /// Where an accepted piece lands.
@@ -42,33 +49,38 @@ impl Grants {
         self.tables.is_some()
     }
 
-    pub(crate) fn insert(&mut self, peer: PeerId, grant: Arc<Grant>) -> Result<(), FabricError> {
-        let tables = self.tables.as_ref().ok_or(FabricError::OutOfOrder)?;
+    pub(crate) fn insert(
+        &mut self,
+        holder: PeerId,
+        grant: Arc<Grant>,
+        view: Option<&CacheTables>,
+    ) -> Result<(), FabricError> {
+        let bound = self.tables.as_ref().ok_or(FabricError::OutOfOrder)?;
+        let tables = view.unwrap_or(bound).clone();
         if let Some((part, item)) = tables.first_out_of_range(&grant) {
             return Err(FabricError::ItemOutOfRange { part, item });
         }
         if self.in_force.contains_key(&grant.id) {
             return Err(FabricError::GrantInForce(grant.id));
         }
-        self.in_force.insert(grant.id, (peer, grant));
+        self.in_force.insert(grant.id, InForce { holder, grant, tables });
         Ok(())
     }
 
     /// Withdraws a grant; the peer that held it.
     pub(crate) fn remove(&mut self, id: GrantId) -> Option<PeerId> {
-        self.in_force.remove(&id).map(|(peer, _)| peer)
+        self.in_force.remove(&id).map(|in_force| in_force.holder)
     }
 
     /// Withdraws all grants of a peer.
     pub(crate) fn remove_peer(&mut self, peer: PeerId) {
-        self.in_force.retain(|_, (holder, _)| *holder != peer);
+        self.in_force.retain(|_, in_force| in_force.holder != peer);
     }
 
     /// Where `piece` from `peer` lands, or why it must not.
     pub(crate) fn check(&self, peer: PeerId, piece: &Piece) -> Result<Landing, Refusal> {
-        let tables = self.tables.as_ref().ok_or(Refusal::NoGrant)?;
-        let held = self.in_force.get(&piece.grant).filter(|(holder, _)| *holder == peer);
-        let (_, grant) = held.ok_or(Refusal::NoGrant)?;
+        let held = self.in_force.get(&piece.grant).filter(|held| held.holder == peer);
+        let InForce { grant, tables, .. } = held.ok_or(Refusal::NoGrant)?;
         if grant.tag != piece.tag {
             return Err(Refusal::WrongTag);
         }
@@ -122,7 +134,7 @@ mod tests {
         let id = GrantId { slot: 1, generation: 5 };
         let kv = Arc::from([1, 3, 7]);
         let grant = Arc::new(Grant { id, tag: 77, kv, aux: [1], state: Box::new([]) });
-        grants.insert(PEER, Arc::clone(&grant)).unwrap();
+        grants.insert(PEER, Arc::clone(&grant), None).unwrap();
         (grants, grant)
     }
 
@@ -168,11 +180,11 @@ mod tests {
     #[test]
     fn m3_withdrawn_grants_and_those_of_ended_paths_are_not_in_force() {
         let (mut grants, grant) = grants();
-        let error = grants.insert(PEER, Arc::clone(&grant)).unwrap_err();
+        let error = grants.insert(PEER, Arc::clone(&grant), None).unwrap_err();
         assert_eq!(error, FabricError::GrantInForce(grant.id));
         assert_eq!(grants.remove(grant.id), Some(PEER));
         assert_eq!(grants.check(PEER, &piece()).err(), Some(Refusal::NoGrant));
-        grants.insert(PEER, grant).unwrap();
+        grants.insert(PEER, grant, None).unwrap();
         grants.remove_peer(PEER);
         assert_eq!(grants.check(PEER, &piece()).err(), Some(Refusal::NoGrant));
     }
@@ -182,8 +194,8 @@ mod tests {
         let (mut grants, grant) = grants();
         let id = GrantId { slot: 2, generation: 0 };
         let wrong = Grant { id, kv: Arc::from([8]), ..(*grant).clone() };
-        let error = grants.insert(PEER, Arc::new(wrong)).unwrap_err();
+        let error = grants.insert(PEER, Arc::new(wrong), None).unwrap_err();
         assert_eq!(error, FabricError::ItemOutOfRange { part: Part::Kv, item: 8 });
-        assert!(Grants::default().insert(PEER, grant).is_err());
+        assert!(Grants::default().insert(PEER, grant, None).is_err());
     }
 }

@@ -11,6 +11,9 @@ mod dial;
 mod driver;
 mod endpoint;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(test)]
 mod golden;
 mod grants;

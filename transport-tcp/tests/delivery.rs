@@ -148,7 +148,7 @@ fn many_writes_in_both_directions_at_once() {
     let odd = |seed| shuffled(128, seed).into_iter().map(|i| 2 * i + 1).collect::<Vec<u32>>();
     let (there, back) = (grant(0, 0, &odd(1)), grant(5, 9, &odd(2)));
     world.grant(&there);
-    world.source.endpoint.grant(world.source.peer, back.clone()).unwrap();
+    world.source.endpoint.grant(world.source.peer, back.clone(), None).unwrap();
     for id in 0..64 {
         let (at, items) = (id as u32, [2 * id as u32]);
         let write = world.source.write(id, &there, Part::Kv, at, &items);

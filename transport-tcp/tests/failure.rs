@@ -59,7 +59,7 @@ fn m2_a_writer_that_dies_takes_its_path_and_its_grants_along() {
     assert!(matches!(target.links[1].0, LinkEvent::Down { .. }));
     let grant = grant(0, 0, &[1]);
     assert_eq!(target.endpoint.revoke(grant.id), Revoked::Fenced);
-    let stale = target.endpoint.grant(target.peer, grant);
+    let stale = target.endpoint.grant(target.peer, grant, None);
     assert_eq!(stale, Err(FabricError::OutOfOrder), "an accepted peer is gone with its link");
 }
 
@@ -168,7 +168,7 @@ fn calls_out_of_order_are_refused() {
     let mut world = World::linked(Layout::SMALL, listening("127.0.0.1:0"), TcpConfig::default());
     let (peer, grant) = (world.target.peer, grant(0, 0, &[99]));
     let target = &mut world.target.endpoint;
-    assert_eq!(target.grant(peer, grant.clone()), Err(FabricError::OutOfOrder));
+    assert_eq!(target.grant(peer, grant.clone(), None), Err(FabricError::OutOfOrder));
     assert_eq!(target.connect(peer, b"nonsense", false), Err(FabricError::BadAddress));
     let address = target.address();
     assert_eq!(target.connect(PeerId(50), &address, false), Err(FabricError::OutOfOrder));
@@ -177,7 +177,7 @@ fn calls_out_of_order_are_refused() {
     let target = &mut world.target.endpoint;
     assert_eq!(target.connect(peer, &address, false), Err(FabricError::OutOfOrder));
     let outside = FabricError::ItemOutOfRange { part: Part::Kv, item: 99 };
-    assert_eq!(target.grant(peer, grant), Err(outside));
+    assert_eq!(target.grant(peer, grant, None), Err(outside));
     let tables = world.target.tables.clone();
     assert_eq!(world.target.endpoint.bind(tables), Err(FabricError::OutOfOrder));
 }

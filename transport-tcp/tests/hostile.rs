@@ -46,7 +46,7 @@ fn m3_frames_outside_the_grant_are_refused_unread_and_the_next_is_served() {
     let mut node = target();
     let mut peer = RawPeer::connect(&mut node);
     let grant = grant(3, 7, &[5, 2]);
-    node.endpoint.grant(node.peer, grant.clone()).unwrap();
+    node.endpoint.grant(node.peer, grant.clone(), None).unwrap();
     let good = RawPiece::of(&grant, 0, PAGE as u64);
     let (no_grant, outside, wrong_tag) = (1, 2, 3);
     let wrong = [
@@ -80,7 +80,7 @@ fn m3_a_grant_of_one_peer_is_no_grant_of_another() {
     let mut node = target();
     let _first = RawPeer::connect(&mut node);
     let grant = grant(3, 7, &[5, 2]);
-    node.endpoint.grant(node.peer, grant.clone()).unwrap();
+    node.endpoint.grant(node.peer, grant.clone(), None).unwrap();
     let mut second = RawPeer::connect(&mut node);
     second.send(&RawPiece::of(&grant, 1, PAGE as u64).frame(0x11));
     assert_eq!(second.acks(&mut node), [(1, 1)]);
@@ -92,7 +92,7 @@ fn m3_bytes_after_a_revoke_never_reach_memory() {
     let mut node = target();
     let mut peer = RawPeer::connect(&mut node);
     let grant = grant(3, 7, &[5, 2]);
-    node.endpoint.grant(node.peer, grant.clone()).unwrap();
+    node.endpoint.grant(node.peer, grant.clone(), None).unwrap();
     let frame = RawPiece::of(&grant, 1, PAGE as u64).frame(0x11);
     // Half of the frame: page 5 of layer 0 lands.
     let (before, after) = frame.split_at(HEADER + PAGE + 100);
@@ -107,7 +107,7 @@ fn m3_bytes_after_a_revoke_never_reach_memory() {
     assert!(node.arrivals().is_empty());
     // The lane lives on, and the pages may be granted again.
     let again = common::grant(3, 8, &[5, 2]);
-    node.endpoint.grant(node.peer, again.clone()).unwrap();
+    node.endpoint.grant(node.peer, again.clone(), None).unwrap();
     peer.send(&RawPiece::of(&again, 2, PAGE as u64).frame(0x33));
     assert_eq!(peer.acks(&mut node), [(2, 0)]);
     assert!(is_filled(&node, &again, 0x33));
@@ -118,7 +118,7 @@ fn g3_pieces_in_any_order_arrive_once_and_one_too_many_is_refused() {
     let mut node = target();
     let mut peer = RawPeer::connect(&mut node);
     let grant = grant(3, 7, &[5, 2]);
-    node.endpoint.grant(node.peer, grant.clone()).unwrap();
+    node.endpoint.grant(node.peer, grant.clone(), None).unwrap();
     let whole = RawPiece::of(&grant, 1, PAGE as u64);
     let half = whole.length / 2 + 13;
     let tail = RawPiece { offset: half.into(), length: whole.length - half, ..whole.clone() };
@@ -138,7 +138,7 @@ fn more_deliveries_at_once_than_the_table_holds_are_refused() {
     let mut node = target();
     let mut peer = RawPeer::connect(&mut node);
     let grant = grant(3, 7, &[5, 2]);
-    node.endpoint.grant(node.peer, grant.clone()).unwrap();
+    node.endpoint.grant(node.peer, grant.clone(), None).unwrap();
     let part = RawPiece { length: 1, ..RawPiece::of(&grant, 0, PAGE as u64) };
     for cookie in 0..256 {
         peer.send(&RawPiece { cookie, ..part.clone() }.frame(0x11));
@@ -166,7 +166,7 @@ fn w4_broken_headers_end_that_path_and_nothing_else() {
     broken.push([&b"KVf1\x02\x05"[..], &[0; 66]].concat());
     for header in broken {
         let mut peer = RawPeer::connect(&mut node);
-        node.endpoint.grant(node.peer, granted.clone()).unwrap();
+        node.endpoint.grant(node.peer, granted.clone(), None).unwrap();
         peer.send(&header);
         assert!(matches!(path_down(&mut node), PathError::Protocol(_)), "{header:x?}");
         assert!(is_closed(&mut node, &mut peer.lane));
@@ -176,7 +176,7 @@ fn w4_broken_headers_end_that_path_and_nothing_else() {
     }
     assert!(is_untouched(&node));
     let mut peer = RawPeer::connect(&mut node);
-    node.endpoint.grant(node.peer, granted.clone()).unwrap();
+    node.endpoint.grant(node.peer, granted.clone(), None).unwrap();
     peer.send(&good.frame(0x55));
     assert_eq!(peer.acks(&mut node), [(1, 0)]);
 }

@@ -37,8 +37,9 @@ use self::config::Config;
 /// Most tokens in a page.
 pub const MAX_PAGE_TOKENS: u32 = 4096;
 
-/// Largest page or state item in one buffer, bytes.
-pub const MAX_ITEM_BYTES: u64 = 1 << 30;
+/// Largest page or state item in one buffer, bytes: many times what any model has, and small enough
+/// that the longest request's fit 64 bits, when there is one in each buffer for each of its tokens.
+pub const MAX_ITEM_BYTES: u64 = 1 << 28;
 
 /// Bytes of one aux record: what an engine hands over besides the cache. First token, cached-token
 /// counts, the token's log-probability and id: 4 fields of 64; the 128 most probable tokens and

@@ -202,6 +202,27 @@ fn values_no_model_has_are_refused_with_what_they_are() {
     assert_names(&error, &["8589934592 bytes"]);
 }
 
+/// 1024 layers of 4096 heads of 2^14, 4 bytes: 2048 buffers of pages of 2^28 bytes, the largest that
+/// there may be. The longest request has 2^24 pages of them: 2^63 bytes.
+#[test]
+fn the_largest_model_has_requests_whose_bytes_fit_and_there_is_no_larger_one() {
+    let config = |head_dim: u32| {
+        format!(
+            r#"{{"model_type": "llama", "num_hidden_layers": 1024, "torch_dtype": "float32",
+            "num_attention_heads": 4096, "num_key_value_heads": 4096, "head_dim": {head_dim}}}"#
+        )
+    };
+    let options = GeometryOptions { page_tokens: 1, dtype: None };
+    let largest = Geometry::from_json("largest", &config(1 << 14), &options).unwrap();
+    let bytes = largest.request_bytes(crate::trace::MAX_INPUT_TOKENS);
+    assert_eq!(bytes, (1 << 63) + largest.aux_bytes);
+    let larger = Geometry::from_json("larger", &config((1 << 14) + 1), &options);
+    let problem = |error| {
+        matches!(error, ModelError::Config { problem: ConfigProblem::ItemTooLarge { .. }, .. })
+    };
+    assert!(larger.is_err_and(problem));
+}
+
 #[test]
 fn heads_that_do_not_divide_are_refused() {
     let error = refused(LLAMA, "value_heads\": 2", "value_heads\": 3");

@@ -150,7 +150,7 @@ pub fn calls_that_cannot_be_served_say_so<H: Harness>(harness: &mut H) {
     let good = rig.grant(0, 1, &all_parts());
     let mut grant = |alter: fn(&mut Grant)| {
         let grant = Arc::clone(&forged(&good, alter).grant);
-        rig.node(0).endpoint.grant(peer, grant)
+        rig.node(0).endpoint.grant(peer, grant, None)
     };
     let twice = grant(|_| {});
     let kv = grant(|grant| (grant.id.slot, grant.kv) = (900, Arc::from([1, 64])));

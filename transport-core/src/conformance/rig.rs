@@ -175,7 +175,7 @@ impl<'h, H: Harness> Rig<'h, H> {
         let (tag, kv) = (self.rng.next_u64(), Arc::from(&lists.kv[..]));
         let grant = Arc::new(Grant { id, tag, kv, aux: [lists.aux], state });
         let peer = self.peer(to, from);
-        let granted = self.node(to).endpoint.grant(peer, Arc::clone(&grant));
+        let granted = self.node(to).endpoint.grant(peer, Arc::clone(&grant), None);
         granted.unwrap_or_else(|error| self.fail(format_args!("grant: {error}")));
         Ticket { from, to, grant }
     }

@@ -92,8 +92,13 @@ impl<E: Endpoint, D: Decorator> Fabric for Decorated<E, D> {
         self.endpoint.disconnect(peer);
     }
 
-    fn grant(&mut self, peer: PeerId, grant: Arc<Grant>) -> Result<(), FabricError> {
-        self.endpoint.grant(peer, Arc::clone(&grant))?;
+    fn grant(
+        &mut self,
+        peer: PeerId,
+        grant: Arc<Grant>,
+        view: Option<&CacheTables>,
+    ) -> Result<(), FabricError> {
+        self.endpoint.grant(peer, Arc::clone(&grant), view)?;
         self.decorator.see(&Event::Grant { peer, grant: &grant });
         Ok(())
     }

@@ -7,6 +7,7 @@ use thiserror::Error;
 use super::Mismatch;
 use crate::fabric::{PathError, PeerId, Refusal};
 use crate::transfer::{StateMask, WriterProgress};
+use crate::wire::Role;
 
 /// One request's rendezvous id, chosen by the router. Any number, 0 included (G5).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -50,6 +51,7 @@ impl Failure {
                 | Cause::Layout(_)
                 | Cause::PagesMismatch { .. }
                 | Cause::StateMismatch { .. }
+                | Cause::WrongRole { .. }
                 | Cause::Unproven
         )
     }
@@ -177,6 +179,12 @@ pub enum Cause {
     /// A room that the node does not know, or knows to have ended.
     #[error("no such room")]
     UnknownRoom,
+    /// The node does not serve such requests: a prefill node sends rooms, a decode node receives.
+    #[error("a {role} node does not serve this request")]
+    WrongRole {
+        /// What the node is.
+        role: Role,
+    },
     /// The shared key was not proven: the nodes' keys differ, or the peer has none.
     #[error("the shared key was not proven: the nodes' keys differ")]
     Unproven,

@@ -181,6 +181,19 @@ impl Geometry {
     }
 }
 
+impl Geometry {
+    /// Whether two ranks whose engines' layouts fit can exchange pages: what layouts do not say must
+    /// be equal.
+    pub(crate) fn check_beside_layouts(&self, theirs: &Self) -> Result<(), Mismatch> {
+        check(Field::AuxBytes, self.aux_bytes, theirs.aux_bytes)?;
+        check(Field::StateComponents, self.state.len() as u64, theirs.state.len() as u64)?;
+        for (ours, theirs) in self.state.iter().zip(&theirs.state) {
+            check(Field::StateKind, ours.kind as u64, theirs.kind as u64)?;
+        }
+        check(Field::Compat, self.compat, theirs.compat)
+    }
+}
+
 fn check(field: Field, ours: u64, theirs: u64) -> Result<(), Mismatch> {
     if ours == theirs { Ok(()) } else { Err(Mismatch { field, ours, theirs }) }
 }
@@ -214,11 +227,14 @@ impl Mismatch {
     }
 }
 
-/// A field of the geometry.
+/// A field of the geometry, or of the engines' layouts.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[non_exhaustive]
 #[repr(u8)]
-#[allow(missing_docs, reason = "each is named after the field of `Geometry` it compares")]
+#[allow(
+    missing_docs,
+    reason = "each is named after the field of `Geometry` or `Layout` it compares"
+)]
 pub enum Field {
     DType = 1,
     KvLayout = 2,
@@ -233,10 +249,17 @@ pub enum Field {
     StateBuffers = 11,
     StateItemBytes = 12,
     Compat = 13,
+    Ranks = 14,
+    TensorParallel = 15,
+    Units = 16,
+    UnitBytes = 17,
+    Tensors = 18,
+    CachedLayers = 19,
+    LayerNumber = 20,
 }
 
 impl Field {
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 20] = [
         "dtype",
         "kv layout",
         "page tokens",
@@ -250,6 +273,13 @@ impl Field {
         "state buffers",
         "state item bytes",
         "compatibility tag",
+        "ranks",
+        "tensor-parallel ranks",
+        "heads or channels",
+        "bytes of a head or channel",
+        "tensors of a layer",
+        "layers with a component",
+        "number of a layer with a component",
     ];
 
     /// The field of that number on the wire.
@@ -268,6 +298,13 @@ impl Field {
             11 => Self::StateBuffers,
             12 => Self::StateItemBytes,
             13 => Self::Compat,
+            14 => Self::Ranks,
+            15 => Self::TensorParallel,
+            16 => Self::Units,
+            17 => Self::UnitBytes,
+            18 => Self::Tensors,
+            19 => Self::CachedLayers,
+            20 => Self::LayerNumber,
             _ => return None,
         })
     }

@@ -7,9 +7,12 @@ use alloc::vec::Vec;
 use super::PagedTable;
 use crate::transfer::{Grant, MAX_COMPONENTS, Part};
 
-/// The memory of one engine rank's cache, table by table.
+/// The memory of one engine rank's cache, table by table. Clones share it.
 #[derive(Clone, Debug)]
-pub struct CacheTables {
+pub struct CacheTables(Arc<Tables>);
+
+#[derive(Debug)]
+struct Tables {
     kv: Arc<PagedTable>,
     aux: Arc<PagedTable>,
     state: Box<[Arc<PagedTable>]>,
@@ -19,29 +22,37 @@ impl CacheTables {
     /// KV pages, aux slots, and the items of each state component. Components beyond
     /// [`MAX_COMPONENTS`] make it `None`, as does an aux table of more than one buffer.
     pub fn new(kv: PagedTable, aux: PagedTable, state: Vec<PagedTable>) -> Option<Self> {
+        Self::of(Arc::new(kv), Arc::new(aux), state.into_iter().map(Arc::new).collect())
+    }
+
+    /// As `new`, of tables that others may have too.
+    pub(crate) fn of(
+        kv: Arc<PagedTable>,
+        aux: Arc<PagedTable>,
+        state: Box<[Arc<PagedTable>]>,
+    ) -> Option<Self> {
         let possible = state.len() <= MAX_COMPONENTS && aux.shapes().len() == 1;
-        let state = state.into_iter().map(Arc::new).collect();
-        possible.then(|| Self { kv: Arc::new(kv), aux: Arc::new(aux), state })
+        possible.then(|| Self(Arc::new(Tables { kv, aux, state })))
     }
 
     /// The table of a part; `None` for a component that the model does not have.
     pub fn table(&self, part: Part) -> Option<&Arc<PagedTable>> {
         match part {
-            Part::Kv => Some(&self.kv),
-            Part::Aux => Some(&self.aux),
-            Part::State(component) => self.state.get(usize::from(component)),
+            Part::Kv => Some(&self.0.kv),
+            Part::Aux => Some(&self.0.aux),
+            Part::State(component) => self.0.state.get(usize::from(component)),
         }
     }
 
     /// Every part that has a table.
     pub fn parts(&self) -> impl Iterator<Item = Part> {
-        let state = (0..self.state.len() as u8).map(Part::State);
+        let state = (0..self.0.state.len() as u8).map(Part::State);
         [Part::Kv, Part::Aux].into_iter().chain(state)
     }
 
     /// The first item of `grant` that these tables do not have.
     pub fn first_out_of_range(&self, grant: &Grant) -> Option<(Part, u32)> {
-        let named = (0..grant.state.len().max(self.state.len()) as u8).map(Part::State);
+        let named = (0..grant.state.len().max(self.0.state.len()) as u8).map(Part::State);
         let mut parts = [Part::Kv, Part::Aux].into_iter().chain(named);
         parts.find_map(|part| Some((part, self.outsider(part, grant.items(part))?)))
     }

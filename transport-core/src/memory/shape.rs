@@ -34,7 +34,7 @@ impl BufferShape {
     /// Contiguous items of `item_bytes` bytes, one every `stride` bytes.
     pub const fn new(offset: u64, stride: u64, item_bytes: u64) -> Self {
         let (run_bytes, run_stride) = (item_bytes, item_bytes);
-        let (split, split_stride) = (1, item_bytes);
+        let (split, split_stride) = (1, stride);
         Self { offset, stride, item_bytes, run_bytes, run_stride, split, split_stride }
     }
 
@@ -47,17 +47,22 @@ impl BufferShape {
     #[must_use]
     pub const fn sliced(self, run_bytes: u64, run_stride: u64, runs: u64) -> Self {
         let item_bytes = run_bytes.saturating_mul(runs);
-        // Runs without gaps are one run.
-        let run_bytes = if run_stride == run_bytes { item_bytes } else { run_bytes };
+        if run_stride == run_bytes || runs == 1 {
+            // Runs without gaps are one run.
+            return Self { item_bytes, run_bytes: item_bytes, run_stride: item_bytes, ..self };
+        }
         Self { item_bytes, run_bytes, run_stride, ..self }
     }
 
     /// Pages of `split` items each, `split_stride` apart, instead of one.
     #[must_use]
     pub const fn split(self, split: u32, split_stride: u64) -> Self {
+        if split == 1 {
+            return self;
+        }
         if split_stride.saturating_mul(split as u64) == self.stride {
             // Evenly spaced items need no pages.
-            return Self { stride: split_stride, ..self };
+            return Self { stride: split_stride, split_stride, ..self };
         }
         Self { split, split_stride, ..self }
     }

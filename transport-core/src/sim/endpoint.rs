@@ -84,8 +84,13 @@ impl Fabric for SimEndpoint {
         }
     }
 
-    fn grant(&mut self, peer: PeerId, grant: Arc<Grant>) -> Result<(), FabricError> {
-        self.alive().ok_or(FabricError::OutOfOrder)?.grant(self.node, peer, grant)
+    fn grant(
+        &mut self,
+        peer: PeerId,
+        grant: Arc<Grant>,
+        view: Option<&CacheTables>,
+    ) -> Result<(), FabricError> {
+        self.alive().ok_or(FabricError::OutOfOrder)?.grant(self.node, peer, grant, view)
     }
 
     fn revoke(&mut self, grant: GrantId) -> Revoked {

@@ -53,6 +53,9 @@ pub(super) struct Process {
     pub(super) tables: Option<CacheTables>,
     /// Grants in force, and to whom.
     pub(super) grants: BTreeMap<GrantId, (PeerId, Arc<Grant>)>,
+    /// The memory that each grant was about, also of withdrawn ones: whoever was told its addresses
+    /// knows them still.
+    pub(super) addresses: BTreeMap<GrantId, CacheTables>,
     pub(super) paths: BTreeMap<PeerId, PathKey>,
     pub(super) links: BTreeMap<PeerId, EndKey>,
     /// Peers that we dialled, and where.

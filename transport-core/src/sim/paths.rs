@@ -8,6 +8,7 @@ use super::NodeId;
 use super::net::Net;
 use super::schedule::Event;
 use crate::fabric::{FabricError, FabricEvent, PathError, PeerId, Revoked};
+use crate::memory::CacheTables;
 use crate::transfer::{Grant, GrantId};
 
 /// A device's status for "the peer does not answer" (`IBV_WC_RETRY_EXC_ERR`).
@@ -178,9 +179,11 @@ impl Net {
         node: NodeId,
         peer: PeerId,
         grant: Arc<Grant>,
+        view: Option<&CacheTables>,
     ) -> Result<(), FabricError> {
         let process = self.process(node);
-        let tables = process.tables.as_ref().ok_or(FabricError::OutOfOrder)?;
+        let bound = process.tables.as_ref().ok_or(FabricError::OutOfOrder)?;
+        let tables = view.unwrap_or(bound);
         if !process.paths.contains_key(&peer) {
             return Err(FabricError::OutOfOrder);
         }
@@ -190,6 +193,7 @@ impl Net {
         if process.grants.contains_key(&grant.id) {
             return Err(FabricError::GrantInForce(grant.id));
         }
+        process.addresses.insert(grant.id, tables.clone());
         process.grants.insert(grant.id, (peer, grant));
         Ok(())
     }

@@ -88,7 +88,7 @@ impl<E: Endpoint> World<E> {
         let id = GrantId { slot, generation: 1 };
         let state: Box<[Arc<[u32]>]> = Box::new([Arc::from([0])]);
         let grant = Arc::new(Grant { id, tag: 7, kv: (0..pages).collect(), aux: [0], state });
-        self.target.endpoint.grant(self.target.peer, Arc::clone(&grant)).unwrap();
+        self.target.endpoint.grant(self.target.peer, Arc::clone(&grant), None).unwrap();
         grant
     }
 

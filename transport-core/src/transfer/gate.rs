@@ -103,6 +103,8 @@ pub struct ArrivalGate {
 #[derive(Debug)]
 struct Writer {
     name: u32,
+    /// Most KV deliveries; the last word below may have bits for more.
+    limit: u32,
     /// What is still missing; see the module.
     missing: AtomicUsize,
     /// Bits 0..16 state components seen, then aux seen, then manifest seen.
@@ -118,10 +120,10 @@ impl ArrivalGate {
     /// deliveries (at most [`MAX_DELIVERIES`]). A name given twice is one writer. With no writers
     /// the gate never completes.
     pub fn new(writers: &[u32], deliveries: u32) -> Self {
-        let words = deliveries.min(MAX_DELIVERIES).div_ceil(BITS) as usize;
+        let limit = deliveries.min(MAX_DELIVERIES);
         let first = |(i, name): &(usize, &u32)| !writers[..*i].contains(name);
         let named = writers.iter().enumerate().filter(first).map(|(_, name)| *name);
-        let writers: Box<[_]> = named.map(|name| Writer::new(name, words)).collect();
+        let writers: Box<[_]> = named.map(|name| Writer::new(name, limit)).collect();
         let unfinished = AtomicUsize::new(writers.len());
         Self { state: AtomicUsize::new(OPEN), unfinished, writers }
     }
@@ -146,7 +148,7 @@ impl ArrivalGate {
     /// one writer (its link's owner); arrivals may come from any thread meanwhile.
     pub fn manifest(&self, writer: u32, manifest: Manifest) -> Report {
         let Some(writer) = self.writer(writer) else { return Report::Stranger };
-        if manifest.kv as usize > writer.kv.len() * BITS as usize {
+        if manifest.kv > writer.limit {
             return self.contradiction();
         }
         if writer.seen.fetch_or(MANIFEST_BIT, Ordering::AcqRel) & MANIFEST_BIT != 0 {
@@ -210,16 +212,18 @@ impl ArrivalGate {
 }
 
 impl Writer {
-    fn new(name: u32, words: usize) -> Self {
+    fn new(name: u32, limit: u32) -> Self {
+        let words = limit.div_ceil(BITS) as usize;
         let kv = iter::repeat_with(|| AtomicUsize::new(0)).take(words).collect();
         let manifest = [AtomicUsize::new(0), AtomicUsize::new(0)];
         let (missing, seen) = (AtomicUsize::new(UNKNOWN), AtomicUsize::new(0));
-        Self { name, missing, seen, kv, manifest }
+        Self { name, limit, missing, seen, kv, manifest }
     }
 
     /// Sets the delivery's bit: whether it is the first, or `None` when there is no such bit.
     fn mark(&self, part: Part, sequence: u32) -> Option<bool> {
         let (word, bit) = match part {
+            Part::Kv if sequence >= self.limit => return None,
             Part::Kv => (self.kv.get((sequence / BITS) as usize)?, 1usize << (sequence % BITS)),
             Part::Aux => (&self.seen, AUX_BIT),
             Part::State(component) => (&self.seen, StateMask::from_iter([component]).bits().into()),

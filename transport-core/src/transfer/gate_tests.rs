@@ -111,6 +111,21 @@ fn a_manifest_that_changes_or_exceeds_the_limit_poisons() {
 }
 
 #[test]
+fn the_limit_of_deliveries_is_the_one_given() {
+    for limit in [0, 1, 31, 32, 33, 64, 100, MAX_DELIVERIES] {
+        let manifest = Manifest { kv: limit, aux: true, state: StateMask::EMPTY };
+        let gate = ArrivalGate::new(&[0], limit);
+        assert_eq!(gate.manifest(0, manifest), Report::Counted, "{limit}");
+        let more = Manifest { kv: limit + 1, ..manifest };
+        assert_eq!(ArrivalGate::new(&[0], limit).manifest(0, more), Report::Contradiction);
+        if limit > 0 {
+            assert_eq!(gate.arrived(0, Part::Kv, limit - 1), Report::Counted, "{limit}");
+        }
+        assert_eq!(gate.arrived(0, Part::Kv, limit), Report::Contradiction, "{limit}");
+    }
+}
+
+#[test]
 fn the_gate_can_say_what_never_came() {
     let gate = ArrivalGate::new(&[0], 64);
     let manifest = Manifest { kv: 3, aux: true, state: STATE };

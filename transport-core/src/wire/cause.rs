@@ -5,8 +5,8 @@
 //! peer's rooms end as they should. Arguments and bits that a cause does not use are sent as zero
 //! and ignored, so that later versions may use them.
 
-use super::WireError;
 use super::codec::{Reader, Writer};
+use super::{Role, WireError};
 use crate::disagg::{Cause, Field, Mismatch, Missing};
 use crate::fabric::{PathError, Refusal};
 use crate::transfer::{Manifest, StateMask, WriterProgress};
@@ -34,6 +34,7 @@ const TOO_MANY: u16 = 20;
 const UNKNOWN_ROOM: u16 = 21;
 const SAME_ROLE: u16 = 22;
 const SOURCE_FAILED: u16 = 23;
+const WRONG_ROLE: u16 = 24;
 const UNPROVEN: u16 = 27;
 const KEY_ON_ONE_SIDE: u16 = 28;
 
@@ -79,6 +80,7 @@ fn to_wire(cause: Cause) -> (u16, Args) {
         }
         Cause::TooMany { limit } => (TOO_MANY, [limit, 0, 0]),
         Cause::UnknownRoom => (UNKNOWN_ROOM, [0; 3]),
+        Cause::WrongRole { role } => (WRONG_ROLE, [role as u64, 0, 0]),
         Cause::Unproven => (UNPROVEN, [0; 3]),
         Cause::Unknown(code) => (code, [0; 3]),
     }
@@ -116,6 +118,7 @@ fn from_wire(code: u16, [a, b, c]: Args) -> Option<Cause> {
         UNKNOWN_ROOM => Cause::UnknownRoom,
         SAME_ROLE => Cause::SameRole,
         SOURCE_FAILED => Cause::SourceFailed,
+        WRONG_ROLE => Cause::WrongRole { role: Role::from_wire(a as u8)? },
         UNPROVEN => Cause::Unproven,
         KEY_ON_ONE_SIDE => Cause::KeyOnOneSide,
         _ => return None,
@@ -210,6 +213,7 @@ mod tests {
         assert_eq!(read_back(LAYOUT, [200, 1, 2]), Cause::Unknown(LAYOUT));
         assert_eq!(read_back(PEER_DOWN, [6, 0, 0]), Cause::Unknown(PEER_DOWN));
         assert_eq!(read_back(REFUSED, [5, 0, 0]), Cause::Unknown(REFUSED));
+        assert_eq!(read_back(WRONG_ROLE, [3, 0, 0]), Cause::Unknown(WRONG_ROLE));
     }
 
     #[test]

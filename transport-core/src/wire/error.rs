@@ -146,6 +146,8 @@ impl From<WireError> for PathError {
 pub enum WireField {
     /// The bytes of [`Hello::address`](super::Hello::address).
     AddressBytes,
+    /// The order of a component's [axes](crate::disagg::topology::Axes).
+    Axes,
     /// A truth value, 0 or 1.
     Bool,
     /// Buffers of one table.
@@ -158,30 +160,43 @@ pub enum WireField {
     Items,
     /// A [`KvLayout`](crate::disagg::KvLayout).
     KvLayout,
+    /// Numbers of the layers that have a component.
+    LayerNumbers,
     /// How a list of items is written.
     ListForm,
     /// A [`Role`](super::Role).
     Role,
+    /// Sharded runs of a tensor.
+    ShardedRuns,
+    /// Pipeline stages.
+    Stages,
     /// State components.
     StateComponents,
     /// A [`StateKind`](crate::disagg::StateKind).
     StateKind,
+    /// Tensors of a component.
+    Tensors,
 }
 
 impl fmt::Display for WireField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::AddressBytes => "bytes of address",
+            Self::Axes => "order of axes",
             Self::Bool => "truth value",
             Self::Buffers => "buffers",
             Self::Deliveries => "deliveries",
             Self::DType => "dtype",
             Self::Items => "items",
             Self::KvLayout => "kv layout",
+            Self::LayerNumbers => "layer numbers",
             Self::ListForm => "form of list",
             Self::Role => "role",
+            Self::ShardedRuns => "sharded runs",
+            Self::Stages => "pipeline stages",
             Self::StateComponents => "state components",
             Self::StateKind => "state kind",
+            Self::Tensors => "tensors",
         })
     }
 }

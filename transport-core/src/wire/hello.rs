@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::codec::{Reader, Writer, check_limit};
-use super::{Hello, Role, WireError, WireField};
+use super::{Hello, Role, WireError, WireField, layout};
 use crate::disagg::{DType, Geometry, ItemSizes, KvLayout, StateGeometry, StateKind};
 use crate::fabric::MAX_ADDRESS;
 use crate::link::MAX_MESSAGE;
@@ -13,9 +13,17 @@ use crate::transfer::MAX_COMPONENTS;
 // Whatever a node's tables are, its hello can be sent: the fixed fields and the address, and, for KV
 // and each state component, a kind, a count and one run per buffer.
 const _: () = assert!(
-    56 + MAX_ADDRESS + (1 + MAX_COMPONENTS) * (1 + 4 + MAX_BUFFERS * 12) <= MAX_MESSAGE,
+    56 + MAX_ADDRESS + (1 + MAX_COMPONENTS) * (1 + 4 + MAX_BUFFERS * 12) + LONGEST_LAYOUT
+        <= MAX_MESSAGE,
     "the longest hello does not fit a message"
 );
+
+/// The engine and its layout: fixed fields and stages, and each component's layers and tensors.
+const LONGEST_LAYOUT: usize = {
+    let tensors = layout::MAX_TENSORS as usize * (4 + layout::MAX_SHARDED as usize * 8);
+    let component = 1 + 4 + 4 + layout::MAX_LAYERS as usize * 4 + 4 + tensors;
+    8 + 1 + 1 + 12 + 4 + layout::MAX_STAGES as usize * 4 + (1 + MAX_COMPONENTS) * component + 1
+};
 
 pub(super) fn write(writer: &mut Writer<'_>, hello: &Hello) -> Result<(), WireError> {
     writer.u64(hello.incarnation);
@@ -25,7 +33,8 @@ pub(super) fn write(writer: &mut Writer<'_>, hello: &Hello) -> Result<(), WireEr
     let limit = MAX_ADDRESS as u32;
     writer.limited(WireField::AddressBytes, hello.address.len() as u64, limit)?;
     writer.bytes(&hello.address);
-    Ok(())
+    writer.u64(hello.engine);
+    layout::write(writer, hello.layout.as_ref())
 }
 
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<Hello, WireError> {
@@ -34,7 +43,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Result<Hello, WireError> {
     let geometry = read_geometry(reader)?;
     let len = reader.limited(WireField::AddressBytes, MAX_ADDRESS as u32)?;
     let address = reader.bytes(len as usize)?.to_vec();
-    Ok(Hello { incarnation, role, rank, geometry, address })
+    let (engine, layout) = (reader.u64()?, layout::read(reader)?);
+    Ok(Hello { incarnation, role, rank, geometry, address, engine, layout })
 }
 
 fn write_geometry(writer: &mut Writer<'_>, geometry: &Geometry) -> Result<(), WireError> {

@@ -1,7 +1,9 @@
 //! The messages, as values.
 
 use alloc::vec::Vec;
+use core::fmt;
 
+use crate::disagg::topology::Layout;
 use crate::disagg::trust::SEAL_BYTES;
 use crate::disagg::{Cause, Geometry, RoomId};
 use crate::transfer::{Grant, GrantId, Manifest};
@@ -100,6 +102,10 @@ pub struct Hello {
     pub geometry: Geometry,
     /// How its fabric is reached: [`crate::fabric::Fabric::address`].
     pub address: Vec<u8>,
+    /// Which engine it is a rank of: the same number at all its ranks, and at no other engine's.
+    pub engine: u64,
+    /// How that engine spreads its cache over its ranks; `None` when it is one rank.
+    pub layout: Option<Layout>,
 }
 
 /// What a node does.
@@ -110,6 +116,15 @@ pub enum Role {
     Prefill = 1,
     /// Grants pages and continues.
     Decode = 2,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        })
+    }
 }
 
 impl Role {

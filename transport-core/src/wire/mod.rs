@@ -21,6 +21,7 @@ mod envelope;
 mod error;
 mod hello;
 mod items;
+mod layout;
 mod message;
 mod room;
 

@@ -170,6 +170,36 @@ fn r7_a_receive_that_never_begins_fails_the_open_room_at_once() {
 }
 
 #[test]
+fn r7_a_decode_node_that_is_full_says_so_to_the_prefill_side() {
+    for open_first in [true, false] {
+        let (mut decode, prefill) = (config(Role::Decode, 1), config(Role::Prefill, 2));
+        decode.max_rooms = 1;
+        let mut world = World::unmet(114, SimConfig::checked(), decode, prefill);
+        world.run_for(SOON);
+        world.decode.receive(world.peer, 1, &[8], &[]);
+        if open_first {
+            world.prefill.open(2);
+            world.run_for(SOON);
+        }
+        world.decode.receive(world.peer, 2, &[9], &[]);
+        world.run_for(SOON);
+        if !open_first {
+            world.prefill.open(2);
+            world.run_for(SOON);
+        }
+        let full = Some(Cause::TooMany { limit: 1 });
+        assert_eq!((receive_failure(&world.decode), open_failure(&world.prefill)), (full, full));
+        // The room that was there is served under the grant it has.
+        world.decode.done.clear();
+        world.prefill.done.clear();
+        world.prefill.open(1);
+        world.prefill.send_last(1, &[2], &[], b"");
+        world.settle(1, 2);
+        assert!(has_received(&world.decode), "{:?}", world.decode.done);
+    }
+}
+
+#[test]
 fn r6_a_grant_lost_with_its_path_fails_the_open_that_comes_later() {
     let mut world = World::new(108, SimConfig::checked());
     world.decode.receive(world.peer, 1, &[8], &[]);

@@ -1,9 +1,15 @@
 //! Whole nodes over the simulated network: what a scheduler relies on, promise by promise, and then
 //! everything at once under thousands of seeds of faults.
 
+mod busy;
 mod endings;
 mod faults;
+mod group;
 mod messages;
+mod paths;
+mod ranks;
 mod rooms;
+mod scripted;
+mod settings;
 mod trust;
 mod world;

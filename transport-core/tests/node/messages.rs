@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transport_core::disagg::node::{Completion, NodeConfig, NodeEvent};
+use transport_core::disagg::room::RoomState;
 use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::{Fabric, FabricEvent, PeerId, Write, WriteId};
 use transport_core::link::{Endpoint, Link, LinkEvent};
@@ -77,7 +78,10 @@ impl Stage {
                 let (role, rank, incarnation) = (peer.role, RANK, INCARNATION);
                 let address = peer.endpoint.address();
                 let geometry = geometry.clone();
-                moved |= peer.turn(now, Hello { incarnation, role, rank, geometry, address });
+                moved |= peer.turn(
+                    now,
+                    Hello { incarnation, role, rank, geometry, address, engine: 0, layout: None },
+                );
             }
             if moved {
                 continue;
@@ -235,6 +239,21 @@ fn r7_a_late_grant_of_an_ended_prefill_room_is_answered_with_its_end() {
 }
 
 #[test]
+fn r7_a_late_grant_of_a_room_that_succeeded_needs_no_answer() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    let grant = Arc::new(offer().grant);
+    let peer = &mut stage.peers[0];
+    peer.endpoint.grant(peer.node, grant, None).unwrap();
+    let offer = stage.open();
+    stage.side.send_last(ROOM.0, &[3, 4], &[], b"");
+    stage.run_for(Duration::from_millis(50));
+    stage.say(0, Message::Complete { room: ROOM, grant: offer_id() });
+    assert_eq!(stage.side.done.len(), 2, "{:?}", stage.side.done);
+    // The decode node sent Complete: it knows.
+    assert_eq!(stage.say(0, offer), []);
+}
+
+#[test]
 fn r7_a_prefill_room_repeats_its_abort_until_it_is_answered() {
     let mut stage = Stage::new(Role::Prefill, 1);
     stage.open();
@@ -294,6 +313,124 @@ fn r7_a_refused_grant_stays_refused() {
         let cancelled = abort(ROOM, offer_id(), Cause::Cancelled);
         assert_eq!(stage.say(0, Message::Grant(offer())), [cancelled]);
     }
+}
+
+#[test]
+fn r7_an_early_grant_that_is_given_up_is_told_until_it_is_heard() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    let accept = Message::Accept { room: ROOM, grant: offer_id() };
+    assert_eq!(stage.say(0, Message::Grant(offer())), [accept]);
+    stage.side.client.cancel(ROOM).unwrap();
+    let cancelled = abort(ROOM, offer_id(), Cause::Cancelled);
+    let heard = stage.hear(0, Duration::from_millis(350));
+    assert_eq!(heard, [(); 4].map(|()| cancelled.clone()), "at once, and every 100 ms");
+    stage.say(0, Message::Drained { room: ROOM, grant: offer_id() });
+    assert_eq!(stage.hear(0, Duration::from_millis(350)), []);
+}
+
+#[test]
+fn r7_an_early_grant_that_expires_is_told_until_the_other_side_gives_up_too() {
+    let mut stage = Stage::new(Role::Prefill, 1);
+    stage.say(0, Message::Grant(GrantOffer { deadline_ms: 1000, ..offer() }));
+    let heard = stage.hear(0, Duration::from_millis(1500));
+    let told = |message: &Message| {
+        let cause = |cause: &Cause| matches!(cause, Cause::NeverOpened { .. });
+        matches!(message, Message::Abort { cause: c, drained: true, .. } if cause(c))
+    };
+    assert!(heard.len() > 2 && heard.iter().all(told), "{heard:?}");
+    let drained = Message::Drained { room: ROOM, grant: offer_id() };
+    let theirs = abort(ROOM, offer_id(), Cause::Cancelled);
+    assert_eq!(stage.say(0, theirs), [drained]);
+    assert_eq!(stage.hear(0, Duration::from_millis(350)), []);
+}
+
+#[test]
+fn r7_a_receive_too_many_is_told_until_it_is_heard_under_a_grant_of_its_own() {
+    let mut stage = Stage::with(NodeConfig { max_rooms: 1, ..config(Role::Decode, 1) }, 1);
+    let first = stage.receive().id;
+    stage.side.receive(stage.peers[0].name, 2, &[], &[]);
+    let heard = stage.hear(0, Duration::from_millis(350));
+    let [Message::Abort { room: RoomId(2), grant, cause, drained: true }, ..] = heard[..] else {
+        panic!("{heard:?}")
+    };
+    assert_eq!(cause, Cause::TooMany { limit: 1 });
+    assert_ne!(grant, first);
+    let again = abort(RoomId(2), grant, cause);
+    assert_eq!(heard, [(); 4].map(|()| again.clone()), "at once, and every 100 ms");
+    stage.say(0, Message::Drained { room: RoomId(2), grant });
+    assert_eq!(stage.hear(0, Duration::from_millis(350)), []);
+    // Nobody uses that grant later.
+    stage.side.client.cancel(ROOM).unwrap();
+    stage.run_for(Duration::from_millis(50));
+    stage.say(0, Message::Drained { room: ROOM, grant: first });
+    assert!(![first, grant].contains(&stage.receive().id));
+}
+
+#[test]
+fn r7_what_nobody_hears_is_told_for_the_time_of_a_drain() {
+    let mut stage = Stage::with(NodeConfig { max_rooms: 1, ..config(Role::Decode, 1) }, 1);
+    stage.receive();
+    stage.side.receive(stage.peers[0].name, 2, &[], &[]);
+    let heard = stage.hear(0, Duration::from_secs(3));
+    assert_eq!(heard.len(), 30, "every 100 ms for 3 s");
+    assert_eq!(stage.hear(0, Duration::from_secs(1)), []);
+}
+
+#[test]
+fn early_grants_of_one_peer_leave_room_for_those_of_another() {
+    let config = NodeConfig { early_items: 1000, ..config(Role::Prefill, 1) };
+    let mut stage = Stage::with(config, 2);
+    let long = |room: u64, items: u32| {
+        let mut offer = offer();
+        (offer.room, offer.grant.id.slot) = (RoomId(room), room as u32);
+        offer.grant.kv = (0..items).collect();
+        Message::Grant(offer)
+    };
+    let accepts = |heard: Vec<Message>| matches!(heard[..], [Message::Accept { .. }]);
+    let taken = (0..100).filter(|room| accepts(stage.say(0, long(*room, 100)))).count();
+    assert_eq!(taken, 5, "half of all");
+    let id = GrantId { slot: 7, ..offer_id() };
+    let refused = abort(RoomId(7), id, Cause::TooMany { limit: 1000 });
+    assert_eq!(stage.say(0, long(7, 100)), [refused]);
+    assert!(accepts(stage.say(1, long(200, 100))));
+}
+
+/// A prefill node that remembers little, and the tests' two peers: the second will abort a lot.
+fn flooded(rooms: std::ops::Range<u64>, before: impl FnOnce(&mut Stage)) -> Stage {
+    let mut stage = Stage::with(NodeConfig { tombstones: 8, ..config(Role::Prefill, 1) }, 2);
+    before(&mut stage);
+    for room in rooms {
+        let grant = GrantId { slot: room as u32, generation: 77 };
+        stage.say(1, abort(RoomId(room), grant, Cause::Cancelled));
+    }
+    stage
+}
+
+#[test]
+fn r7_a_peer_that_floods_with_aborts_makes_nobody_else_forgotten() {
+    let stalled = abort(ROOM, offer_id(), Cause::Stalled { silent_ms: 1 });
+    let mut stage = flooded(100..200, |stage| _ = stage.say(0, stalled.clone()));
+    assert_eq!(stage.say(0, Message::Grant(offer())), [stalled]);
+
+    let mut stage = flooded(100..200, |stage| stage.side.client.cancel(ROOM).unwrap());
+    stage.side.open(ROOM.0);
+    stage.run_for(Duration::from_millis(50));
+    let failure = stage.side.done.iter().find_map(|done| match done {
+        Completion::Closed { result, .. } => result.err(),
+        _ => None,
+    });
+    assert_eq!(failure.map(|failure| failure.cause), Some(Cause::Cancelled));
+}
+
+#[test]
+fn r7_an_abort_of_another_peer_does_not_doom_a_room_whose_grant_is_here() {
+    let mut stage = flooded(ROOM.0..ROOM.0 + 1, |stage| {
+        stage.say(0, Message::Grant(offer()));
+    });
+    let handle = stage.side.open(ROOM.0);
+    stage.run_for(Duration::from_millis(50));
+    assert!(stage.side.done.is_empty(), "{:?}", stage.side.done);
+    assert_eq!(handle.poll(), RoomState::WaitingForInput);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use transport_core::sim::SimConfig;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
 
-use super::world::{Side, World, config};
+use super::world::{Side, World, config, next_event};
 
 fn both_kinds() -> [SimConfig; 2] {
     [SimConfig::checked(), SimConfig::rdma()]
@@ -218,12 +218,6 @@ fn a_chunk_with_a_bad_page_or_too_long_an_aux_fails_its_room_on_both_sides() {
     assert_eq!(cause(received(&world.decode).0), expected);
 }
 
-/// The next news of peers. That these nodes have no key is none.
-fn next_event(side: &Side) -> Option<NodeEvent> {
-    let mut events = std::iter::from_fn(|| side.client.poll_event());
-    events.find(|event| *event != NodeEvent::Unprotected)
-}
-
 #[test]
 fn w2_other_layouts_are_refused_with_both_values_on_both_sides() {
     let mut theirs = config(Role::Prefill, 2);
@@ -234,7 +228,7 @@ fn w2_other_layouts_are_refused_with_both_values_on_both_sides() {
     world.run_for(Duration::from_millis(100));
     let mismatch = Mismatch { field: Field::PageTokens, ours: 4, theirs: 64 };
     assert_eq!(cause(received(&world.decode).0), Cause::Layout(mismatch));
-    let refused = |side: &Side| match next_event(side) {
+    let refused = |side: &Side| match next_event(&side.client) {
         Some(NodeEvent::PeerRefused { cause, .. }) => cause,
         other => panic!("{other:?}"),
     };
@@ -252,6 +246,36 @@ fn two_nodes_of_the_same_role_refuse_each_other() {
 }
 
 #[test]
+fn requests_that_a_node_of_this_role_does_not_serve_are_those_requests_errors() {
+    let mut world = World::new(18, SimConfig::checked());
+    let open = world.decode.open(1);
+    world.decode.send_last(1, &[2], &[], b"");
+    let receive = world.prefill.receive(world.peer, 1, &[8], &[]);
+    world.run_for(Duration::from_millis(1));
+    assert_eq!((open.poll(), receive.poll()), (RoomState::Failed, RoomState::Failed));
+    let cause_of = |completion: &Completion| match completion {
+        Completion::Closed { result, .. } => result.unwrap_err().cause,
+        Completion::ChunkSent { result, pages, .. } => {
+            assert_eq!(pages.items(), [2]);
+            result.unwrap_err().cause
+        }
+        other => panic!("{other:?}"),
+    };
+    let causes: Vec<Cause> = world.decode.done.iter().map(cause_of).collect();
+    assert_eq!(causes, [Cause::WrongRole { role: Role::Decode }; 2]);
+    let (result, pages) = received(&world.prefill);
+    assert_eq!((cause(result), pages), (Cause::WrongRole { role: Role::Prefill }, vec![8]));
+    // Nothing stayed behind in their way.
+    world.decode.done.clear();
+    world.prefill.done.clear();
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.prefill.open(1);
+    world.prefill.send_last(1, &[2], &[], b"");
+    world.settle(1, 2);
+    assert!(received(&world.decode).0.is_ok());
+}
+
+#[test]
 fn w4_bytes_that_are_no_message_end_their_link_with_the_reason_and_the_next_one_serves() {
     let other_version = b"KVTC\x02\0\x03\0\x07\0\0\0\0\0\0\0";
     let bad: [(&[u8], &str); 3] = [
@@ -260,12 +284,12 @@ fn w4_bytes_that_are_no_message_end_their_link_with_the_reason_and_the_next_one_
         (other_version, "another version of the protocol"),
     ];
     let mut world = World::new(17, SimConfig::checked());
-    let ready = |side: &Side| matches!(next_event(side), Some(NodeEvent::PeerReady { .. }));
+    let ready = |side: &Side| matches!(next_event(&side.client), Some(NodeEvent::PeerReady { .. }));
     assert!(ready(&world.prefill));
     for (bytes, said) in bad {
         world.decode.node.endpoint_mut().send(world.peer, bytes).unwrap();
         world.run_for(Duration::from_secs(2));
-        let down = next_event(&world.prefill);
+        let down = next_event(&world.prefill.client);
         let Some(NodeEvent::PeerDown { reason, .. }) = down else { panic!("{down:?}") };
         assert_eq!(reason, PathError::Protocol(said));
         assert!(ready(&world.prefill), "dialled again");

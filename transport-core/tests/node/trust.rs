@@ -208,7 +208,16 @@ impl Stage {
     fn hello(&self, role: Role) -> Message {
         let geometry = self.side.node.geometry().clone();
         let address = self.attacker.address();
-        Message::Hello(Hello { incarnation: INCARNATION, role, rank: 0, geometry, address })
+        let (engine, layout) = (0, None);
+        Message::Hello(Hello {
+            incarnation: INCARNATION,
+            role,
+            rank: 0,
+            geometry,
+            address,
+            engine,
+            layout,
+        })
     }
 }
 

@@ -1,10 +1,11 @@
 //! Pairs that cannot be, ranks that there are not, tables that are not the layout's.
 
 use transport_core::disagg::topology::{
-    Axes, Component, Items, Layout, Misfit, Rank, Sharded, Side, Stretch, Topology, TopologyError,
+    Axes, Component, Layout, Misfit, Rank, Sharded, Side, Topology, TopologyError,
 };
 use transport_core::disagg::{DType, KvLayout};
 use transport_core::memory::BufferShape;
+use transport_core::transfer::Part;
 
 use crate::examples::{engine, rank, with_tp};
 
@@ -53,6 +54,14 @@ fn p1_what_must_be_equal_names_both_values() {
         }
         assert_eq!(refusal(prefill, decode), message);
     }
+}
+
+#[test]
+fn p1_pages_of_no_tokens_are_impossible_even_where_nothing_is_in_them() {
+    let mut prefill = engine(KvLayout::Nhd);
+    (prefill.kv.tokens, prefill.kv.tensors) = (0, vec![]);
+    let error = refusal(prefill.clone(), prefill);
+    assert!(error.starts_with("the prefill layout is impossible: items of Kv"), "{error}");
 }
 
 #[test]
@@ -114,24 +123,15 @@ fn tables_and_lists_that_are_not_the_layouts_are_refused() {
     let engine = engine(KvLayout::Nhd);
     let topology = Topology::new(engine.clone(), engine).unwrap();
     let route = topology.route(rank(0, 0), rank(0, 0)).unwrap();
-    let segment = &route.segments[1];
-    let stretch = route.stretch(2..4, 4);
     let shapes = [BufferShape::dense(0, 32768); 16];
-    let good = Items { shapes: &shapes, items: &[1, 2, 3, 4] };
-    let refusal = |source, target| segment.copies(&stretch, source, target).map(drop);
-    assert_eq!(refusal(good, good), Ok(()));
-    let short = Items { items: &[1, 2, 3], ..good };
-    let misfit = Misfit::Items { first: 0, end: 3, start: 2, last: 4 };
-    assert_eq!(refusal(good, short), Err(misfit));
-    let late = Stretch { source_first: 3, ..stretch.clone() };
-    let misfit = Misfit::Items { first: 3, end: 7, start: 2, last: 4 };
-    assert_eq!(segment.copies(&late, good, good).map(drop), Err(misfit));
-    let few = Items { shapes: &shapes[..15], ..good };
-    assert_eq!(refusal(few, good), Err(Misfit::Buffers { buffers: 15, needed: 16 }));
+    let view = |shapes: &[BufferShape]| route.view(Side::Decode, Part::Kv, shapes);
+    assert_eq!(view(&shapes).unwrap(), (0..).zip(shapes).collect::<Vec<_>>());
+    let misfit = Misfit::Buffers { buffers: 15, needed: 16 };
+    assert_eq!(view(&shapes[..15]), Err(misfit));
     let mut other = shapes;
     other[15].item_bytes = 32;
-    let other = Items { shapes: &other, ..good };
-    assert_eq!(refusal(good, other), Err(Misfit::ItemBytes { bytes: 32, expected: 32768 }));
-    let lists = Stretch::of_lists(segment, 3, 4);
+    assert_eq!(view(&other), Err(Misfit::ItemBytes { bytes: 32, expected: 32768 }));
+    assert_eq!(route.common_blocks(Part::Kv, 3, 3), Ok(3));
+    let lists = route.common_blocks(Part::Kv, 3, 4);
     assert_eq!(lists, Err(Misfit::Lists { prefill: 3, decode: 4 }));
 }

@@ -1,8 +1,8 @@
 //! Pairs of engines with figures worked out by hand.
 
 use transport_core::disagg::topology::{
-    Axes, Component, CopySegment, Cut, Items, Layout, Place, Rank, Sharded, Side, Stretch,
-    StridedCopy, Topology,
+    Axes, Component, CopySegment, Cut, Layout, Place, Rank, Sharded, Side, Stretch, Topology,
+    blocks,
 };
 use transport_core::disagg::{DType, KvLayout};
 use transport_core::memory::BufferShape;
@@ -160,30 +160,18 @@ fn p1_pages_of_16_go_into_quarters_of_pages_of_64() {
     let stretch = route.stretch(5..8, 2);
     let expected = Stretch { blocks: 5..8, source_first: 5, target_first: 0 };
     assert_eq!(stretch, expected);
-    let (small, large) = (shapes(32768), shapes(131072));
-    let source = Items { shapes: &small, items: &[40, 41, 7] };
-    let target = Items { shapes: &large, items: &[20, 30] };
-    let copies: Vec<_> = route.segments[0].copies(&stretch, source, target).unwrap().collect();
-    let first = StridedCopy {
-        source_buffer: 0,
-        target_buffer: 0,
-        source: 40 * 32768,
-        target: 30 * 131072 + 32768,
-        source_stride: 32768,
-        target_stride: 32768,
-        run: 65536,
-        count: 1,
-    };
-    let second =
-        StridedCopy { source: 7 * 32768, target: 30 * 131072 + 3 * 32768, run: 32768, ..first };
-    assert_eq!(copies[..2], [first, second]);
-    assert_eq!(copies.len(), 2 * 8);
+    assert_eq!((stretch.source(), stretch.target()), (0..3, 5..8));
+    let shapes = [BufferShape::dense(0, 131_072); 16];
+    let view = route.view(Side::Decode, Part::Kv, &shapes).unwrap();
+    // Quarters of a page, evenly spaced: plain items again, so that neighbours merge.
+    assert_eq!(view[15], (15, BufferShape::dense(0, 32768)));
+    assert_eq!(route.blocks(Side::Decode, Part::Kv), 4);
+    let items: Vec<u32> = blocks(&[20, 30], 4, stretch.target()).collect();
+    assert_eq!(items, [121, 122, 123]);
+    assert_eq!(route.common_blocks(Part::Kv, 7, 2), Ok(7));
+    assert!(route.common_blocks(Part::Kv, 4, 2).is_err(), "a page too many");
     check_small(engine.clone(), decode.clone());
     check_small(decode, engine);
-}
-
-fn shapes(item_bytes: u64) -> Vec<BufferShape> {
-    vec![BufferShape::dense(0, item_bytes); 16]
 }
 
 #[test]
@@ -224,22 +212,17 @@ fn p1_joined_channels_are_cut_one_by_one_and_copied_whole_when_equal() {
 }
 
 #[test]
-fn p2_neighbouring_pages_merge_whole_or_in_slices() {
+fn a_share_of_the_heads_is_one_descriptor_for_all_tokens_of_a_page() {
     let engine = engine(KvLayout::Nhd);
-    let pages: Vec<u32> = (10..110).collect();
-    let copies = |prefill_tp, source_bytes| {
-        let topology = Topology::new(with_tp(&engine, prefill_tp), engine.clone()).unwrap();
-        let route = topology.route(rank(0, 0), rank(0, 0)).unwrap();
-        let (here, there) = (shapes(source_bytes), shapes(32768));
-        let source = Items { shapes: &here, items: &pages };
-        let target = Items { shapes: &there, items: &pages };
-        let stretch = route.stretch(0..100, 100);
-        let walk = route.segments[0].copies(&stretch, source, target).unwrap();
-        walk.map(|copy| (copy.run, copy.count)).collect::<Vec<_>>()
-    };
-    assert_eq!(copies(1, 32768), [(100 * 32768, 1); 8]);
-    // One descriptor for the share of the heads in all 1600 tokens, not one per token.
-    assert_eq!(copies(2, 16384), [(1024, 1600); 8]);
+    let topology = Topology::new(with_tp(&engine, 2), engine.clone()).unwrap();
+    let route = topology.route(rank(1, 0), rank(0, 0)).unwrap();
+    let shapes = [BufferShape::dense(0, 32768); 16];
+    let view = route.view(Side::Decode, Part::Kv, &shapes).unwrap();
+    let share = BufferShape::new(1024, 32768, 1).sliced(1024, 2048, 16);
+    assert_eq!(view[3], (3, share));
+    let shapes = [BufferShape::dense(0, 16384); 16];
+    let view = route.view(Side::Prefill, Part::Kv, &shapes).unwrap();
+    assert_eq!(view[3], (3, BufferShape::dense(0, 16384)), "the sender has no other heads");
 }
 
 #[test]

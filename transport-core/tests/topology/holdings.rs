@@ -1,11 +1,8 @@
 //! What each rank of a small engine holds, worked out from the words of the layout, byte by byte.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
-use transport_core::disagg::topology::{
-    Axes, Component, Items, Layout, Rank, Side, Topology, page_owner,
-};
+use transport_core::disagg::topology::{Axes, Component, Layout, Rank, Side, Topology, page_owner};
 use transport_core::memory::BufferShape;
 use transport_core::transfer::Part;
 
@@ -32,16 +29,6 @@ pub(crate) struct Table<B> {
     pub(crate) shapes: Vec<BufferShape>,
     pub(crate) items: Vec<u32>,
     pub(crate) memory: Vec<Vec<B>>,
-}
-
-impl<B: Clone> Table<B> {
-    pub(crate) fn side(&self) -> Items<'_> {
-        Items { shapes: &self.shapes, items: &self.items }
-    }
-
-    pub(crate) fn of_items(&self, items: Range<usize>) -> Items<'_> {
-        Items { shapes: &self.shapes, items: &self.items[items] }
-    }
 }
 
 pub(crate) fn tokens(items: u32, component: &Component) -> u64 {

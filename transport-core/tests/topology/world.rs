@@ -7,10 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use transport_core::disagg::topology::{
-    BlockSpans, CopySegment, Items, Misfit, Rank, Route, Side, Stretch, StridedCopy, Topology,
-};
-use transport_core::memory::Span;
+use transport_core::disagg::topology::{Misfit, Rank, Route, Side, Stretch, Topology, blocks};
+use transport_core::memory::{BufferShape, Segment, Segments, Span, Spans};
 use transport_core::transfer::Part;
 
 use crate::holdings::{Coordinate, Table, Written, expected, source_tables, target_tables, tokens};
@@ -160,13 +158,17 @@ fn carry_out(
 ) -> Result<u64, String> {
     let sources = source_tables(topology, prefill, request);
     let mut copy = Copy { prefill, bytes: 0 };
-    for segment in &route.segments {
-        let (source, target) = (&sources[&segment.part], targets.get_mut(&segment.part).unwrap());
-        if segment.part != Part::Kv {
-            let lists = (source.items.len(), target.items.len());
-            let stretch =
-                Stretch::of_lists(segment, lists.0, lists.1).map_err(|e| e.to_string())?;
-            copy.segment(segment, &stretch, source, source.side(), target)?;
+    for (part, source) in &sources {
+        if route.segments_of(*part).next().is_none() {
+            continue;
+        }
+        let target = targets.get_mut(part).unwrap();
+        let whole = |items: &[u32]| items.to_vec();
+        if *part != Part::Kv {
+            let (from, to) = (whole(&source.items), whole(&target.items));
+            let common = route.common_blocks(*part, from.len(), to.len());
+            let common = common.map_err(|e| e.to_string())? as usize;
+            copy.part(route, *part, source, (&from, 0..common), target, (&to, 0..common))?;
             continue;
         }
         let mut first = 0;
@@ -174,8 +176,10 @@ fn carry_out(
             let chunk = first..first + pages;
             let mut stretch = route.stretch(chunk.clone(), request.pages);
             (mistake.stretch)(&mut stretch, &chunk);
-            let items = source.of_items(first as usize..chunk.end as usize);
-            copy.segment(segment, &stretch, source, items, target)?;
+            let from = &source.items[first as usize..chunk.end as usize];
+            let to = whole(&target.items);
+            let (here, there) = (stretch.source(), stretch.target());
+            copy.part(route, *part, source, (from, here), target, (&to, there))?;
             first = chunk.end;
         }
     }
@@ -187,22 +191,38 @@ struct Copy {
     bytes: u64,
 }
 
+/// A list of items, and which of its blocks are copied.
+type Blocks<'a> = (&'a [u32], Range<usize>);
+
 impl Copy {
-    /// Both ways of walking a segment, which must name the same bytes; then writes them.
-    fn segment(
+    /// Both ways of walking a part, which must name the same bytes; then writes them.
+    fn part(
         &mut self,
-        segment: &CopySegment,
-        stretch: &Stretch,
+        route: &Route,
+        part: Part,
         source: &Table<Coordinate>,
-        items: Items<'_>,
+        from: Blocks<'_>,
         target: &mut Table<Written>,
+        to: Blocks<'_>,
     ) -> Result<(), String> {
         let misfit = |e: Misfit| e.to_string();
-        let copies = segment.copies(stretch, items, target.side()).map_err(misfit)?;
-        let pairs: Vec<_> = copies.flat_map(|copy| bytes_of_copy(&copy)).collect();
-        let from = segment.source_spans(stretch, items).map_err(misfit)?;
-        let to = segment.target_spans(stretch, target.side()).map_err(misfit)?;
-        check_streams(&pairs, &from, &to)?;
+        let here = route.view(Side::Prefill, part, &source.shapes).map_err(misfit)?;
+        let there = route.view(Side::Decode, part, &target.shapes).map_err(misfit)?;
+        let (from, to) = (
+            blocks(from.0, route.blocks(Side::Prefill, part), from.1).collect::<Vec<_>>(),
+            blocks(to.0, route.blocks(Side::Decode, part), to.1).collect::<Vec<_>>(),
+        );
+        if from.len() != to.len() {
+            return Err(format!("{} blocks to {}", from.len(), to.len()));
+        }
+        let (here, there) = (View::new(here), View::new(there));
+        let local = (&here.shapes[..], &from[..]);
+        let remote = (&there.shapes[..], &to[..]);
+        let segments = Segments::new(0..here.shapes.len(), local, remote);
+        let segments = segments.ok_or("views that do not match")?;
+        let pairs: Vec<_> =
+            segments.flat_map(|s| bytes_of_segment(&s, &here.buffers, &there.buffers)).collect();
+        check_streams(&pairs, (&here, &from), (&there, &to))?;
         pairs.into_iter().try_for_each(|(from, to)| self.byte(source, from, target, to))
     }
 
@@ -230,30 +250,38 @@ impl Copy {
 
 type Byte = (usize, u64);
 
-fn bytes_of_copy(copy: &StridedCopy) -> Vec<(Byte, Byte)> {
-    let runs = (0..copy.count).flat_map(|r| (0..copy.run).map(move |byte| (r, byte)));
-    let pair = |(r, byte)| {
-        let source = copy.source + r * copy.source_stride + byte;
-        let target = copy.target + r * copy.target_stride + byte;
-        ((copy.source_buffer, source), (copy.target_buffer, target))
-    };
-    runs.map(pair).collect()
+/// A view's buffers, as they are numbered in the table, and their shapes.
+struct View {
+    buffers: Vec<usize>,
+    shapes: Vec<BufferShape>,
 }
 
-/// The two sides' streams must be the copies, whole and in any two pieces.
+impl View {
+    fn new(parts: Vec<(usize, BufferShape)>) -> Self {
+        let (buffers, shapes) = parts.into_iter().unzip();
+        Self { buffers, shapes }
+    }
+}
+
+fn bytes_of_segment(segment: &Segment, here: &[usize], there: &[usize]) -> Vec<(Byte, Byte)> {
+    let (source, target) = (here[segment.buffer], there[segment.buffer]);
+    let pair = |byte| ((source, segment.local + byte), (target, segment.remote + byte));
+    (0..segment.len).map(pair).collect()
+}
+
+/// The two sides' streams must be the pairs, whole and in any two pieces.
 fn check_streams(
     pairs: &[(Byte, Byte)],
-    from: &BlockSpans<'_>,
-    to: &BlockSpans<'_>,
+    from: (&View, &[u32]),
+    to: (&View, &[u32]),
 ) -> Result<(), String> {
     let all = pairs.len() as u64;
-    if (from.remaining(), to.remaining()) != (all, all) {
-        return Err("streams of another length than the copies".into());
-    }
     for split in [0, all / 3, all / 2 + 1, all, all + 1] {
-        let pieces = |spans: &BlockSpans<'_>| {
-            let (head, tail) = (spans.clone().range(0, split), spans.clone().range(split, all));
-            bytes_of_spans(head.chain(tail)).collect::<Vec<_>>()
+        let pieces = |(view, items): (&View, &[u32])| {
+            let spans = Spans::new(&view.shapes, 0..view.shapes.len(), items);
+            let (head, tail) = (spans.clone().range(0, split), spans.range(split, all));
+            let spans: Vec<Span> = head.chain(tail).collect();
+            spans.into_iter().flat_map(|s| bytes_of_span(s, &view.buffers)).collect::<Vec<_>>()
         };
         if !pieces(from).into_iter().zip(pieces(to)).eq(pairs.iter().copied()) {
             return Err(format!("the two sides' streams, cut at {split}, are not the copies"));
@@ -262,6 +290,6 @@ fn check_streams(
     Ok(())
 }
 
-fn bytes_of_spans(spans: impl Iterator<Item = Span>) -> impl Iterator<Item = Byte> {
-    spans.flat_map(|span| (span.offset..span.offset + span.len).map(move |b| (span.buffer, b)))
+fn bytes_of_span(span: Span, buffers: &[usize]) -> Vec<Byte> {
+    (span.offset..span.offset + span.len).map(|byte| (buffers[span.buffer], byte)).collect()
 }

@@ -293,6 +293,24 @@ impl Answer {
     }
 }
 
+/// Reads an answer as each call does, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(status: u16, body: &[u8]) {
+    let status = StatusCode::from_u16(status).unwrap_or_default();
+    let conflict = || serde_json::from_slice(body).ok();
+    let answer = || Answer {
+        status,
+        epoch: None,
+        incarnation: None,
+        conflict: conflict(),
+        body: body.to_vec(),
+    };
+    let _ = (answer().expect_ok(), answer().expect_found(), answer().expect_ok_or_no_route());
+    let _ = answer().json::<InfoBody>().map(Prefill::from);
+    let _ = answer().json::<SeatBody>();
+    let _ = answer().json::<std::collections::HashMap<u64, u32>>();
+}
+
 /// A header's text; empty when it is not there.
 fn text<'a>(response: &'a Response<ureq::Body>, name: &str) -> &'a str {
     response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()

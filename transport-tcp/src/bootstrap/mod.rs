@@ -34,6 +34,8 @@
 mod client;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod guard;
 mod json;
 mod local;

@@ -153,7 +153,7 @@ impl Challenges {
 
     /// Whether it is one of ours, of the window, and was not used. It is from now on.
     pub(super) fn take(&mut self, challenge: &str) -> bool {
-        let number = challenge.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        let number = challenge.get(..16).and_then(from_hex::<8>).map(u64::from_be_bytes);
         let Some(number) = number.filter(|_| challenge.len() == CHALLENGE_DIGITS) else {
             return false;
         };
@@ -260,6 +260,9 @@ mod tests {
         {
             assert!(wrong == ours || !challenges.take(wrong), "{wrong}");
         }
+        // The first is number 0, which other words say as well.
+        let signed = ours.replacen('0', "+", 1);
+        assert!(!challenges.take(&signed), "{signed}");
         assert!(challenges.take(&ours));
     }
 

@@ -54,10 +54,15 @@ impl Fabric for TcpEndpoint {
         self.end_path(peer, PathError::ClosedHere);
     }
 
-    fn grant(&mut self, peer: PeerId, grant: Arc<Grant>) -> Result<(), FabricError> {
+    fn grant(
+        &mut self,
+        peer: PeerId,
+        grant: Arc<Grant>,
+        view: Option<&CacheTables>,
+    ) -> Result<(), FabricError> {
         let path = self.peers.get(&peer).and_then(|peer| peer.path.as_ref());
         path.ok_or(FabricError::OutOfOrder)?;
-        self.grants.insert(peer, grant)
+        self.grants.insert(peer, grant, view)
     }
 
     fn revoke(&mut self, grant: GrantId) -> Revoked {

@@ -265,7 +265,7 @@ impl World {
 
     /// Gives the source the target's permission.
     pub fn grant(&mut self, grant: &Arc<Grant>) {
-        self.target.endpoint.grant(self.target.peer, Arc::clone(grant)).unwrap();
+        self.target.endpoint.grant(self.target.peer, Arc::clone(grant), None).unwrap();
     }
 
     /// Posts a write and turns until it has completed.

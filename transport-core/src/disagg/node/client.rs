@@ -12,7 +12,8 @@ use crate::disagg::room::RoomState;
 use crate::queue::{SubmitError, Submitter};
 use crate::sync::{ArrayQueue, AtomicUsize, Ordering};
 
-/// Submits requests to a node, from any thread. Clones share the node's queue.
+/// Submits requests to a node, from any thread. Clones share the node's queue. A request that the
+/// node's role does not serve completes at once with [`Cause::WrongRole`](crate::disagg::Cause).
 #[derive(Clone, Debug)]
 pub struct Client {
     submitter: Submitter<Request>,
@@ -111,43 +112,66 @@ pub struct RoomHandle {
 impl RoomHandle {
     /// The room's state now: one atomic load. Never blocks, locks, allocates or fails.
     pub fn poll(&self) -> RoomState {
-        self.cell.load().0
+        self.cell.state()
     }
 
     /// Pages of the request's start that the decode side holds already: prefill need not send
     /// them. Known from [`RoomState::WaitingForInput`] on.
     pub fn prefix_pages(&self) -> Option<u32> {
-        let (state, prefix_pages) = self.cell.load();
-        (state != RoomState::Bootstrapping).then_some(prefix_pages)
+        self.cell.prefix_pages()
     }
 }
 
-/// A room's state and prefix, published by the node's thread in one word.
+/// A room's state and prefix, published by the node's thread: in two words, for together they do
+/// not fit one of 32 bits.
 #[derive(Debug)]
-pub(crate) struct RoomCell(AtomicUsize);
-
-const STATE_BITS: u32 = 3;
+pub(crate) struct RoomCell {
+    state: AtomicUsize,
+    /// Known before the state leaves Bootstrapping, and the same ever after.
+    prefix_pages: AtomicUsize,
+}
 
 impl RoomCell {
     fn new() -> Self {
-        Self(AtomicUsize::new(RoomState::Bootstrapping as usize))
+        let state = AtomicUsize::new(RoomState::Bootstrapping as usize);
+        Self { state, prefix_pages: AtomicUsize::new(0) }
     }
 
     /// Release: who sees the state sees what the node did before.
     pub(super) fn store(&self, state: RoomState, prefix_pages: u32) {
-        let word = (prefix_pages as usize) << STATE_BITS | state as usize;
-        self.0.store(word, Ordering::Release);
+        self.prefix_pages.store(prefix_pages as usize, Ordering::Relaxed);
+        self.state.store(state as usize, Ordering::Release);
     }
 
-    fn load(&self) -> (RoomState, u32) {
-        let word = self.0.load(Ordering::Acquire);
-        let state = match word & ((1 << STATE_BITS) - 1) {
+    fn state(&self) -> RoomState {
+        match self.state.load(Ordering::Acquire) {
             0 => RoomState::Bootstrapping,
             1 => RoomState::WaitingForInput,
             2 => RoomState::Transferring,
             3 => RoomState::Success,
             _ => RoomState::Failed,
-        };
-        (state, (word >> STATE_BITS) as u32)
+        }
+    }
+
+    /// Relaxed: a state that is no longer Bootstrapping was acquired first.
+    fn prefix_pages(&self) -> Option<u32> {
+        let known = self.state() != RoomState::Bootstrapping;
+        known.then(|| self.prefix_pages.load(Ordering::Relaxed) as u32)
+    }
+}
+
+#[cfg(all(test, not(transport_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_of_any_length_is_seen_once_the_state_says_that_it_is_known() {
+        let cell = Arc::new(RoomCell::new());
+        let handle = RoomHandle { cell: cell.clone() };
+        assert_eq!((handle.poll(), handle.prefix_pages()), (RoomState::Bootstrapping, None));
+        for state in [RoomState::WaitingForInput, RoomState::Success, RoomState::Failed] {
+            cell.store(state, u32::MAX);
+            assert_eq!((handle.poll(), handle.prefix_pages()), (state, Some(u32::MAX)));
+        }
     }
 }

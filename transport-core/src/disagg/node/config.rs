@@ -7,6 +7,7 @@ use core::time::Duration;
 use thiserror::Error;
 
 use crate::disagg::room::Deadlines;
+use crate::disagg::topology::Layout;
 use crate::disagg::trust::{Secret, SharedKey};
 use crate::disagg::{Cause, DType, Geometry, ItemSizes, KvLayout, StateGeometry, StateKind};
 use crate::fabric::{FabricError, PathError, PeerId};
@@ -14,12 +15,18 @@ use crate::memory::CacheTables;
 use crate::transfer::{MAX_DELIVERIES, Part};
 use crate::wire::Role;
 
-/// A node's settings. Fields are public; start from [`NodeConfig::new`].
+/// A node's settings. Fields are public; start from [`NodeConfig::new`]. Times may be a millisecond
+/// to a year; a node is not made with what it cannot work with ([`NodeError`]).
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// What the node does.
     pub role: Role,
-    /// Its rank among its engine's processes.
+    /// Its engine: a number that all ranks of one engine have, and no other engine's ranks.
+    pub engine: u64,
+    /// How the engine spreads its cache over its ranks; `None`: it is one rank.
+    pub layout: Option<Layout>,
+    /// Its rank's number among its engine's processes:
+    /// [`Rank::number`](crate::disagg::topology::Rank::number).
     pub rank: u32,
     /// A number that no earlier life of this node had (R6): random, or the start time.
     pub incarnation: u64,
@@ -36,17 +43,20 @@ pub struct NodeConfig {
     pub deadlines: Deadlines,
     /// A peer that sent nothing for this long is asked; after `missed` such times it is down.
     pub heartbeat: Duration,
-    /// Heartbeats a peer may miss.
+    /// Heartbeats a peer may miss; at most 65536.
     pub missed: u32,
     /// How long a handshake may take.
     pub handshake: Duration,
-    /// Most requests between submission and the taking of their completions.
+    /// Most requests between submission and the taking of their completions; at most 2^24.
     pub depth: usize,
     /// Most rooms at a time, and most grants held for rooms that are not open yet.
     pub max_rooms: usize,
-    /// Most KV deliveries per room that this node grants; at most [`MAX_DELIVERIES`].
+    /// Most pages and state items in such held grants, of all peers together; four bytes of memory
+    /// each. A peer may have as many as it leaves free: half if it is alone.
+    pub early_items: u64,
+    /// Most KV deliveries per room that this node grants; 1 to [`MAX_DELIVERIES`].
     pub deliveries: u32,
-    /// How many ended rooms are remembered.
+    /// How many ended rooms are remembered; the peers share them.
     pub tombstones: usize,
     /// For how long: at least as long as any message may be late.
     pub remember: Duration,
@@ -56,11 +66,13 @@ pub struct NodeConfig {
 
 impl NodeConfig {
     /// The defaults of everything but who the node is: no key, heartbeat 5 s, 2 may be missed,
-    /// handshake 10 s, depth 1024, 65536 rooms, 4096 deliveries, 65536 tombstones for 600 s.
-    /// `secret` must be random ([`Secret`]).
+    /// handshake 10 s, depth 1024, 65536 rooms, 2^24 items in early grants, 4096 deliveries, 65536
+    /// tombstones for 600 s. `secret` must be random ([`Secret`]).
     pub fn new(role: Role, incarnation: u64, secret: u128, model: Model) -> Self {
         Self {
             role,
+            engine: 0,
+            layout: None,
             rank: 0,
             incarnation,
             secret: Secret(secret),
@@ -72,12 +84,50 @@ impl NodeConfig {
             handshake: Duration::from_secs(10),
             depth: 1024,
             max_rooms: 1 << 16,
+            early_items: 1 << 24,
             deliveries: 4096.min(MAX_DELIVERIES),
             tombstones: 1 << 16,
             remember: Duration::from_secs(600),
             driver: None,
         }
     }
+}
+
+/// Shortest time that a deadline or a heartbeat may be set to: what comes due at once, again and
+/// again, would keep its node turning for ever.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Longest one: sums and products of settings stay far inside what a [`Duration`] holds.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Most heartbeats a peer may miss, and most requests in a queue.
+const MOST_MISSED: u32 = 1 << 16;
+const MOST_DEPTH: usize = 1 << 24;
+
+impl NodeConfig {
+    /// Whether every setting is one that a node can work with; the first that is not.
+    pub(super) fn check(&self) -> Result<(), NodeError> {
+        let due = &self.deadlines;
+        check_time("deadlines.bootstrap", due.bootstrap)?;
+        check_time("deadlines.waiting", due.waiting)?;
+        check_time("deadlines.stall", due.stall)?;
+        check_time("deadlines.drain", due.drain)?;
+        check_time("deadlines.retry", due.retry)?;
+        check_time("heartbeat", self.heartbeat)?;
+        check_time("handshake", self.handshake)?;
+        check_number("missed", self.missed.into(), 0, MOST_MISSED.into())?;
+        check_number("deliveries", self.deliveries.into(), 1, MAX_DELIVERIES.into())?;
+        check_number("depth", self.depth as u64, 1, MOST_DEPTH as u64)
+    }
+}
+
+fn check_time(field: &'static str, value: Duration) -> Result<(), NodeError> {
+    let (least, most) = (SHORTEST, LONGEST);
+    let fits = (least..=most).contains(&value);
+    if fits { Ok(()) } else { Err(NodeError::Time { field, value, least, most }) }
+}
+
+fn check_number(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), NodeError> {
+    let fits = (least..=most).contains(&value);
+    if fits { Ok(()) } else { Err(NodeError::Number { field, value, least, most }) }
 }
 
 /// What the tables hold: the part of a [`crate::disagg::Geometry`] that tables cannot tell.
@@ -190,6 +240,38 @@ pub enum NodeError {
     /// The fabric refused the tables.
     #[error("the fabric refused the tables: {0}")]
     Fabric(#[from] FabricError),
+    /// A number in the configuration is out of range.
+    #[error("{field} is {value}, but must be {least} to {most}")]
+    Number {
+        /// The field of [`NodeConfig`].
+        field: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least that it may be.
+        least: u64,
+        /// The most that it may be.
+        most: u64,
+    },
+    /// A time in the configuration is out of range.
+    #[error("{field} is {value:?}, but must be {least:?} to {most:?}")]
+    Time {
+        /// The field of [`NodeConfig`].
+        field: &'static str,
+        /// Its value.
+        value: Duration,
+        /// The least that it may be.
+        least: Duration,
+        /// The most that it may be.
+        most: Duration,
+    },
+    /// The tables are not those of the rank that the layout describes, or it has no such rank.
+    #[error("part {part}: the tables are not those of rank {rank} of the layout")]
+    Layout {
+        /// The rank's number.
+        rank: u32,
+        /// Wire number of the first part that differs.
+        part: u8,
+    },
     /// The model names another number of state components than there are tables.
     #[error("the model has {kinds} state components, the tables {tables}")]
     StateKinds {

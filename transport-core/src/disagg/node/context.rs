@@ -5,9 +5,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::config::{NodeConfig, NodeStats};
+use super::farewell::Farewells;
 use super::request::Request;
 use crate::Instant;
 use crate::disagg::room::{Deadlines, Note};
+use crate::disagg::topology::Rank;
 use crate::disagg::trust::{End, Handshake, Mint};
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
@@ -24,8 +26,11 @@ pub(super) struct Context<E> {
     pub(super) config: NodeConfig,
     pub(super) port: Port<Request>,
     pub(super) timers: Timers,
+    pub(super) farewells: Farewells,
     pub(super) stats: NodeStats,
     pub(super) now: Instant,
+    /// Parts that no layer of this rank has, by their wire numbers: nobody writes their tables.
+    absent: u32,
     mint: Mint,
     /// Aux slots nobody uses.
     free_aux: Vec<u32>,
@@ -48,6 +53,7 @@ impl<E: Endpoint> Context<E> {
         config: NodeConfig,
         port: Port<Request>,
     ) -> Self {
+        let absent = absent_parts(&config);
         let mint = Mint::new(config.secret, config.incarnation);
         let slots = tables.table(Part::Aux).map_or(0, |table| table.items());
         Self {
@@ -56,8 +62,10 @@ impl<E: Endpoint> Context<E> {
             config,
             port,
             timers: Timers::default(),
+            farewells: Farewells::default(),
             stats: NodeStats::default(),
             now: Instant::ZERO,
+            absent,
             mint,
             free_aux: (0..slots).rev().collect(),
             bytes: Vec::new(),
@@ -93,6 +101,20 @@ impl<E: Endpoint> Context<E> {
         self.send(peer, &message);
     }
 
+    /// Tells the other side of a grant that nothing comes of it, until it has heard.
+    pub(super) fn bid_farewell(&mut self, to: Address, cause: Cause) {
+        let Deadlines { retry, drain, .. } = self.deadlines();
+        self.farewells.insert(self.now + retry, self.now + drain, to, cause);
+        self.send_note(to, Note::Abort { cause, drained: true });
+    }
+
+    /// Says again what was not heard yet.
+    pub(super) fn repeat_farewells(&mut self) {
+        while let Some((to, cause)) = self.farewells.pop(self.now, self.config.deadlines.retry) {
+            self.send_note(to, Note::Abort { cause, drained: true });
+        }
+    }
+
     /// Sends a grant. One that no message can carry would be repeated in vain: its room must fail.
     pub(super) fn send_offer(&mut self, peer: PeerId, offer: GrantOffer) -> Result<(), Cause> {
         let message = Message::Grant(offer);
@@ -120,6 +142,10 @@ impl<E: Endpoint> Context<E> {
 
     /// Bytes of one item of a part, in all its buffers.
     pub(super) fn item_bytes(&self, part: Part) -> u64 {
+        let bit = 1u32.checked_shl(part.to_wire().into()).unwrap_or(0);
+        if self.absent & bit != 0 {
+            return 0;
+        }
         self.tables.table(part).map_or(0, |table| table.item_bytes())
     }
 
@@ -176,9 +202,12 @@ impl<E: Endpoint> Context<E> {
     }
 }
 
-/// The address of a room's messages, once its grant is known.
-pub(super) fn address(peer: PeerId, room: RoomId, grant: &Grant) -> Address {
-    Address { peer, room, grant: grant.id }
+/// A bit for each part that no layer of the rank has.
+fn absent_parts(config: &NodeConfig) -> u32 {
+    let Some(layout) = &config.layout else { return 0 };
+    let Some(rank) = Rank::of_number(config.rank, layout.sizes()) else { return 0 };
+    let absent = layout.components().filter(|(part, _)| !layout.has(*part, rank.pp));
+    absent.fold(0, |bits, (part, _)| bits | 1 << part.to_wire())
 }
 
 /// What is wrong with a grant that breaks a limit of the protocol.
@@ -205,8 +234,12 @@ pub(super) struct Timers {
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Timer {
+    /// A decode room's leg.
     Decode(GrantId),
+    /// A prefill room's leg.
     Prefill(GrantId),
+    /// A prefill room that waits for its grants.
+    Grants(GrantId),
 }
 
 impl Timers {

@@ -11,12 +11,15 @@ mod client;
 mod config;
 mod context;
 mod decode;
-mod outgoing;
+mod early;
+mod farewell;
+mod pairing;
 mod peers;
 mod prefill;
 mod remembered;
 mod request;
 mod slab;
+mod waiting;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -32,7 +35,8 @@ use self::decode::DecodeSide;
 use self::peers::{PeerChange, Peers, mirrored};
 use self::prefill::PrefillSide;
 use crate::Instant;
-use crate::disagg::{Cause, Geometry};
+use crate::disagg::topology::{Layout, Rank, Side, Topology};
+use crate::disagg::{Cause, Failure, Geometry};
 use crate::fabric::{FabricEvent, PathError, PeerId};
 use crate::link::{Endpoint, LinkEvent};
 use crate::memory::CacheTables;
@@ -79,19 +83,19 @@ impl<E: Endpoint> Node<E> {
         tables: CacheTables,
         config: NodeConfig,
     ) -> Result<(Self, Client, Completions<Request>), NodeError> {
+        config.check()?;
         let hello = hello(&tables, &config)?;
         endpoint.bind(tables.clone())?;
         let hello = Hello { address: endpoint.address(), ..hello };
         let (submitter, port, completions) = queue::pair(config.depth);
         let events = Arc::new(ArrayQueue::new(MAX_EVENTS));
         let client = Client::new(submitter, config.driver.clone(), events.clone());
-        let (tombstones, remember) = (config.tombstones, config.remember);
         let unprotected = config.key.is_none();
         let node = Self {
-            ctx: Context::new(endpoint, tables, config, port),
             peers: Peers::new(hello),
-            decode: DecodeSide::new(tombstones, remember),
-            prefill: PrefillSide::new(tombstones, remember),
+            decode: DecodeSide::new(config.tombstones, config.remember),
+            prefill: PrefillSide::new(&config),
+            ctx: Context::new(endpoint, tables, config, port),
             events,
             tick: Instant::ZERO,
             message: Vec::new(),
@@ -131,7 +135,7 @@ impl<E: Endpoint> Node<E> {
     }
 
     fn wake_at(&self) -> Instant {
-        let next = self.ctx.timers.next().min(self.tick);
+        let next = self.ctx.timers.next().min(self.ctx.farewells.next()).min(self.tick);
         let fenced = self.prefill.is_waiting_to_post();
         if fenced { next.min(self.ctx.now + FENCE_POLL) } else { next }
     }
@@ -154,7 +158,7 @@ impl<E: Endpoint> Node<E> {
     fn take_link_down(&mut self, peer: PeerId, reason: PathError) {
         let change = self.peers.link_down(&mut self.ctx, peer, reason);
         self.take_change(change);
-        // The path's end belongs to this life of the link, so it is taken before the next begins.
+        // Most paths end at once: then the next life of the link need not wait for that.
         self.take_fabric();
     }
 
@@ -183,7 +187,7 @@ impl<E: Endpoint> Node<E> {
     fn take(&mut self, peer: PeerId, message: Message) {
         match message {
             Message::Hello(hello) => {
-                let change = self.peers.hello(&mut self.ctx, peer, &hello);
+                let change = self.peers.hello(&mut self.ctx, peer, hello);
                 self.take_change(change);
             }
             Message::Refuse(cause) => {
@@ -222,12 +226,12 @@ impl<E: Endpoint> Node<E> {
     fn take_as_prefill(&mut self, peer: PeerId, message: Message) {
         let ctx = &mut self.ctx;
         match message {
-            Message::Grant(offer) => self.prefill.granted(ctx, peer, offer),
+            Message::Grant(offer) => self.prefill.granted(ctx, &self.peers, peer, offer),
             Message::Complete { room, grant } => {
                 self.prefill.completed(ctx, Address { peer, room, grant });
             }
             Message::Abort { room, grant, cause, .. } => {
-                self.prefill.aborted(ctx, Address { peer, room, grant }, cause);
+                self.prefill.aborted(ctx, &self.peers, Address { peer, room, grant }, cause);
             }
             Message::Drained { room, grant } => {
                 self.prefill.drained(ctx, Address { peer, room, grant });
@@ -255,6 +259,9 @@ impl<E: Endpoint> Node<E> {
                 FabricEvent::PathDown { peer, reason } => {
                     let change = self.peers.path_down(ctx, peer, reason);
                     self.take_change(change);
+                    // The rooms of the old path have ended: a hello may wait to begin the next.
+                    let change = self.peers.connect(&mut self.ctx, peer);
+                    self.take_change(change);
                 }
             }
         }
@@ -265,12 +272,11 @@ impl<E: Endpoint> Node<E> {
         let Some(change) = change else { return };
         let ctx = &mut self.ctx;
         match change {
-            PeerChange::Ready { peer, rank, incarnation } => {
-                self.decode.peer_ready(ctx, peer, rank, incarnation);
-            }
+            PeerChange::Ready { peer, .. } => self.decode.peer_ready(ctx, &self.peers, peer),
             PeerChange::Down { peer, reason } => {
                 self.decode.path_down(ctx, peer, reason);
                 self.prefill.path_down(ctx, peer, reason);
+                ctx.farewells.forget(peer);
             }
             PeerChange::Refused { peer, cause } => self.decode.peer_refused(ctx, peer, cause),
         }
@@ -294,18 +300,32 @@ impl<E: Endpoint> Node<E> {
 
     fn take_request(&mut self, request: Request, ticket: Ticket<Request>) {
         let ctx = &mut self.ctx;
-        match request.kind {
-            RequestKind::Cancel(room) => {
-                let live = match ctx.config.role {
+        let role = ctx.config.role;
+        let wrong = Cause::WrongRole { role };
+        match (request.kind, role) {
+            (RequestKind::Cancel(room), role) => {
+                let live = match role {
                     Role::Decode => self.decode.cancel(ctx, room),
                     Role::Prefill => self.prefill.cancel(ctx, room),
                 };
                 ctx.port.complete(ticket, Completion::Cancelled { room, live });
             }
-            RequestKind::Chunk(chunk) => self.prefill.chunk(ctx, chunk, ticket),
-            RequestKind::Open(open, cell) => self.prefill.open(ctx, open.room, ticket, cell),
-            RequestKind::Receive(receive, cell) => {
+            (RequestKind::Chunk(chunk), Role::Prefill) => self.prefill.chunk(ctx, chunk, ticket),
+            (RequestKind::Open(open, cell), Role::Prefill) => {
+                self.prefill.open(ctx, &self.peers, open.room, ticket, cell);
+            }
+            (RequestKind::Receive(receive, cell), Role::Decode) => {
                 self.decode.receive(ctx, &self.peers, receive, ticket, cell);
+            }
+            (RequestKind::Chunk(chunk), Role::Decode) => {
+                let failure = Failure { room: chunk.room, peer: None, cause: wrong };
+                prefill::reject_chunk(ctx, chunk, ticket, failure);
+            }
+            (RequestKind::Open(open, cell), Role::Decode) => {
+                prefill::reject(ctx, open.room, ticket, &cell, wrong);
+            }
+            (RequestKind::Receive(receive, cell), Role::Prefill) => {
+                decode::reject(ctx, receive, ticket, &cell, wrong);
             }
         }
     }
@@ -315,8 +335,10 @@ impl<E: Endpoint> Node<E> {
             match timer {
                 Timer::Decode(room) => self.decode.timeout(&mut self.ctx, room),
                 Timer::Prefill(room) => self.prefill.timeout(&mut self.ctx, room),
+                Timer::Grants(room) => self.prefill.grants_late(&mut self.ctx, room),
             }
         }
+        self.ctx.repeat_farewells();
         if self.ctx.now >= self.tick {
             self.tick = self.peers.tick(&mut self.ctx);
             self.decode.tick(self.ctx.now);
@@ -336,6 +358,27 @@ fn hello(tables: &CacheTables, config: &NodeConfig) -> Result<Hello, NodeError> 
     if bytes < AUX_HEADER_BYTES as u64 {
         return Err(NodeError::AuxSlot { bytes });
     }
-    let (role, rank, incarnation) = (config.role, config.rank, config.incarnation);
-    Ok(Hello { incarnation, role, rank, geometry: model.geometry(tables), address: Vec::new() })
+    let NodeConfig { role, rank, incarnation, engine, .. } = *config;
+    let (geometry, address, layout) = (model.geometry(tables), Vec::new(), config.layout.clone());
+    if let Some(layout) = &layout {
+        check_layout(tables, layout, rank)?;
+    }
+    Ok(Hello { incarnation, role, rank, geometry, address, engine, layout })
+}
+
+/// Whether the tables are those of that rank.
+fn check_layout(tables: &CacheTables, layout: &Layout, number: u32) -> Result<(), NodeError> {
+    let error = |part: Part| NodeError::Layout { rank: number, part: part.to_wire() };
+    let rank = Rank::of_number(number, layout.sizes()).ok_or_else(|| error(Part::Kv))?;
+    let topology = Topology::new(layout.clone(), layout.clone()).map_err(|_| error(Part::Kv))?;
+    for part in tables.parts().filter(|part| *part != Part::Aux) {
+        let stated = topology.item_bytes(Side::Decode, rank, part).map_err(|_| error(part))?;
+        let table = tables.table(part).map_or(&[][..], |table| table.shapes());
+        let sizes = table.iter().map(|shape| shape.item_bytes);
+        // A table has a buffer even where its part has no layer.
+        if !sizes.eq(stated.iter().copied()) && !stated.is_empty() {
+            return Err(error(part));
+        }
+    }
+    Ok(())
 }

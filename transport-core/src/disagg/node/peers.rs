@@ -4,13 +4,19 @@
 //! its fabric's path. A peer is ready when hello and path are there. Silence is answered by a ping,
 //! more silence ends the path: then nothing of that peer can land any more, and its rooms fail.
 //! Where there is a shared key, all of that begins when the peer has proven it ([`proof`]).
+//!
+//! A path may end later than its link. Invariant: until the fabric has said that it ended, the
+//! peer's rooms do not end, and no other path to it is begun, whatever its link does (M2).
 
 mod proof;
+
+use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 
 use super::config::{NodeEvent, NodeStats};
 use super::context::Context;
+use super::pairing::Pairing;
 use crate::Instant;
 use crate::disagg::trust::Handshake;
 use crate::disagg::{Cause, Geometry};
@@ -21,16 +27,22 @@ use crate::wire::{Hello, Message};
 #[derive(Debug)]
 pub(super) struct Peers {
     peers: HashMap<PeerId, Peer>,
+    /// Paths that have not ended though their links have, and why those did.
+    ending: HashMap<PeerId, PathError>,
+    /// Peers that are ready, by engine and rank.
+    by_rank: HashMap<(u64, u32), PeerId>,
     hello: Hello,
 }
 
 #[derive(Debug)]
 struct Peer {
     dialler: bool,
+    /// Who it is to us, once it said hello and its path is begun.
+    hello: Option<Pairing>,
+    /// The same and its fabric's address, while the path before has not ended.
+    waiting: Option<(Pairing, Vec<u8>)>,
     /// With a shared key: what it must prove, and has proven.
     trust: Option<Handshake>,
-    /// Rank and incarnation, once it said hello.
-    hello: Option<(u32, u64)>,
     path: bool,
     /// Why we took it down, if we did.
     why: Option<PathError>,
@@ -49,23 +61,37 @@ pub(super) enum PeerChange {
 
 impl Peers {
     pub(super) fn new(hello: Hello) -> Self {
-        Self { peers: HashMap::new(), hello }
+        let (peers, ending, by_rank) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { peers, ending, by_rank, hello }
     }
 
-    /// Rank and incarnation of a peer that is ready.
-    pub(super) fn ready(&self, peer: PeerId) -> Option<(u32, u64)> {
-        self.peers.get(&peer).filter(|peer| peer.path)?.hello
+    /// Who a peer is to us that is ready.
+    pub(super) fn ready(&self, peer: PeerId) -> Option<&Pairing> {
+        self.peers.get(&peer).filter(|peer| peer.path)?.hello.as_ref()
+    }
+
+    /// Who a peer is to us that said hello.
+    pub(super) fn pairing(&self, peer: PeerId) -> Option<&Pairing> {
+        self.peers.get(&peer)?.hello.as_ref()
+    }
+
+    /// The peer of that engine and rank, if it is ready.
+    pub(super) fn find(&self, writer: (u64, u32)) -> Option<(PeerId, &Pairing)> {
+        let peer = *self.by_rank.get(&writer)?;
+        Some((peer, self.ready(peer)?))
     }
 
     pub(super) fn link_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: PeerId, dialler: bool) {
         let now = ctx.now;
-        let (hello, path, why) = (None, false, None);
+        let (hello, waiting, path, why) = (None, None, false, None);
         let trust = self.begin_proof(ctx, id, dialler);
-        let peer = Peer { dialler, trust, hello, path, why, up: now, heard: now, asked: now };
+        let peer =
+            Peer { dialler, trust, hello, waiting, path, why, up: now, heard: now, asked: now };
         self.peers.insert(id, peer);
     }
 
-    /// The link is gone: the path goes with it.
+    /// The link is gone: the path goes with it. Its own end is what frees pages; without one there
+    /// is nothing to wait for.
     pub(super) fn link_down<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
@@ -73,37 +99,51 @@ impl Peers {
         reason: PathError,
     ) -> Option<PeerChange> {
         ctx.endpoint.disconnect(id);
-        let peer = self.peers.get_mut(&id)?;
-        peer.why.get_or_insert(reason);
-        // With a path, its own end is what frees pages; without one there is nothing to wait for.
-        let waits = peer.hello.is_some();
-        if waits { None } else { self.forget(id, reason) }
+        let peer = self.remove(id)?;
+        let reason = peer.why.unwrap_or(reason);
+        if peer.hello.is_some() {
+            self.ending.insert(id, reason);
+        }
+        let waits = self.ending.contains_key(&id);
+        (!waits).then_some(PeerChange::Down { peer: id, reason })
     }
 
-    /// The path is gone: nothing of the peer can land. The link follows.
+    /// The path is gone: nothing of the peer can land. The link follows, unless it is the next one.
     pub(super) fn path_down<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
         id: PeerId,
         reason: PathError,
     ) -> Option<PeerChange> {
+        if let Some(reason) = self.ending.remove(&id) {
+            return Some(PeerChange::Down { peer: id, reason });
+        }
         ctx.endpoint.close(id);
-        self.forget(id, reason)
-    }
-
-    fn forget(&mut self, id: PeerId, reason: PathError) -> Option<PeerChange> {
-        let peer = self.peers.remove(&id)?;
+        let peer = self.remove(id)?;
         Some(PeerChange::Down { peer: id, reason: peer.why.unwrap_or(reason) })
     }
 
+    fn remove(&mut self, id: PeerId) -> Option<Peer> {
+        let peer = self.peers.remove(&id)?;
+        let named = peer.hello.as_ref().map(|pairing| (pairing.engine, pairing.rank));
+        if let Some(named) = named.filter(|named| self.by_rank.get(named) == Some(&id)) {
+            self.by_rank.remove(&named);
+        }
+        Some(peer)
+    }
+
     pub(super) fn path_up(&mut self, id: PeerId) -> Option<PeerChange> {
+        if self.ending.contains_key(&id) {
+            return None;
+        }
         self.peers.get_mut(&id)?.path = true;
         self.ready_now(id)
     }
 
-    fn ready_now(&self, id: PeerId) -> Option<PeerChange> {
+    fn ready_now(&mut self, id: PeerId) -> Option<PeerChange> {
         let peer = self.peers.get(&id).filter(|peer| peer.path)?;
-        let (rank, incarnation) = peer.hello?;
+        let Pairing { rank, incarnation, engine, .. } = *peer.hello.as_ref()?;
+        self.by_rank.insert((engine, rank), id);
         Some(PeerChange::Ready { peer: id, rank, incarnation })
     }
 
@@ -131,24 +171,41 @@ impl Peers {
         &mut self,
         ctx: &mut Context<E>,
         id: PeerId,
-        theirs: &Hello,
+        theirs: Hello,
     ) -> Option<PeerChange> {
         let peer = self.peers.get_mut(&id)?;
-        if peer.hello.is_some() {
+        if peer.hello.is_some() || peer.waiting.is_some() {
             return None;
         }
         if !peer.is_life(theirs.incarnation) {
             return Some(self.unproven(ctx, id, Cause::Unproven));
         }
-        if let Err(cause) = agree(&self.hello, theirs) {
-            ctx.send(id, &Message::Refuse(cause));
-            return Some(self.refused(ctx, id, cause));
+        match Pairing::new(&self.hello, &theirs, &ctx.tables) {
+            Ok(pairing) => peer.waiting = Some((pairing, theirs.address)),
+            Err(cause) => {
+                ctx.send(id, &Message::Refuse(cause));
+                return Some(self.refused(ctx, id, cause));
+            }
         }
-        if let Err(error) = ctx.endpoint.connect(id, &theirs.address, peer.dialler) {
+        self.connect(ctx, id)
+    }
+
+    /// Begins the path to a peer that said hello, once the one before has ended.
+    pub(super) fn connect<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        id: PeerId,
+    ) -> Option<PeerChange> {
+        if self.ending.contains_key(&id) {
+            return None;
+        }
+        let peer = self.peers.get_mut(&id)?;
+        let (pairing, address) = peer.waiting.take()?;
+        if let Err(error) = ctx.endpoint.connect(id, &address, peer.dialler) {
             self.broke(ctx, id, no_path(error));
             return None;
         }
-        peer.hello = Some((theirs.rank, theirs.incarnation));
+        peer.hello = Some(pairing);
         self.ready_now(id)
     }
 
@@ -168,7 +225,8 @@ impl Peers {
         let (now, heartbeat) = (ctx.now, ctx.config.heartbeat);
         let silence = heartbeat * (ctx.config.missed + 1);
         for (id, peer) in &mut self.peers {
-            let late = peer.hello.is_none() && now >= peer.up + ctx.config.handshake;
+            let silent = peer.hello.is_none() && peer.waiting.is_none();
+            let late = silent && now >= peer.up + ctx.config.handshake;
             if late || now >= peer.heard + silence {
                 ctx.stats.unproven += u64::from(peer.why.is_none() && !peer.is_proven());
                 peer.why.get_or_insert(PathError::Timeout);
@@ -185,13 +243,6 @@ impl Peers {
     pub(super) fn geometry(&self) -> &Geometry {
         &self.hello.geometry
     }
-}
-
-fn agree(ours: &Hello, theirs: &Hello) -> Result<(), Cause> {
-    if ours.role == theirs.role {
-        return Err(Cause::SameRole);
-    }
-    ours.geometry.check(&theirs.geometry).map_err(Cause::Layout)
 }
 
 /// Why a link ends whose path cannot even be begun.

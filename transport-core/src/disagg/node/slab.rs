@@ -45,6 +45,17 @@ impl<T> Slab<T> {
         key
     }
 
+    /// A key that names nothing, and never will.
+    pub(super) fn spend_key(&mut self) -> GrantId {
+        let key = self.next_key();
+        if self.free.is_empty() {
+            self.slots.push(Slot { generation: key.generation, value: None });
+            self.free.push(key.slot);
+        }
+        self.slots[key.slot as usize].generation = key.generation.wrapping_add(1);
+        key
+    }
+
     /// The key in force for a slot.
     pub(super) fn current(&self, slot: u32) -> Option<GrantId> {
         let generation = self.slots.get(slot as usize)?.generation;
@@ -90,5 +101,15 @@ mod tests {
         assert_eq!(slab.remove(first), None);
         assert_eq!(slab.get_mut(second), Some(&mut 'b'));
         assert_eq!((slab.len(), slab.keys(|_| true)), (1, alloc::vec![second]));
+    }
+
+    #[test]
+    fn a_spent_key_is_never_used() {
+        let mut slab = Slab::new();
+        let spent = [slab.spend_key(), slab.spend_key()];
+        let used = [slab.insert('a'), slab.insert('b')];
+        assert!(spent[0] != spent[1] && !used.iter().any(|key| spent.contains(key)));
+        assert_eq!(slab.get_mut(spent[1]), None);
+        assert_eq!(slab.len(), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! The decode side of a room: grant, count, complete, or fail and drain.
+//! The decode side of a room with one writer: grant, count, complete, or fail and drain.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -11,15 +11,18 @@ use crate::transfer::{
     ArrivalGate, Grant, Manifest, Part, PartsDue, Report, StateMask, WriterProgress, parts_due,
 };
 
-/// The decode side of one room. Order of calls: [`DecodeRoom::handle_peer_ready`] when (or as soon
-/// as) the peer is ready, then the other `handle_*` as things happen, and
+/// The decode side of one room towards one writer. Order of calls: [`DecodeRoom::handle_peer_ready`]
+/// when (or as soon as) the writer is ready, then the other `handle_*` as things happen, and
 /// [`DecodeRoom::handle_timeout`] at [`DecodeRoom::deadline`].
+///
+/// A rank that hears from several writers has one of these for each. When everything of one is
+/// there it asks for the decision, [`Action::Ready`], and only [`DecodeRoom::handle_decided`] makes
+/// it a success: so that all succeed, or none.
 #[derive(Debug)]
 pub struct DecodeRoom {
-    grant: Arc<Grant>,
+    /// Known once the writer is.
+    grant: Option<Arc<Grant>>,
     due: PartsDue,
-    /// Bytes of the granted KV pages and state items.
-    granted: u64,
     /// Bytes of KV and state that have landed.
     landed: u64,
     deliveries: u32,
@@ -44,6 +47,8 @@ enum Phase {
     Transferring,
     /// Everything arrived; the aux record is being checked.
     Checking,
+    /// Everything is there; waiting for the decision.
+    Ready,
     /// Failed; a write may still land.
     Draining { cause: Cause, tear_down: bool },
     /// Ended here; the other side is being told why.
@@ -53,31 +58,12 @@ enum Phase {
 }
 
 impl DecodeRoom {
-    /// A room for `grant`, whose KV pages and state items are `granted` bytes, in at most
-    /// `deliveries` KV deliveries.
-    pub fn new(
-        grant: Arc<Grant>,
-        granted: u64,
-        deliveries: u32,
-        deadlines: Deadlines,
-        now: Instant,
-    ) -> Self {
-        let due = parts_due(true, &grant.state);
-        let (phase, gate, stated) = (Phase::Bootstrapping, None, false);
+    /// A room that waits for its writer, who may then make at most `deliveries` KV deliveries.
+    pub fn new(deliveries: u32, deadlines: Deadlines, now: Instant) -> Self {
+        let due = PartsDue { aux: false, state: StateMask::EMPTY };
+        let (phase, grant, gate, stated) = (Phase::Bootstrapping, None, None, false);
         let (landed, since, told) = (0, now, now);
-        Self {
-            grant,
-            due,
-            granted,
-            landed,
-            deliveries,
-            deadlines,
-            gate,
-            stated,
-            phase,
-            since,
-            told,
-        }
+        Self { grant, due, landed, deliveries, deadlines, gate, stated, phase, since, told }
     }
 
     /// What the scheduler sees.
@@ -85,7 +71,7 @@ impl DecodeRoom {
         match self.phase {
             Phase::Bootstrapping => RoomState::Bootstrapping,
             Phase::Waiting { .. } => RoomState::WaitingForInput,
-            Phase::Transferring | Phase::Checking => RoomState::Transferring,
+            Phase::Transferring | Phase::Checking | Phase::Ready => RoomState::Transferring,
             Phase::Over { failure: None } => RoomState::Success,
             Phase::Draining { .. } | Phase::Telling { .. } | Phase::Over { .. } => {
                 RoomState::Failed
@@ -102,9 +88,14 @@ impl DecodeRoom {
         }
     }
 
-    /// The permission this room gives.
-    pub fn grant(&self) -> &Arc<Grant> {
-        &self.grant
+    /// The permission this room gives, once its writer is known.
+    pub fn grant(&self) -> Option<&Arc<Grant>> {
+        self.grant.as_ref()
+    }
+
+    /// Bytes of KV and state that have landed.
+    pub fn landed(&self) -> u64 {
+        self.landed
     }
 
     /// Most KV deliveries the sender may make.
@@ -133,6 +124,8 @@ impl DecodeRoom {
             Phase::Bootstrapping => self.deadlines.bootstrap,
             Phase::Waiting { .. } => self.deadlines.waiting,
             Phase::Transferring if !self.stated => self.deadlines.waiting,
+            // Others may have their whole time still before them.
+            Phase::Ready => self.deadlines.bootstrap + self.deadlines.waiting,
             Phase::Transferring | Phase::Checking => self.deadlines.stall,
             Phase::Draining { .. } | Phase::Telling { .. } | Phase::Over { .. } => {
                 self.deadlines.drain
@@ -140,11 +133,21 @@ impl DecodeRoom {
         }
     }
 
-    /// The peer, whose rank is `writer`, can be reached: grant.
-    pub fn handle_peer_ready(&mut self, now: Instant, writer: u32, out: &mut Vec<Action>) {
+    /// The peer, whose rank is `writer`, can be reached: give it `grant`. `aux`: it is the one that
+    /// writes the aux record.
+    pub fn handle_peer_ready(
+        &mut self,
+        now: Instant,
+        writer: u32,
+        grant: Arc<Grant>,
+        aux: bool,
+        out: &mut Vec<Action>,
+    ) {
         if self.phase != Phase::Bootstrapping {
             return;
         }
+        self.due = PartsDue { aux, ..parts_due(true, &grant.state) };
+        self.grant = Some(grant);
         self.gate = Some((writer, ArrivalGate::new(&[writer], self.deliveries)));
         self.enter(Phase::Waiting { accepted: false }, now);
         out.push(Action::Arm);
@@ -213,14 +216,20 @@ impl DecodeRoom {
     }
 
     fn all_arrived(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if self.landed != self.granted {
-            let (landed, granted) = (self.landed, self.granted);
-            return self.fail(now, Cause::ShortDelivery { landed, granted }, out);
-        }
-        self.enter(Phase::Checking, now);
         // Every stated write has landed, so there is nothing to drain: revoking keeps a dishonest
         // writer out where the fabric can, and the record is checked after that.
-        out.extend([Action::Revoke, Action::CheckAux]);
+        out.push(Action::Revoke);
+        if self.due.aux {
+            self.enter(Phase::Checking, now);
+            out.push(Action::CheckAux);
+        } else {
+            self.ready(now, out);
+        }
+    }
+
+    fn ready(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.enter(Phase::Ready, now);
+        out.push(Action::Ready);
     }
 
     /// The aux record is this room's and undamaged, or not (G6).
@@ -231,8 +240,15 @@ impl DecodeRoom {
         if !valid {
             return self.fail(now, Cause::AuxCorrupt, out);
         }
-        self.phase = Phase::Over { failure: None };
-        out.extend([Action::Send(Note::Complete), Action::End(Ok(())), Action::Retire]);
+        self.ready(now, out);
+    }
+
+    /// Everything of every writer is there, at every rank: the room has succeeded.
+    pub fn handle_decided(&mut self, out: &mut Vec<Action>) {
+        if self.phase == Phase::Ready {
+            self.phase = Phase::Over { failure: None };
+            out.extend([Action::Send(Note::Complete), Action::End(Ok(())), Action::Retire]);
+        }
     }
 
     /// The scheduler gave up.
@@ -261,7 +277,7 @@ impl DecodeRoom {
                 self.abort(now, cause, out);
                 out.push(Action::End(Err(cause)));
             }
-            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking => {
+            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking | Phase::Ready => {
                 self.drain(now, cause);
                 self.abort(now, cause, out);
                 out.push(Action::Revoke);
@@ -296,10 +312,18 @@ impl DecodeRoom {
         if drained {
             return self.handle_writer_gone(cause, true, out);
         }
-        if matches!(self.phase, Phase::Waiting { .. } | Phase::Transferring | Phase::Checking) {
+        if self.is_open() {
             self.drain(now, cause);
             out.push(Action::Revoke);
         }
+    }
+
+    /// Whether the writer was granted something, and nothing is decided.
+    fn is_open(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking | Phase::Ready
+        )
     }
 
     /// The prefill side has ended the room: its writes are drained.
@@ -318,7 +342,7 @@ impl DecodeRoom {
     fn handle_writer_gone(&mut self, cause: Cause, answer: bool, out: &mut Vec<Action>) {
         let first = match self.phase {
             Phase::Bootstrapping | Phase::Over { .. } => return,
-            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking => cause,
+            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking | Phase::Ready => cause,
             Phase::Draining { cause, .. } | Phase::Telling { cause } => cause,
         };
         if answer {
@@ -365,6 +389,7 @@ impl DecodeRoom {
             Phase::Waiting { .. } | Phase::Transferring | Phase::Checking => {
                 self.fail(now, Cause::Incomplete(self.missing(now)), out);
             }
+            Phase::Ready => self.fail(now, Cause::Stalled { silent_ms: waited_ms }, out),
             Phase::Draining { cause, tear_down: false } => {
                 self.phase = Phase::Draining { cause, tear_down: true };
                 out.push(Action::TearDown);

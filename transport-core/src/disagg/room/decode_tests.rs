@@ -16,26 +16,31 @@ fn at(ms: u64) -> Instant {
     Instant::ZERO + Duration::from_millis(ms)
 }
 
+fn grant(state: &[&[u32]]) -> Arc<Grant> {
+    let id = GrantId { slot: 0, generation: 0 };
+    let state = state.iter().map(|list| Arc::from(*list)).collect();
+    Arc::new(Grant { id, tag: 0, kv: Arc::from([1, 2, 3]), aux: [0], state })
+}
+
 struct Bench {
     room: DecodeRoom,
     out: Vec<Action>,
 }
 
 impl Bench {
-    fn new(state: &[&[u32]]) -> Self {
-        let id = GrantId { slot: 0, generation: 0 };
-        let state = state.iter().map(|list| Arc::from(*list)).collect();
-        let grant = Arc::new(Grant { id, tag: 0, kv: Arc::from([1, 2, 3]), aux: [0], state });
-        let deadlines = Deadlines::default();
-        let room = DecodeRoom::new(grant, PAGES * PAGE_BYTES, 8, deadlines, at(0));
-        Self { room, out: vec![] }
+    fn new() -> Self {
+        Self { room: DecodeRoom::new(8, Deadlines::default(), at(0)), out: vec![] }
     }
 
     fn granted(state: &[&[u32]]) -> Self {
-        let mut bench = Self::new(state);
-        bench.room.handle_peer_ready(at(0), WRITER, &mut bench.out);
+        let mut bench = Self::new();
+        bench.peer_ready(state);
         bench.out.clear();
         bench
+    }
+
+    fn peer_ready(&mut self, state: &[&[u32]]) {
+        self.room.handle_peer_ready(at(0), WRITER, grant(state), true, &mut self.out);
     }
 
     fn arrive(&mut self, part: Part, sequence: u32, bytes: u64) {
@@ -68,6 +73,8 @@ fn g1_a_dense_room_completes_with_kv_aux_and_manifest_in_any_order() {
     bench.arrive(Part::Kv, 0, PAGES * PAGE_BYTES);
     assert_eq!(bench.taken(), [Action::Revoke, Action::CheckAux]);
     bench.room.handle_aux(at(2), true, &mut bench.out);
+    assert_eq!(bench.taken(), [Action::Ready]);
+    bench.room.handle_decided(&mut bench.out);
     let end = [Action::Send(Note::Complete), Action::End(Ok(())), Action::Retire];
     assert_eq!(bench.taken(), end);
     assert_eq!(bench.room.state(), RoomState::Success);
@@ -84,35 +91,59 @@ fn g2_a_manifest_without_the_granted_state_is_a_contradiction() {
 #[test]
 fn g2_a_full_prefix_hit_has_no_chunk_and_completes() {
     let mut bench = Bench::granted(&[]);
-    bench.room.granted = 0;
     bench.manifest(Manifest { kv: 0, ..DRY });
     bench.arrive(Part::Aux, 0, 64);
     assert_eq!(bench.taken(), [Action::Revoke, Action::CheckAux]);
 }
 
 #[test]
-fn everything_stated_but_not_everything_granted_is_a_failure() {
-    let mut bench = Bench::granted(&[]);
-    bench.manifest(DRY);
-    bench.arrive(Part::Aux, 0, 64);
-    bench.arrive(Part::Kv, 0, PAGE_BYTES);
-    bench.room.handle_fenced(at(1), &mut bench.out);
-    let cause = Cause::ShortDelivery { landed: PAGE_BYTES, granted: PAGES * PAGE_BYTES };
-    assert_eq!(bench.ends(), [Err(cause)]);
+fn what_landed_is_counted_once_and_without_the_aux_record() {
+    let mut bench = Bench::granted(&[&[7, 8]]);
+    for _ in 0..2 {
+        bench.arrive(Part::Aux, 0, 64);
+        bench.arrive(Part::Kv, 0, PAGE_BYTES);
+        bench.arrive(Part::State(0), 0, 20);
+    }
+    bench.arrive(Part::Kv, 1, PAGE_BYTES);
+    assert_eq!(bench.room.landed(), 2 * PAGE_BYTES + 20);
 }
 
 #[test]
-fn a_state_component_that_landed_in_part_is_a_failure() {
-    let (item, kv) = (20, PAGES * PAGE_BYTES);
-    for (landed, succeeds) in [(2 * item, true), (item, false)] {
-        let mut bench = Bench::granted(&[&[7, 8]]);
-        bench.room.granted = kv + 2 * item;
-        bench.manifest(Manifest { state: StateMask::from_bits(1), ..DRY });
+fn r3_a_writer_that_is_done_waits_for_the_decision_and_may_still_fail() {
+    let ready = || {
+        let mut bench = Bench::granted(&[]);
+        bench.manifest(DRY);
         bench.arrive(Part::Aux, 0, 64);
-        bench.arrive(Part::State(0), 0, landed);
-        bench.arrive(Part::Kv, 0, kv);
-        assert_eq!(bench.out.contains(&Action::CheckAux), succeeds);
-    }
+        bench.arrive(Part::Kv, 0, PAGES * PAGE_BYTES);
+        bench.taken();
+        bench.room.handle_aux(at(2), true, &mut bench.out);
+        assert_eq!(bench.taken(), [Action::Ready]);
+        bench
+    };
+    let mut failed = ready();
+    failed.room.handle_failure(at(3), Cause::Cancelled, &mut failed.out);
+    failed.room.handle_fenced(at(3), &mut failed.out);
+    failed.room.handle_decided(&mut failed.out);
+    assert_eq!(failed.ends(), [Err(Cause::Cancelled)]);
+    let mut forgotten = ready();
+    forgotten.room.handle_timeout(at(2 + 600_000), &mut forgotten.out);
+    forgotten.room.handle_fenced(at(2 + 600_000), &mut forgotten.out);
+    assert_eq!(forgotten.ends(), [Err(Cause::Stalled { silent_ms: 600_000 })]);
+}
+
+#[test]
+fn a_writer_without_the_aux_record_is_ready_without_it() {
+    let mut bench = Bench::new();
+    bench.room.handle_peer_ready(at(0), WRITER, grant(&[]), false, &mut bench.out);
+    bench.taken();
+    bench.manifest(Manifest { aux: false, ..DRY });
+    bench.arrive(Part::Kv, 0, PAGES * PAGE_BYTES);
+    assert_eq!(bench.taken(), [Action::Revoke, Action::Ready]);
+    let mut aux = Bench::new();
+    aux.room.handle_peer_ready(at(0), WRITER, grant(&[]), false, &mut aux.out);
+    aux.manifest(DRY);
+    aux.room.handle_fenced(at(1), &mut aux.out);
+    assert_eq!(aux.ends(), [Err(Cause::Contradiction)], "it is not that writer's to send");
 }
 
 #[test]
@@ -161,7 +192,7 @@ fn m2_a_silent_writers_path_is_torn_down_before_pages_come_back() {
 
 #[test]
 fn r1_each_state_has_a_deadline_and_a_reason_of_its_own() {
-    let mut waiting = Bench::new(&[]);
+    let mut waiting = Bench::new();
     waiting.room.handle_timeout(at(300_000), &mut waiting.out);
     assert_eq!(waiting.ends(), [Err(Cause::NoPeer { waited_ms: 300_000 })]);
 

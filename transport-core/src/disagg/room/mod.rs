@@ -80,6 +80,8 @@ pub enum Action {
     Revoke,
     /// Decode: everything arrived; check the aux record and call `handle_aux`.
     CheckAux,
+    /// Decode: everything of this writer is there; call `handle_decided` once it is of all.
+    Ready,
     /// Prefill: post this part of the chunk at hand.
     Post {
         /// Which part.

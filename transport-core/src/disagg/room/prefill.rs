@@ -1,4 +1,5 @@
-//! The prefill side of a room: wait for the grant, send chunks, state the manifest, be confirmed.
+//! The prefill side of a room with one reader: wait for the grant, send chunks, state the manifest,
+//! be confirmed.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -10,7 +11,8 @@ use crate::disagg::Cause;
 use crate::fabric::{PathError, WriteError};
 use crate::transfer::{Grant, Manifest, Part, PartsDue, StateMask, parts_due};
 
-/// The prefill side of one room. Order of calls: [`PrefillRoom::handle_grant`] when the grant is
+/// The prefill side of one room towards one decode rank; a rank that writes to several has one of
+/// these for each. Order of calls: [`PrefillRoom::handle_grant`] when the grant is
 /// there, [`PrefillRoom::handle_chunk`] for each chunk once [`PrefillRoom::may_send`], the other
 /// `handle_*` as things happen, [`PrefillRoom::handle_timeout`] at [`PrefillRoom::deadline`].
 #[derive(Debug)]
@@ -18,8 +20,6 @@ pub struct PrefillRoom {
     deadlines: Deadlines,
     grant: Option<(Arc<Grant>, u32)>,
     phase: Phase,
-    /// Granted positions sent.
-    sent: u64,
     /// KV deliveries made.
     deliveries: u32,
     /// Writes whose source may still be read.
@@ -63,10 +63,14 @@ struct Failing {
 /// What the machine needs to know of a chunk.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkShape<'a> {
-    /// KV pages in it; may be none.
+    /// First granted position of its KV items.
+    pub first: u32,
+    /// KV items in it; may be none.
     pub pages: u32,
     /// Whether it is the last: then state and aux go with it.
     pub is_last: bool,
+    /// Whether the aux record is ours to write.
+    pub aux: bool,
     /// Item lists of the state components; looked at with the last chunk only.
     pub state: &'a [Arc<[u32]>],
 }
@@ -78,7 +82,6 @@ impl PrefillRoom {
             deadlines,
             grant: None,
             phase: Phase::Bootstrapping,
-            sent: 0,
             deliveries: 0,
             in_flight: 0,
             manifest: None,
@@ -178,9 +181,9 @@ impl PrefillRoom {
         if self.manifest.is_some() {
             return Err(Cause::AfterLast);
         }
-        let sent = self.sent + u64::from(chunk.pages);
+        let sent = u64::from(chunk.first) + u64::from(chunk.pages);
         let granted = grant.kv.len() as u64;
-        if sent > granted || (chunk.is_last && sent != granted) {
+        if sent > granted {
             return Err(Cause::PagesMismatch { sent, granted });
         }
         if chunk.pages > 0 && self.deliveries == *deliveries {
@@ -189,23 +192,22 @@ impl PrefillRoom {
         if chunk.is_last {
             check_state(chunk.state, &grant.state)?;
         }
-        Ok(parts_due(chunk.is_last, chunk.state))
+        let due = parts_due(chunk.is_last, chunk.state);
+        Ok(PartsDue { aux: due.aux && chunk.aux, ..due })
     }
 
     fn send(&mut self, now: Instant, chunk: &ChunkShape<'_>, due: PartsDue, out: &mut Vec<Action>) {
         self.enter(Phase::Transferring, now);
         if chunk.pages > 0 {
-            // The grant's positions are counted in u32 by its own list's length.
-            self.post(Part::Kv, self.deliveries, self.sent as u32, out);
+            self.post(Part::Kv, self.deliveries, chunk.first, out);
             self.deliveries += 1;
-            self.sent += u64::from(chunk.pages);
         }
         due.state.iter().for_each(|component| self.post(Part::State(component), 0, 0, out));
         if due.aux {
             self.post(Part::Aux, 0, 0, out);
         }
         if chunk.is_last {
-            self.state_manifest(now, due.state, out);
+            self.state_manifest(now, chunk.aux, due.state, out);
         }
     }
 
@@ -214,8 +216,8 @@ impl PrefillRoom {
         out.push(Action::Post { part, sequence, first });
     }
 
-    fn state_manifest(&mut self, now: Instant, state: StateMask, out: &mut Vec<Action>) {
-        let manifest = Manifest { kv: self.deliveries, aux: true, state };
+    fn state_manifest(&mut self, now: Instant, aux: bool, state: StateMask, out: &mut Vec<Action>) {
+        let manifest = Manifest { kv: self.deliveries, aux, state };
         self.manifest = Some(manifest);
         self.told = now;
         out.push(Action::Send(Note::Manifest(manifest)));

@@ -59,7 +59,7 @@ fn check_item(component: &Component) -> Option<()> {
         let empty = tensor.iter().any(|s| bytes(s) == 0);
         row.checked_mul(tokens).filter(|bytes| *bytes > 0 && !empty)
     };
-    (slot && component.tensors.iter().all(|t| tensor(t).is_some())).then_some(())
+    (slot && tokens > 0 && component.tensors.iter().all(|t| tensor(t).is_some())).then_some(())
 }
 
 fn check_component(part: Part, from: &Component, to: &Component) -> Result<(), TopologyError> {

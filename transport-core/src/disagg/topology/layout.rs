@@ -52,6 +52,11 @@ impl Layout {
         self.components().find(|(of, _)| *of == part).map(|(_, component)| component)
     }
 
+    /// Whether stage `pp`, which there is, has layers with that component.
+    pub(in crate::disagg) fn has(&self, part: Part, pp: u32) -> bool {
+        self.component(part).is_some_and(|component| !self.cached(component, pp).is_empty())
+    }
+
     /// Which of `component.layers` stage `pp` holds, as a range of indices.
     pub(super) fn cached(&self, component: &Component, pp: u32) -> Range<usize> {
         let before = |stages: &[u32]| stages.iter().map(|layers| u64::from(*layers)).sum::<u64>();
@@ -116,6 +121,18 @@ pub enum Axes {
     UnitsTokens = 2,
     /// Slot: no tokens.
     Units = 3,
+}
+
+impl Axes {
+    /// The order of that number on the wire.
+    pub const fn from_wire(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::TokensUnits,
+            2 => Self::UnitsTokens,
+            3 => Self::Units,
+            _ => return None,
+        })
+    }
 }
 
 /// Equal units, dealt out over the tp ranks: heads, or channels. A rank holds `units / tp`

@@ -9,8 +9,8 @@
 //!   .writers(decode rank, prefill dp)     whom a decode rank hears from, and who sends aux
 //!   .readers(prefill rank, decode dp)     the same, read backwards
 //!   .route(prefill rank, decode rank)     segments, once per pair of ranks
+//!     .view(side, part, shapes)           the same as shapes of each side's table, once per pair
 //!     .stretch(chunk, pages)              what of a chunk this pair copies
-//!       segment.copies(...)               addresses, merged; per request, nothing allocated
 //! ```
 //!
 //! Invariant: over all routes to a decode rank, every byte of its pages that the request fills, and
@@ -29,19 +29,19 @@
 //! of the other. The order of axes may not differ: turning NHD into HND is a copy per token.
 
 mod check;
-mod copy;
 mod cut;
 mod error;
 mod layout;
 mod plan;
 mod rank;
 mod share;
+mod view;
 
 pub use check::MAX_RANKS;
-pub use copy::{BlockSpans, Copies, Items, Misfit, Stretch, StridedCopy};
 pub use cut::{Cut, Place};
 pub use error::{Fact, Flaw, Side, TopologyError};
 pub use layout::{Axes, Component, Layout, Sharded};
 pub use plan::{CopySegment, Route, Topology, Writers};
 pub use rank::{Rank, RankSizes};
 pub use share::{page_owner, page_share};
+pub use view::{Misfit, Stretch, blocks};

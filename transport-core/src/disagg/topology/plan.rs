@@ -5,12 +5,12 @@ use core::cmp::Reverse;
 use core::ops::Range;
 
 use super::check::check;
-use super::copy::Stretch;
 use super::cut::{Cut, End, cuts};
 use super::error::{Side, TopologyError};
 use super::layout::{Component, Layout, Sharded};
 use super::rank::Rank;
 use super::share::page_share;
+use super::view::Stretch;
 use crate::transfer::Part;
 
 /// Two layouts between which caches can be copied.

@@ -182,6 +182,14 @@ impl Gateway {
     }
 }
 
+/// The keys in an answer, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub(super) fn found(answer: &[u8]) -> Option<Vec<KeyValue>> {
+    let _ = serde_json::from_slice::<TxnAnswer>(answer);
+    let _ = serde_json::from_slice::<KeepAliveAnswer>(answer);
+    serde_json::from_slice::<RangeAnswer>(answer).ok().map(|answer| answer.kvs)
+}
+
 impl Operation {
     fn key(&self) -> &str {
         match self {

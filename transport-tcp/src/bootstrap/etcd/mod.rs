@@ -304,6 +304,19 @@ impl Entry {
     }
 }
 
+/// The answer to a range of ranks, from its bytes to the instance, for fuzzing.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz(data: &[u8]) {
+    let Some(mut found) = gateway::found(data) else { return };
+    found.sort_by_key(|found| found.create_revision);
+    let entries: Vec<_> = found.iter().filter_map(Entry::parse).collect();
+    static DIRECTORY: std::sync::LazyLock<EtcdDirectory> =
+        std::sync::LazyLock::new(|| EtcdDirectory::new(&EtcdConfig::new(Vec::new(), "fuzzed")));
+    let mut registry = DIRECTORY.registry(&entries);
+    assert!(registry.ranks() <= entries.len(), "more ranks than entries");
+    let _ = (epoch(&entries), registry.prefill(transport_core::Instant::ZERO).is_ok());
+}
+
 /// Differs whenever a rank came, went or began a new life: every write has a higher revision than
 /// all before it, and without a write ranks only become fewer.
 fn epoch(entries: &[Entry]) -> u64 {

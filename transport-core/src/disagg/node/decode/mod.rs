@@ -1,0 +1,543 @@
+//! A node's decode side: rooms that receive.
+//!
+//! A [`Room`] is one request; it has a [`Leg`] for each prefill rank that must be heard from (G5).
+//! Events go to legs; what a leg comes to goes to its room as an [`Outcome`], and from there to the
+//! other legs: all succeed, or all fail for the first reason (R3).
+
+mod leg;
+mod room;
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+
+use self::leg::{Granted, Leg};
+use self::room::Room;
+use super::client::RoomCell;
+use super::context::{Address, Context, Timer};
+use super::pairing::Pairing;
+use super::peers::Peers;
+use super::remembered::Remembered;
+use super::request::{Completion, Lease, Receive, Request};
+use super::slab::Slab;
+use crate::Instant;
+use crate::disagg::room::{Action, DecodeRoom, Note, RoomState};
+use crate::disagg::{Cause, Failure, RoomId};
+use crate::fabric::{PathError, PeerId};
+use crate::link::Endpoint;
+use crate::queue::Ticket;
+use crate::transfer::{GrantId, Part};
+use crate::wire::Stated;
+
+#[derive(Debug)]
+pub(super) struct DecodeSide {
+    rooms: Slab<Room>,
+    /// A leg's key is its grant's id.
+    legs: Slab<Leg>,
+    /// Rooms that have not ended, by name.
+    by_id: HashMap<RoomId, GrantId>,
+    /// How ended legs ended: `None` for success.
+    ended: Remembered<PeerId, GrantId, Option<Cause>>,
+    /// Cancels that came before their open.
+    cancelled: Remembered<(), RoomId, ()>,
+    /// Reused for every event.
+    actions: Vec<Action>,
+    outcomes: VecDeque<Outcome>,
+}
+
+/// What a leg has come to, for its room.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// Everything of this writer is there.
+    Ready { leg: GrantId },
+    /// It has ended; nothing of this writer can land any more.
+    Ended { leg: GrantId, room: GrantId, peer: Option<PeerId>, result: Result<(), Cause> },
+}
+
+impl DecodeSide {
+    pub(super) fn new(tombstones: usize, keep: core::time::Duration) -> Self {
+        Self {
+            rooms: Slab::new(),
+            legs: Slab::new(),
+            by_id: HashMap::new(),
+            ended: Remembered::new(tombstones, keep),
+            cancelled: Remembered::new(tombstones, keep),
+            actions: Vec::new(),
+            outcomes: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// A scheduler wants to receive a request.
+    pub(super) fn receive<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peers: &Peers,
+        receive: Receive,
+        ticket: Ticket<Request>,
+        cell: Arc<RoomCell>,
+    ) {
+        if let Err(cause) = self.admit(ctx, &receive) {
+            // There is no room to tell it, and the one that is open already lives on.
+            if cause != Cause::DuplicateRoom {
+                let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
+                ctx.bid_farewell(Address { peer, room, grant }, cause);
+            }
+            return reject(ctx, receive, ticket, &cell, cause);
+        }
+        let (peer, unfit) = (receive.peer, self.unfit(ctx, &receive));
+        let key = self.insert(ctx, receive, ticket, cell);
+        let full = Cause::TooMany { limit: ctx.aux_slots() };
+        let no_slot = self.rooms.get_mut(key).is_some_and(|room| room.aux_slot.is_none());
+        match (unfit.or(no_slot.then_some(full)), peers.ready(peer)) {
+            // It ends as a room, not as a rejected request, so that the other side is told (R7).
+            (Some(cause), _) => self.fail(ctx, key, cause),
+            (None, Some(pairing)) => self.meet(ctx, peers, key, pairing),
+            (None, None) => {}
+        }
+        self.settle(ctx);
+    }
+
+    fn admit<E: Endpoint>(&self, ctx: &Context<E>, receive: &Receive) -> Result<(), Cause> {
+        if self.by_id.contains_key(&receive.room) {
+            return Err(Cause::DuplicateRoom);
+        }
+        if self.rooms.len() >= ctx.config.max_rooms {
+            return Err(Cause::TooMany { limit: ctx.config.max_rooms as u64 });
+        }
+        Ok(())
+    }
+
+    /// Why a room that can be held must fail at once.
+    fn unfit<E: Endpoint>(&mut self, ctx: &Context<E>, receive: &Receive) -> Option<Cause> {
+        if self.cancelled.take(&receive.room).is_some() {
+            return Some(Cause::Cancelled);
+        }
+        let mut lists = lists(&receive.pages, &receive.state);
+        lists.find_map(|(part, lease)| {
+            let item = ctx.tables.outsider(part, lease.items())?;
+            Some(Cause::ItemOutOfRange { part: part.to_wire(), item })
+        })
+    }
+
+    /// Holds a request, with one leg for the rank that was named.
+    fn insert<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        receive: Receive,
+        ticket: Ticket<Request>,
+        cell: Arc<RoomCell>,
+    ) -> GrantId {
+        let Receive { room: id, peer, pages, state, prefix_pages } = receive;
+        let bytes = |(part, lease): (Part, &Lease)| {
+            ctx.item_bytes(part).saturating_mul(lease.items().len() as u64)
+        };
+        let granted = lists(&pages, &state).map(bytes).fold(0, u64::saturating_add);
+        let aux_slot = ctx.take_aux_slot();
+        let (legs, aux) = (Vec::with_capacity(1), Vec::new());
+        let (met, unready, landed, partial, failed) = (false, 1, 0, false, None);
+        let room = Room {
+            id,
+            peer,
+            met,
+            legs,
+            unready,
+            granted,
+            landed,
+            partial,
+            failed,
+            ticket,
+            pages,
+            state,
+            aux_slot,
+            aux,
+            prefix_pages,
+            cell,
+        };
+        let key = self.rooms.insert(room);
+        self.by_id.insert(id, key);
+        self.add_leg(ctx, key, Some(peer));
+        key
+    }
+
+    fn add_leg<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, peer: Option<PeerId>) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        let machine = DecodeRoom::new(ctx.config.deliveries, ctx.deadlines(), ctx.now);
+        let leg = Leg::new((room.id, key), peer, machine, room.prefix_pages);
+        let leg = self.legs.insert(leg);
+        room.legs.push(leg);
+        // Nothing happened yet, but its deadline is to be armed.
+        self.with(ctx, leg, |_, _, _| {});
+    }
+
+    /// The rank that the scheduler named is known: so are the writers.
+    fn meet<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peers: &Peers,
+        key: GrantId,
+        pairing: &Pairing,
+    ) {
+        let writers = pairing.counterparts();
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        let peer = room.peer;
+        if core::mem::replace(&mut room.met, true) || room.failed.is_some() {
+            return;
+        }
+        room.unready = writers.len();
+        (1..writers.len()).for_each(|_| self.add_leg(ctx, key, None));
+        let legs = self.rooms.get_mut(key).map(|room| room.legs.clone()).unwrap_or_default();
+        for (leg, writer) in legs.into_iter().zip(writers) {
+            let named = (pairing.engine, *writer);
+            if let Some(leg) = self.legs.get_mut(leg) {
+                leg.writer = Some(named);
+            }
+            let itself = (*writer == pairing.rank).then_some((peer, pairing));
+            if let Some(found) = itself.or_else(|| peers.find(named)) {
+                self.ready(ctx, leg, found);
+            }
+        }
+    }
+
+    /// A writer can be reached: it is given its grant.
+    fn ready<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        (peer, pairing): (PeerId, &Pairing),
+    ) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let Some(room) = self.rooms.get_mut(leg.room) else { return };
+        let (pages, state) = (&room.pages, &room.state[..]);
+        let granted = Granted { pages, state, aux_slot: room.aux_slot.unwrap_or(0) };
+        let grant = leg.meet(ctx, key, (peer, pairing), granted);
+        room.partial |= pairing.view().is_some_and(|view| view.page_blocks().1 > 1);
+        let (rank, aux) = (pairing.rank, pairing.has_aux());
+        self.with(ctx, key, |room, now, out| room.handle_peer_ready(now, rank, grant, aux, out));
+    }
+
+    /// A scheduler gives a room up. Whether it was live; if not, the next open of it fails.
+    pub(super) fn cancel<E: Endpoint>(&mut self, ctx: &mut Context<E>, room: RoomId) -> bool {
+        let Some(key) = self.by_id.get(&room).copied() else {
+            self.cancelled.insert(ctx.now, (), room, ());
+            return false;
+        };
+        self.each_leg(ctx, key, |room, now, out| room.handle_cancel(now, out));
+        self.settle(ctx);
+        true
+    }
+
+    pub(super) fn peer_ready<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peers: &Peers,
+        peer: PeerId,
+    ) {
+        let Some(pairing) = peers.ready(peer) else { return };
+        for key in self.rooms.keys(|room| room.peer == peer && !room.met) {
+            self.meet(ctx, peers, key, pairing);
+        }
+        let named = Some((pairing.engine, pairing.rank)).filter(|_| pairing.split.is_some());
+        let waits =
+            |leg: &Leg| named.is_some() && leg.writer == named && leg.machine.grant().is_none();
+        for key in self.legs.keys(waits) {
+            self.ready(ctx, key, (peer, pairing));
+        }
+        self.settle(ctx);
+    }
+
+    /// The path is down: nothing of the peer can land.
+    pub(super) fn path_down<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peer: PeerId,
+        reason: PathError,
+    ) {
+        for key in self.legs.keys(|leg| leg.peer == Some(peer)) {
+            self.with(ctx, key, |room, _, out| room.handle_path_down(reason, out));
+        }
+        self.settle(ctx);
+        self.ended.forget(peer);
+    }
+
+    /// The handshake failed: rooms that wait for the peer need not wait longer.
+    pub(super) fn peer_refused<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peer: PeerId,
+        cause: Cause,
+    ) {
+        for key in self.legs.keys(|leg| leg.peer == Some(peer)) {
+            self.with(ctx, key, |room, now, out| room.handle_peer_refused(now, cause, out));
+        }
+        self.settle(ctx);
+    }
+
+    pub(super) fn arrived<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        grant: GrantId,
+        part: Part,
+        sequence: u32,
+        bytes: u64,
+    ) {
+        let known = self.with(ctx, grant, |room, now, out| {
+            room.handle_arrival(now, part, sequence, bytes, out);
+        });
+        ctx.stats.strays += u64::from(!known);
+        self.settle(ctx);
+    }
+
+    pub(super) fn accepted<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
+        match self.known(from) {
+            true => _ = self.with(ctx, from.grant, |room, _, _| room.handle_accept()),
+            false => self.answer(ctx, from),
+        }
+    }
+
+    pub(super) fn manifest<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peer: PeerId,
+        stated: Stated,
+    ) {
+        let from = Address { peer, room: stated.room, grant: stated.grant };
+        if !self.known(from) {
+            return self.answer(ctx, from);
+        }
+        self.with(ctx, from.grant, |room, now, out| {
+            room.handle_manifest(now, stated.rank, stated.manifest, out);
+        });
+        self.settle(ctx);
+    }
+
+    pub(super) fn aborted<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        from: Address,
+        cause: Cause,
+        drained: bool,
+    ) {
+        if self.known(from) {
+            self.with(ctx, from.grant, |room, now, out| {
+                room.handle_abort(now, cause, drained, out);
+            });
+            self.settle(ctx);
+        } else if drained {
+            ctx.send_note(from, Note::Drained);
+        }
+    }
+
+    pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
+        if self.known(from) {
+            self.with(ctx, from.grant, |room, _, out| room.handle_drained(out));
+            self.settle(ctx);
+        } else {
+            ctx.farewells.heard(from);
+        }
+    }
+
+    /// Whether the message comes from the very peer of a leg that is here.
+    fn known(&mut self, from: Address) -> bool {
+        let leg = self.legs.get_mut(from.grant);
+        leg.is_some_and(|leg| leg.peer == Some(from.peer) && leg.id == from.room)
+    }
+
+    /// Answers a message for a room that has ended or never was (R7).
+    fn answer<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
+        ctx.stats.note_foreign();
+        let note = match self.ended.find(&from.grant) {
+            Some(None) => Note::Complete,
+            Some(Some(cause)) => Note::Abort { cause: *cause, drained: true },
+            None => Note::Abort { cause: Cause::UnknownRoom, drained: true },
+        };
+        ctx.send_note(from, note);
+    }
+
+    /// A timer is due.
+    pub(super) fn timeout<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        if let Some(leg) = self.legs.get_mut(key) {
+            leg.armed = Instant::FAR;
+        }
+        self.with(ctx, key, |room, now, out| {
+            if now >= room.deadline() {
+                room.handle_timeout(now, out);
+            }
+        });
+        self.settle(ctx);
+    }
+
+    /// Forgets what is old.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.ended.expire(now);
+        self.cancelled.expire(now);
+    }
+
+    /// Fails a room that has not ended: its legs see to it.
+    fn fail<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, cause: Cause) {
+        self.each_leg(ctx, key, |room, now, out| room.handle_failure(now, cause, out));
+    }
+
+    /// Feeds an event to all legs of a room.
+    fn each_leg<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        event: impl Fn(&mut DecodeRoom, Instant, &mut Vec<Action>),
+    ) {
+        let legs = self.rooms.get_mut(key).map(|room| core::mem::take(&mut room.legs));
+        let legs = legs.unwrap_or_default();
+        legs.iter().for_each(|leg| _ = self.with(ctx, *leg, &event));
+        self.rooms.get_mut(key).into_iter().for_each(|room| room.legs.clone_from(&legs));
+    }
+
+    /// Feeds an event to a leg and carries out what it wants. False when there is no such leg.
+    fn with<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        event: impl FnOnce(&mut DecodeRoom, Instant, &mut Vec<Action>),
+    ) -> bool {
+        let Some(leg) = self.legs.get_mut(key) else { return false };
+        event(&mut leg.machine, ctx.now, &mut self.actions);
+        self.act(ctx, key);
+        true
+    }
+
+    /// Carries out a leg's actions in order; carrying one out may add others behind it.
+    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        let mut actions = core::mem::take(&mut self.actions);
+        let mut next = 0;
+        while let Some(action) = actions.get(next).copied() {
+            next += 1;
+            let Some(leg) = self.legs.get_mut(key) else { break };
+            if !leg.carry_out(ctx, key, action, &mut actions) {
+                self.report(ctx, key, action);
+            }
+        }
+        actions.clear();
+        self.actions = actions;
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        ctx.timers.arm(Timer::Decode(key), &mut leg.armed, leg.machine.deadline());
+        let room = leg.room;
+        self.show(room);
+    }
+
+    /// What an action of a leg means for its room.
+    fn report<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, action: Action) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        match action {
+            Action::Ready => self.outcomes.push_back(Outcome::Ready { leg: key }),
+            Action::End(result) => {
+                let (room, peer) = (leg.room, leg.peer);
+                self.outcomes.push_back(Outcome::Ended { leg: key, room, peer, result });
+            }
+            _ => self.retire(ctx, key),
+        }
+    }
+
+    /// Shows handles the state of a room's slowest leg.
+    fn show(&mut self, key: GrantId) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        let mut least = RoomState::Success;
+        for leg in &room.legs {
+            let state = self.legs.get_mut(*leg).map(|leg| leg.machine.state());
+            least = least.min(state.unwrap_or(RoomState::Success));
+        }
+        // Over is what `finish` says.
+        room.show(least.min(RoomState::Transferring));
+    }
+
+    fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        let Some(mut leg) = self.legs.remove(key) else { return };
+        ctx.timers.disarm(Timer::Decode(key), &mut leg.armed);
+        if let Some(peer) = leg.peer {
+            self.ended.insert(ctx.now, peer, key, leg.machine.failure());
+        }
+    }
+
+    /// Lets rooms decide what their legs have come to, until nothing is left to decide.
+    fn settle<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
+        while let Some(outcome) = self.outcomes.pop_front() {
+            match outcome {
+                Outcome::Ready { leg } => self.leg_ready(ctx, leg),
+                Outcome::Ended { leg, room, peer, result } => {
+                    if let Err(cause) = result {
+                        self.leg_failed(ctx, room, (cause, peer));
+                    }
+                    self.leg_ended(ctx, room, leg);
+                }
+            }
+        }
+    }
+
+    /// Everything of a writer is there. When it is of all, the room has succeeded.
+    fn leg_ready<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        let Some(leg) = self.legs.get_mut(key) else { return };
+        let (landed, aux, key) = (leg.machine.landed(), core::mem::take(&mut leg.aux), leg.room);
+        let Some(room) = self.rooms.get_mut(key).filter(|room| room.failed.is_none()) else {
+            return;
+        };
+        room.landed = room.landed.saturating_add(landed);
+        room.unready -= 1;
+        if !aux.is_empty() {
+            room.aux = aux;
+        }
+        if room.unready > 0 {
+            return;
+        }
+        match room.shortage(ctx) {
+            Some(cause) => self.fail(ctx, key, cause),
+            None => self.each_leg(ctx, key, |room, _, out| room.handle_decided(out)),
+        }
+    }
+
+    /// The first leg that fails takes the others with it.
+    fn leg_failed<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        key: GrantId,
+        failed: (Cause, Option<PeerId>),
+    ) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        if room.failed.is_none() {
+            room.failed = Some(failed);
+            self.fail(ctx, key, failed.0);
+        }
+    }
+
+    fn leg_ended<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, leg: GrantId) {
+        let Some(room) = self.rooms.get_mut(key) else { return };
+        room.legs.retain(|other| *other != leg);
+        if room.legs.is_empty() {
+            self.by_id.remove(&room.id);
+            self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
+        }
+    }
+}
+
+/// A request's lists, each with its part.
+fn lists<'a>(pages: &'a Lease, state: &'a [Lease]) -> impl Iterator<Item = (Part, &'a Lease)> {
+    let state = (0..=u8::MAX).zip(state).map(|(k, lease)| (Part::State(k), lease));
+    [(Part::Kv, pages)].into_iter().chain(state)
+}
+
+/// Completes a request that could not be begun.
+pub(super) fn reject<E: Endpoint>(
+    ctx: &mut Context<E>,
+    receive: Receive,
+    ticket: Ticket<Request>,
+    cell: &RoomCell,
+    cause: Cause,
+) {
+    let Receive { room, peer, pages, state, prefix_pages } = receive;
+    cell.store(RoomState::Failed, prefix_pages);
+    ctx.count_end(false);
+    let result = Err(Failure { room, peer: Some(peer), cause });
+    ctx.port.complete(ticket, Completion::Received { room, result, pages, state });
+}

@@ -1,0 +1,72 @@
+//! A decode room as its scheduler sees it: all its writers together.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::disagg::node::client::RoomCell;
+use crate::disagg::node::context::Context;
+use crate::disagg::node::request::{Completion, Lease, Request};
+use crate::disagg::room::RoomState;
+use crate::disagg::{Cause, Failure, RoomId};
+use crate::fabric::PeerId;
+use crate::link::Endpoint;
+use crate::queue::Ticket;
+use crate::transfer::{GrantId, Part};
+
+/// A request that is being received.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) id: RoomId,
+    /// The prefill rank that the scheduler named: it, or others of its group, are the writers.
+    pub(super) peer: PeerId,
+    /// Whether the writers are known.
+    pub(super) met: bool,
+    /// One for each writer that has not ended.
+    pub(super) legs: Vec<GrantId>,
+    /// Writers from whom something is still to come.
+    pub(super) unready: usize,
+    /// Bytes of the granted pages and state items, and those that landed.
+    pub(super) granted: u64,
+    pub(super) landed: u64,
+    /// Whether the last page may be filled in part: the other side's pages are smaller.
+    pub(super) partial: bool,
+    /// The first reason why it fails, and whose.
+    pub(super) failed: Option<(Cause, Option<PeerId>)>,
+    pub(super) ticket: Ticket<Request>,
+    pub(super) pages: Lease,
+    pub(super) state: Vec<Lease>,
+    pub(super) aux_slot: Option<u32>,
+    /// Aux payload, once its writer is done.
+    pub(super) aux: Vec<u8>,
+    pub(super) prefix_pages: u32,
+    pub(super) cell: Arc<RoomCell>,
+}
+
+impl Room {
+    /// Why what has landed is not what was granted, if it is not.
+    pub(super) fn shortage<E: Endpoint>(&self, ctx: &Context<E>) -> Option<Cause> {
+        let (landed, granted) = (self.landed, self.granted);
+        let slack = if self.partial { ctx.item_bytes(Part::Kv) } else { 1 };
+        let whole = landed <= granted && granted - landed < slack;
+        (!whole).then_some(Cause::ShortDelivery { landed, granted })
+    }
+
+    /// Shows handles what the room has come to; `least` is the state of its slowest leg.
+    pub(super) fn show(&self, least: RoomState) {
+        let state = if self.failed.is_some() { RoomState::Failed } else { least };
+        self.cell.store(state, self.prefix_pages);
+    }
+
+    /// All legs have ended: completes the request and gives everything back.
+    pub(super) fn finish<E: Endpoint>(self, ctx: &mut Context<E>) {
+        ctx.return_aux_slot(self.aux_slot);
+        ctx.count_end(self.failed.is_none());
+        self.show(RoomState::Success);
+        let (room, pages, state) = (self.id, self.pages, self.state);
+        let result = match self.failed {
+            Some((cause, peer)) => Err(Failure { room, peer, cause }),
+            None => Ok(self.aux),
+        };
+        ctx.port.complete(self.ticket, Completion::Received { room, result, pages, state });
+    }
+}

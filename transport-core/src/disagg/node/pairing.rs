@@ -1,0 +1,218 @@
+//! What a peer is to this node, worked out once, at the handshake (W2, P1).
+//!
+//! Two engines without layouts are one rank each and exchange whole tables. Otherwise the layouts
+//! say what this pair of ranks exchanges: some bytes of some buffers, which a [`View`] of the own
+//! tables holds.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::disagg::topology::{
+    Fact, Layout, Rank, RankSizes, Route, Side, Stretch, Topology, TopologyError, blocks,
+};
+use crate::disagg::{Cause, Field, Mismatch};
+use crate::memory::{CacheTables, PagedTable};
+use crate::transfer::Part;
+use crate::wire::{Hello, Role};
+
+/// A peer that said hello, and what goes between it and us.
+#[derive(Clone, Debug)]
+pub(super) struct Pairing {
+    /// The peer's rank number in its engine.
+    pub(super) rank: u32,
+    pub(super) incarnation: u64,
+    pub(super) engine: u64,
+    /// The group that it is in, and where.
+    pub(super) place: Rank,
+    /// `None` between engines of one rank each.
+    pub(super) split: Option<Arc<Split>>,
+}
+
+/// Engines of several ranks.
+#[derive(Debug)]
+pub(super) struct Split {
+    /// Rank numbers of the other side's group that this rank has to do with, in order.
+    pub(super) counterparts: Vec<u32>,
+    view: View,
+}
+
+/// What of a node's tables one peer reads or writes.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) tables: CacheTables,
+    route: Route,
+    side: Side,
+}
+
+impl Pairing {
+    /// Whether we and the peer can exchange anything, and what.
+    pub(super) fn new(ours: &Hello, theirs: &Hello, tables: &CacheTables) -> Result<Self, Cause> {
+        if ours.role == theirs.role {
+            return Err(Cause::SameRole);
+        }
+        let (rank, incarnation, engine) = (theirs.rank, theirs.incarnation, theirs.engine);
+        let layouts = ours.layout.as_ref().zip(theirs.layout.as_ref());
+        let Some((our_layout, their_layout)) = layouts else {
+            check_one_rank_each(ours, theirs).map_err(Cause::Layout)?;
+            let place = Rank { dp: 0, tp: 0, pp: 0, cp: 0 };
+            return Ok(Self { rank, incarnation, engine, place, split: None });
+        };
+        ours.geometry.check_beside_layouts(&theirs.geometry).map_err(Cause::Layout)?;
+        let place = Rank::of_number(rank, their_layout.sizes());
+        let here = Rank::of_number(ours.rank, our_layout.sizes());
+        let (Some(place), Some(here)) = (place, here) else {
+            let (ours, theirs) = (ours.rank.into(), theirs.rank.into());
+            return Err(Cause::Layout(Mismatch { field: Field::Ranks, ours, theirs }));
+        };
+        let split = Split::new((ours.role, our_layout, here), (their_layout, place), tables);
+        let split = split.map_err(|error| Cause::Layout(mismatch(ours.role, &error)))?;
+        Ok(Self { rank, incarnation, engine, place, split: Some(Arc::new(split)) })
+    }
+
+    /// Ranks of the peer's group that we have to do with.
+    pub(super) fn counterparts(&self) -> &[u32] {
+        self.split.as_ref().map_or(core::slice::from_ref(&self.rank), |s| &s.counterparts)
+    }
+
+    pub(super) fn view(&self) -> Option<&View> {
+        self.split.as_ref().map(|split| &split.view)
+    }
+
+    /// Whether the prefill side of the pair writes the aux record.
+    pub(super) fn has_aux(&self) -> bool {
+        self.view().is_none_or(|view| view.route.aux)
+    }
+}
+
+impl Split {
+    pub(super) fn view(&self) -> &View {
+        &self.view
+    }
+
+    fn new(
+        (role, ours, here): (Role, &Layout, Rank),
+        (theirs, there): (&Layout, Rank),
+        tables: &CacheTables,
+    ) -> Result<Self, TopologyError> {
+        let (prefill, decode, from, to, side) = match role {
+            Role::Prefill => (ours, theirs, here, there, Side::Prefill),
+            Role::Decode => (theirs, ours, there, here, Side::Decode),
+        };
+        let topology = Topology::new(prefill.clone(), decode.clone())?;
+        let (counterparts, sizes) = match side {
+            Side::Prefill => (topology.readers(from, to.dp)?, decode.sizes()),
+            Side::Decode => (topology.writers(to, from.dp)?.ranks, prefill.sizes()),
+        };
+        let counterparts = counterparts.into_iter().map(|rank| rank.number(sizes)).collect();
+        let route = topology.route(from, to)?;
+        Ok(Self { counterparts, view: View::new(route, side, tables) })
+    }
+}
+
+impl View {
+    fn new(route: Route, side: Side, tables: &CacheTables) -> Self {
+        let tables = view_tables(&route, side, tables).unwrap_or_else(|| tables.clone());
+        Self { tables, route, side }
+    }
+
+    /// Whether anything of `part` goes between the two.
+    pub(super) fn has(&self, part: Part) -> bool {
+        match part {
+            Part::Aux => self.route.aux,
+            part => self.route.segments_of(part).next().is_some(),
+        }
+    }
+
+    /// All items of a list of ours, as items of the view; none of a part that does not go this way.
+    pub(super) fn items(&self, part: Part, items: &[u32]) -> Vec<u32> {
+        if !self.has(part) {
+            return Vec::new();
+        }
+        let per_item = self.route.blocks(self.side, part);
+        let all = items.len().saturating_mul(per_item as usize);
+        blocks(items, per_item, 0..all).collect()
+    }
+
+    /// The share of a chunk of KV pages that goes to this peer: its items in the view, and the
+    /// first granted position. `first` counts pages of the request, `granted` all target blocks.
+    pub(super) fn share(&self, pages: &[u32], first: u32, granted: u32) -> (Vec<u32>, u32) {
+        if !self.has(Part::Kv) {
+            return (Vec::new(), 0);
+        }
+        let there = self.route.blocks(Side::Decode, Part::Kv).max(1);
+        let chunk = first..first + pages.len() as u32;
+        let stretch: Stretch = self.route.stretch(chunk, granted.div_ceil(there));
+        let per_page = self.route.blocks(Side::Prefill, Part::Kv);
+        let items = blocks(pages, per_page, stretch.source()).collect();
+        (items, stretch.target().start as u32)
+    }
+
+    /// Blocks in a page, at the prefill and at the decode side.
+    pub(super) fn page_blocks(&self) -> (u32, u32) {
+        let of = |side| self.route.blocks(side, Part::Kv).max(1);
+        (of(Side::Prefill), of(Side::Decode))
+    }
+}
+
+/// The view's tables; `None` when they are not what the layout says.
+fn view_tables(route: &Route, side: Side, tables: &CacheTables) -> Option<CacheTables> {
+    let view = |part: Part| -> Option<Arc<PagedTable>> {
+        let table = tables.table(part)?;
+        let parts = route.view(side, part, table.shapes()).ok()?;
+        if parts.is_empty() {
+            // Nobody names an item of it.
+            return Some(table.clone());
+        }
+        let items = table.items().checked_mul(route.blocks(side, part))?;
+        table.view(&parts, items).ok().map(Arc::new)
+    };
+    let components = tables.parts().filter(|part| matches!(part, Part::State(_)));
+    let state: Option<Box<[_]>> = components.map(view).collect();
+    CacheTables::of(view(Part::Kv)?, tables.table(Part::Aux)?.clone(), state?)
+}
+
+fn check_one_rank_each(ours: &Hello, theirs: &Hello) -> Result<(), Mismatch> {
+    let ranks = |hello: &Hello| hello.layout.as_ref().map_or(1, |layout| layout.sizes().total());
+    let (here, there) = (ranks(ours), ranks(theirs));
+    if ours.layout.is_some() != theirs.layout.is_some() {
+        return Err(Mismatch { field: Field::Ranks, ours: here, theirs: there });
+    }
+    ours.geometry.check(&theirs.geometry)
+}
+
+/// Why two layouts do not fit, as one field and both values.
+fn mismatch(role: Role, error: &TopologyError) -> Mismatch {
+    let (field, prefill, decode) = match *error {
+        TopologyError::Differs { fact, prefill, decode } => (field_of(fact), prefill, decode),
+        TopologyError::Indivisible { prefill_tp, decode_tp, .. } => {
+            (Field::TensorParallel, prefill_tp.into(), decode_tp.into())
+        }
+        TopologyError::Pages { prefill, decode, .. } => {
+            (Field::PageTokens, prefill.into(), decode.into())
+        }
+        TopologyError::Impossible { .. } => (Field::Ranks, 0, 0),
+        TopologyError::NoSuchRank { rank, sizes, .. } => {
+            (Field::Ranks, rank.number(sizes).into(), RankSizes::total(sizes))
+        }
+    };
+    let (ours, theirs) = match role {
+        Role::Prefill => (prefill, decode),
+        Role::Decode => (decode, prefill),
+    };
+    Mismatch { field, ours, theirs }
+}
+
+fn field_of(fact: Fact) -> Field {
+    match fact {
+        Fact::DType => Field::DType,
+        Fact::Layers => Field::Layers,
+        Fact::StateComponents => Field::StateComponents,
+        Fact::Axes(_) => Field::KvLayout,
+        Fact::CachedLayers(_) => Field::CachedLayers,
+        Fact::LayerNumber(_) => Field::LayerNumber,
+        Fact::Tensors(_) | Fact::Sharded(_) => Field::Tensors,
+        Fact::Units(_) => Field::Units,
+        Fact::UnitBytes(_) => Field::UnitBytes,
+    }
+}

@@ -1,0 +1,148 @@
+//! A prefill room as its scheduler sees it: all its readers together.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::chunks::Chunks;
+use super::leg::Leg;
+use crate::Instant;
+use crate::disagg::node::client::RoomCell;
+use crate::disagg::node::context::Context;
+use crate::disagg::node::pairing::Pairing;
+use crate::disagg::node::request::{Completion, Request};
+use crate::disagg::node::slab::Slab;
+use crate::disagg::room::RoomState;
+use crate::disagg::{Cause, Failure, RoomId};
+use crate::fabric::PeerId;
+use crate::link::Endpoint;
+use crate::queue::Ticket;
+use crate::transfer::GrantId;
+
+/// A request that is being sent.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) id: RoomId,
+    pub(super) ticket: Ticket<Request>,
+    pub(super) chunks: Chunks,
+    /// One for each reader whose grant is there and that has not ended.
+    pub(super) legs: Vec<GrantId>,
+    /// Who the readers are: engine and dp group, known from the first grant.
+    pub(super) group: Option<(u64, u32)>,
+    /// Readers whose grants have not come.
+    pub(super) missing: usize,
+    /// Ranks whose grants have come.
+    pub(super) met: Vec<u32>,
+    /// The first reason why it fails, and whose.
+    pub(super) failed: Option<(Cause, Option<PeerId>)>,
+    pub(super) opened: Instant,
+    /// Whether the room stands in [`super::PrefillSide::waiting`].
+    pub(super) queued: bool,
+    pub(super) prefix_pages: u32,
+    pub(super) cell: Arc<RoomCell>,
+    pub(super) armed: Instant,
+}
+
+impl Room {
+    pub(super) fn new(
+        id: RoomId,
+        ticket: Ticket<Request>,
+        cell: Arc<RoomCell>,
+        opened: Instant,
+    ) -> Self {
+        let (chunks, legs, group, met) = (Chunks::default(), Vec::new(), None, Vec::new());
+        let (missing, failed, queued, prefix_pages, armed) = (1, None, false, 0, Instant::FAR);
+        Self {
+            id,
+            ticket,
+            chunks,
+            legs,
+            group,
+            missing,
+            met,
+            failed,
+            opened,
+            queued,
+            prefix_pages,
+            cell,
+            armed,
+        }
+    }
+
+    /// Whether it waits for the grant of a reader that is `pairing`.
+    pub(super) fn waits_for(&self, pairing: &Pairing) -> bool {
+        let group = self.group.unwrap_or_else(|| group(pairing));
+        let known = group == self::group(pairing) && self.missing > 0 && self.failed.is_none();
+        known && !self.met.contains(&pairing.rank)
+    }
+
+    /// Whether all readers' grants are there and none has ended.
+    pub(super) fn may_send(&self, legs: &mut Slab<Leg>) -> bool {
+        let all = self.missing == 0 && self.failed.is_none() && !self.legs.is_empty();
+        let mut may = |leg: &GrantId| legs.get_mut(*leg).is_some_and(|leg| leg.machine.may_send());
+        all && self.legs.iter().all(&mut may)
+    }
+
+    /// Granted KV items of all decode cp ranks, and the items in a page here and there; `None` when
+    /// nobody gets KV from us.
+    pub(super) fn granted(&self, legs: &mut Slab<Leg>) -> Option<(u32, (u32, u32))> {
+        let (mut granted, mut blocks, mut seen) = (0u32, None, None);
+        for leg in &self.legs {
+            let Some(leg) = legs.get_mut(*leg) else { continue };
+            let Some(of_page) = leg.page_blocks() else { continue };
+            blocks = Some(of_page);
+            // Ranks of one cp rank hold the same pages; the others hold others.
+            if seen.is_none_or(|cp| cp < leg.cp) {
+                seen = Some(leg.cp);
+                granted = granted.saturating_add(leg.granted());
+            }
+        }
+        blocks.map(|blocks| (granted, blocks))
+    }
+
+    /// Why the pages handed over do not fit those granted, if they do not. A last page may be used
+    /// in part where the sides' pages differ in size.
+    pub(super) fn misfit(&self, legs: &mut Slab<Leg>) -> Option<Cause> {
+        let (granted, (ours, theirs)) = self.granted(legs)?;
+        let (pages, all) = self.chunks.pages();
+        let (sent, granted) = (u64::from(pages) * u64::from(ours), u64::from(granted));
+        let page = u64::from(ours.max(theirs));
+        let too_many = sent >= granted + page;
+        let too_few = all && sent + page <= granted;
+        (too_many || too_few).then_some(Cause::PagesMismatch { sent, granted })
+    }
+
+    /// Shows handles what the room has come to.
+    pub(super) fn show(&self, legs: &mut Slab<Leg>) {
+        let state = match (self.failed, self.missing) {
+            (Some(_), _) => RoomState::Failed,
+            (None, 1..) => RoomState::Bootstrapping,
+            (None, 0) => {
+                let state = |leg: &GrantId| legs.get_mut(*leg).map(|leg| leg.machine.state());
+                let least = self.legs.iter().filter_map(state).min();
+                // Over is what `finish` says.
+                least.unwrap_or(RoomState::Transferring).min(RoomState::Transferring)
+            }
+        };
+        self.cell.store(state, self.prefix_pages);
+    }
+
+    pub(super) fn failure(&self) -> Option<Failure> {
+        let (cause, peer) = self.failed?;
+        Some(Failure { room: self.id, peer, cause })
+    }
+
+    /// All legs have ended: completes what is left of the chunks, and the request.
+    pub(super) fn finish<E: Endpoint>(mut self, ctx: &mut Context<E>) {
+        let result = self.failure().map_or(Ok(()), Err);
+        let state = if result.is_ok() { RoomState::Success } else { RoomState::Failed };
+        ctx.count_end(result.is_ok());
+        self.cell.store(state, self.prefix_pages);
+        self.chunks.end(ctx, self.id, result);
+        ctx.port.complete(self.ticket, Completion::Closed { room: self.id, result });
+    }
+}
+
+/// Engine and dp group of a peer.
+pub(super) fn group(pairing: &Pairing) -> (u64, u32) {
+    (pairing.engine, pairing.place.dp)
+}
