@@ -47,10 +47,12 @@ impl Failure {
             Cause::AuxTooLong { .. }
                 | Cause::DuplicateRoom
                 | Cause::ItemOutOfRange { .. }
+                | Cause::KeyOnOneSide
                 | Cause::Layout(_)
                 | Cause::PagesMismatch { .. }
                 | Cause::StateMismatch { .. }
                 | Cause::WrongRole { .. }
+                | Cause::Unproven
         )
     }
 }
@@ -107,6 +109,9 @@ pub enum Cause {
         /// The item.
         item: u32,
     },
+    /// One of the nodes has a shared key, the other has none. Configure both alike.
+    #[error("only one of the nodes has a shared key")]
+    KeyOnOneSide,
     /// The nodes' layouts differ.
     #[error("the nodes' layouts differ: {0}")]
     Layout(Mismatch),
@@ -194,6 +199,9 @@ pub enum Cause {
         /// What the node is.
         role: Role,
     },
+    /// The shared key was not proven: the nodes' keys differ, or the peer has none.
+    #[error("the shared key was not proven: the nodes' keys differ")]
+    Unproven,
     /// A cause that this version does not know, from a newer peer.
     #[error("cause {0}, unknown to this version")]
     Unknown(u16),

@@ -8,6 +8,7 @@
 //! * [`admission`]: whether the decode side has room for a request, answered at once (R5).
 //! * [`consensus`]: how the ranks of one engine end a room the same way (R3).
 //! * [`node`]: drives rooms over an endpoint; what schedulers use.
+//! * [`trust`]: a shared key, proven before anything else is said (W3).
 //! * [`Failure`] and [`Cause`]: why a room failed, the same on both sides.
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ mod geometry;
 pub mod node;
 pub mod room;
 pub mod topology;
+pub mod trust;
 
 pub use cause::{Cause, Failure, Missing, RoomId};
 pub use geometry::{
