@@ -1,6 +1,7 @@
 //! What the protocol costs per room and per arrival, each beside its floor.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -9,17 +10,28 @@ use transport_core::disagg::node::{
     Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, Open, Receive, Request,
 };
 use transport_core::disagg::{DType, KvLayout, RoomId};
-use transport_core::fabric::PeerId;
+use transport_core::fabric::{Fabric, PeerId, Write, WriteId};
+use transport_core::link::{Endpoint, Link};
 use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
 use transport_core::queue::Completions;
 use transport_core::sim::{SimConfig, SimEndpoint, SimNet};
-use transport_core::transfer::{ArrivalGate, Manifest, Part, StateMask};
+use transport_core::transfer::{ArrivalGate, Grant, GrantId, Manifest, Part, StateMask};
 use transport_core::wire::Role;
 
 struct Side {
     node: Node<SimEndpoint>,
     client: Client,
     completions: Completions<Request>,
+}
+
+/// Most rooms open at a time, each of which has an aux slot.
+const ROOMS: u32 = 1 << 17;
+
+fn tables() -> CacheTables {
+    let region = |bytes| MemoryRegion::allocate(bytes).expect("some memory");
+    let kv = PagedTable::packed(&region(64 * 64), &[64], 64).expect("it fits");
+    let aux = PagedTable::packed(&region(64 * ROOMS as usize), &[64], ROOMS).expect("it fits");
+    CacheTables::new(kv, aux, vec![]).expect("no state")
 }
 
 impl Side {
@@ -33,12 +45,10 @@ impl Side {
             state: vec![],
             compat: 0,
         };
-        let region = |bytes| MemoryRegion::allocate(bytes).expect("little memory");
-        let kv = PagedTable::packed(&region(64 * 64), &[64], 64).expect("it fits");
-        let aux = PagedTable::packed(&region(64 * 64), &[64], 64).expect("it fits");
-        let tables = CacheTables::new(kv, aux, vec![]).expect("no state");
         let config = NodeConfig::new(role, role as u64, 1, model);
-        let (node, client, completions) = Node::new(endpoint, tables, config).expect("a node");
+        let (depth, max_rooms) = (ROOMS as usize, ROOMS as usize);
+        let config = NodeConfig { depth, max_rooms, ..config };
+        let (node, client, completions) = Node::new(endpoint, tables(), config).expect("a node");
         Self { node, client, completions }
     }
 }
@@ -69,6 +79,19 @@ impl Pair {
         self.decode.node.progress(now);
         self.prefill.node.progress(now);
         self.net.step();
+    }
+
+    /// Rooms that wait at both sides for as long as this lives.
+    fn with_others(count: u32) -> Self {
+        let mut pair = Self::new();
+        for other in 0..u64::from(count) {
+            let (room, pages) = (RoomId(u64::MAX - other), Lease::new([3]));
+            let receive = Receive { room, peer: pair.peer, pages, state: vec![], prefix_pages: 0 };
+            pair.decode.client.receive(receive).expect("room in the queue");
+            pair.turn();
+        }
+        (0..10_000).for_each(|_| pair.turn());
+        pair
     }
 
     /// One room from open to both completions, with one page and aux.
@@ -128,13 +151,98 @@ fn gate(c: &mut Criterion) {
     group.finish();
 }
 
+/// Two endpoints that exchange what a room exchanges, without knowing why.
+struct Bare {
+    net: SimNet,
+    target: SimEndpoint,
+    source: SimEndpoint,
+    to_source: PeerId,
+    to_target: PeerId,
+    tables: CacheTables,
+    message: Vec<u8>,
+    rooms: u32,
+}
+
+impl Bare {
+    fn new() -> Self {
+        let net = SimNet::new(1, SimConfig::checked());
+        let (mut source, mut target) = (net.endpoint(), net.endpoint());
+        let to_source = target.dial(source.node());
+        let tables = tables();
+        source.bind(tables.clone()).expect("the first time");
+        target.bind(tables.clone()).expect("the first time");
+        let (to_target, message) = (PeerId(0), Vec::new());
+        let (addresses, rooms) = ((source.address(), target.address()), 0);
+        let mut bare = Self { net, target, source, to_source, to_target, tables, message, rooms };
+        (0..1000).for_each(|_| _ = bare.turn());
+        bare.target.connect(to_source, &addresses.0, true).expect("a path");
+        bare.source.connect(to_target, &addresses.1, false).expect("a path");
+        (0..1000).for_each(|_| _ = bare.turn());
+        bare
+    }
+
+    fn turn(&mut self) -> u32 {
+        let (now, mut events) = (self.net.now(), 0);
+        for endpoint in [&mut self.target, &mut self.source] {
+            endpoint.progress(now);
+            while endpoint.poll(now).is_some() {
+                events += 1;
+            }
+            while endpoint.receive(&mut self.message).is_some() {
+                events += 1;
+            }
+        }
+        self.net.step();
+        events
+    }
+
+    /// Grant, Accept, Manifest and Complete as so many bytes, and two writes.
+    fn room(&mut self) {
+        let (slot, generation) = (0, self.rooms);
+        self.rooms += 1;
+        let (id, kv, state) = (GrantId { slot, generation }, Arc::from([7]), Box::new([]));
+        let grant = Arc::new(Grant { id, tag: 1, kv, aux: [0], state });
+        self.target.grant(self.to_source, grant.clone(), None).expect("a path");
+        self.target.send(self.to_source, &[0; 66]).expect("room in the link");
+        self.wait(1);
+        self.source.send(self.to_target, &[0; 24]).expect("room in the link");
+        for (part, sequence) in [(Part::Kv, 0), (Part::Aux, 0)] {
+            let table = self.tables.table(part).expect("both are there").clone();
+            let (id, peer) = (WriteId(u64::from(part.to_wire())), self.to_target);
+            let (grant, items) = (grant.clone(), Arc::from([0]));
+            let (first, buffers) = (0, 0..1);
+            let write = Write { id, peer, grant, part, sequence, first, buffers, table, items };
+            self.source.post(write).expect("room in the queue");
+        }
+        self.source.send(self.to_target, &[0; 35]).expect("room in the link");
+        self.wait(6);
+        self.target.revoke(id);
+        self.target.send(self.to_source, &[0; 24]).expect("room in the link");
+        self.wait(1);
+    }
+
+    fn wait(&mut self, events: u32) {
+        let mut seen = 0;
+        while seen < events {
+            seen += self.turn();
+        }
+    }
+}
+
 fn life(c: &mut Criterion) {
-    let mut pair = Pair::new();
+    let (mut bare, mut pair) = (Bare::new(), Pair::new());
     let mut group = c.benchmark_group("room");
     group.measurement_time(Duration::from_secs(3));
-    let idle = |pair: &mut Pair| (0..8).for_each(|_| pair.turn());
-    group.bench_function("floor: eight turns without a room", |b| b.iter(|| idle(&mut pair)));
+    group.bench_function("floor: the same messages and writes, simulated alone", |b| {
+        b.iter(|| bare.room())
+    });
     group.bench_function("open to completion on both sides", |b| b.iter(|| pair.room()));
+    for others in [10, 1000, 100_000] {
+        let mut pair = Pair::with_others(others);
+        group.bench_function(format!("the same beside {others} open rooms"), |b| {
+            b.iter(|| pair.room())
+        });
+    }
     group.finish();
 }
 

@@ -177,6 +177,10 @@ pub struct TransferArgs {
     #[arg(long, value_name = "N", default_value_t = 30,
         value_parser = value_parser!(u32).range(1..=3600))]
     pub stall_seconds: u32,
+    /// File whose content, blanks at its ends left out, is a key that both sides share: each proves
+    /// it before anything else [default: none, and whoever reaches the port can take part]
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// Break something on the way, to see it found
     #[arg(long, value_enum)]
     pub fault: Option<Fault>,
@@ -385,12 +389,13 @@ mod tests {
         let run = loopback(
             "--model deepseek-v3 --page-tokens 64 --dtype BF16 --trace t.jsonl --requests 200 \
              --speed 2.5 --pages 4096 --chunk-tokens 4096 --concurrency 8 --seed 9 --json \
-             --verify false --stall-seconds 5 --lanes 4 --fault drop-state",
+             --verify false --stall-seconds 5 --lanes 4 --key-file key --fault drop-state",
         );
         assert_eq!(run.model.layout.dtype, Some(Dtype::Bfloat16));
         assert_eq!((run.load.requests, run.load.speed), (Some(200), Some(2.5)));
         assert_eq!((run.load.pages, run.load.concurrency, run.load.seed), (Some(4096), 8, 9));
         assert_eq!((run.transfer.lanes, run.transfer.stall()), (Some(4), Duration::from_secs(5)));
+        assert_eq!(run.transfer.key_file, Some(PathBuf::from("key")));
         assert_eq!(run.transfer.fault, Some(Fault::DropState));
         assert!(run.output.json && !run.output.verify);
     }

@@ -12,7 +12,8 @@ use transport_core::disagg::{
 use transport_core::fabric::{PathError, Refusal};
 use transport_core::transfer::{Grant, GrantId, Manifest, StateMask, WriterProgress};
 use transport_core::wire::{
-    AuxRecord, GrantOffer, Hello, Message, Role, Stated, WireError, WireField, decode, encode,
+    AuxRecord, Challenge, GrantOffer, Hello, Message, Opening, Role, Stated, WireError, WireField,
+    decode, decode_opening, encode,
 };
 
 const ROOM: RoomId = RoomId(42);
@@ -89,8 +90,31 @@ fn messages() -> Vec<(&'static str, Message, &'static str)> {
             Message::Drained { room, grant },
             "4b56544301000a002a000000000000000300000009000000",
         ),
+        (
+            "challenge",
+            Message::Challenge(Challenge { nonce: nonce(), incarnation: INCARNATION }),
+            "4b56544301000b00000102030405060708090a0b0c0d0e0f101112131415161718191a1b
+             1c1d1e1f8877665544332211",
+        ),
+        (
+            "proof",
+            Message::Proof(DIALLER_PROOF),
+            "4b56544301000c007be6f3fb72f44222371000c9ad7ce5b7caff07758692991f1d7e0fee
+             a59b516c",
+        ),
     ]
 }
+
+/// The bytes 0 to 31.
+fn nonce() -> [u8; 32] {
+    std::array::from_fn(|i| i as u8)
+}
+
+/// The dialler's, where PROTOCOL.md says over what; `transport-core/src/disagg/trust` computes it.
+const DIALLER_PROOF: [u8; 32] = [
+    0x7b, 0xe6, 0xf3, 0xfb, 0x72, 0xf4, 0x42, 0x22, 0x37, 0x10, 0x00, 0xc9, 0xad, 0x7c, 0xe5, 0xb7,
+    0xca, 0xff, 0x07, 0x75, 0x86, 0x92, 0x99, 0x1f, 0x1d, 0x7e, 0x0f, 0xee, 0xa5, 0x9b, 0x51, 0x6c,
+];
 
 fn hello() -> Hello {
     let sizes = ItemSizes(vec![(1, 7), (1, 9)]);
@@ -216,6 +240,14 @@ fn causes() -> Vec<(&'static str, Cause, &'static str)> {
          "4b565443010002001800010000000000000000000000000000000000000000000000"),
         ("cause-wrong-role-decode", Cause::WrongRole { role: Role::Decode },
          "4b565443010002001800020000000000000000000000000000000000000000000000"),
+        ("cause-not-ready", Cause::NotReady { rank: 3, waited_ms: 300_000 },
+         "4b5654430100020019000300000000000000e0930400000000000000000000000000"),
+        ("cause-undecided", Cause::Undecided { waited_ms: 330_000 },
+         "4b565443010002001a00100905000000000000000000000000000000000000000000"),
+        ("cause-unproven", Cause::Unproven,
+         "4b565443010002001b00000000000000000000000000000000000000000000000000"),
+        ("cause-key-on-one-side", Cause::KeyOnOneSide,
+         "4b565443010002001c00000000000000000000000000000000000000000000000000"),
         ("cause-unknown", Cause::Unknown(999),
          "4b56544301000200e703000000000000000000000000000000000000000000000000"),
     ]
@@ -262,7 +294,7 @@ fn bad() -> Vec<(&'static str, WireError, &'static str)> {
             WireError::Version { ours: 1, theirs: 2 },
             "4b565443020003000700000000000000",
         ),
-        ("bad-kind", WireError::UnknownKind { kind: 11 }, "4b56544301000b00"),
+        ("bad-kind", WireError::UnknownKind { kind: 13 }, "4b56544301000d00"),
         ("bad-flags", WireError::Flags { flags: 1 }, "4b565443010003010700000000000000"),
         (
             "bad-truncated",
@@ -329,6 +361,31 @@ fn w1_every_message_has_its_bytes_and_every_vector_its_message() {
         assert_eq!(encoded(&message), bytes(hex), "{name}");
         assert_eq!(decode(&bytes(hex)), Ok(message), "{name}");
     }
+}
+
+#[test]
+fn w3_before_the_proof_a_message_is_what_the_handshake_makes_of_it() {
+    for (name, message, hex) in messages() {
+        let expected = match message {
+            Message::Challenge(challenge) => Opening::Challenge(challenge),
+            Message::Proof(seal) => Opening::Proof(seal),
+            Message::Refuse(cause) => Opening::Refuse(cause),
+            Message::Hello(_) => Opening::Hello,
+            _ => Opening::Other,
+        };
+        assert_eq!(decode_opening(&bytes(hex)), Ok(expected), "{name}");
+    }
+    for hex in ["challenge", "proof", "refuse"].map(vector) {
+        let cut = &bytes(hex)[..bytes(hex).len() - 1];
+        assert!(matches!(decode_opening(cut), Err(WireError::Truncated { missing: 1, .. })));
+        let long = [&bytes(hex)[..], &[0]].concat();
+        assert!(matches!(decode_opening(&long), Err(WireError::Trailing { bytes: 1, .. })));
+    }
+}
+
+fn vector(name: &str) -> &'static str {
+    let found = messages().into_iter().find(|(other, _, _)| *other == name);
+    found.expect("there is one of each kind").2
 }
 
 #[test]

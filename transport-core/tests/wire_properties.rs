@@ -17,7 +17,8 @@ use transport_core::transfer::{
     Grant, GrantId, MAX_COMPONENTS, MAX_DELIVERIES, Manifest, StateMask, WriterProgress,
 };
 use transport_core::wire::{
-    GrantOffer, Hello, MAX_ITEMS, Message, Role, Stated, WireError, WireField, decode, encode,
+    Challenge, GrantOffer, Hello, MAX_ITEMS, Message, Role, Stated, WireError, WireField, decode,
+    decode_opening, encode,
 };
 
 fn encoded(message: &Message) -> Vec<u8> {
@@ -68,6 +69,15 @@ proptest! {
     fn w1_any_bytes_give_an_error_or_a_bounded_message(bytes in any_bytes()) {
         if let Ok(message) = decode(&bytes) {
             assert_bounded(&message, bytes.len());
+        }
+    }
+
+    #[test]
+    fn w3_what_a_stranger_says_is_refused_where_any_peer_would_be(bytes in any_bytes()) {
+        // Bodies that have no place in a handshake are not looked at; the others are all there is.
+        let of_handshake = matches!(bytes.get(6), Some(2 | 11 | 12));
+        if of_handshake || decode(&bytes).is_ok() {
+            prop_assert_eq!(decode_opening(&bytes).err(), decode(&bytes).err());
         }
     }
 
@@ -203,7 +213,7 @@ fn damaged(mut bytes: Vec<u8>, damage: &[(Index, u8, u8)]) -> Vec<u8> {
 /// Noise, and noise behind a good header, since the former does not come far.
 fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     let noise = prop::collection::vec(prop_oneof![0u8..4, any::<u8>()], 0..300);
-    let header = prop_oneof![Just(None), (0u8..12).prop_map(Some)];
+    let header = prop_oneof![Just(None), (0u8..14).prop_map(Some)];
     (header, noise).prop_map(|(kind, noise)| match kind {
         Some(kind) => [&b"KVTC\x01\x00"[..], &[kind, 0], &noise].concat(),
         None => noise,
@@ -227,6 +237,10 @@ fn message() -> impl Strategy<Value = Message> {
             Message::Abort { room, grant, cause, drained }
         }),
         ids.prop_map(|(room, grant)| Message::Drained { room, grant }),
+        any::<([u8; 32], u64)>().prop_map(|(nonce, incarnation)| {
+            Message::Challenge(Challenge { nonce, incarnation })
+        }),
+        any::<[u8; 32]>().prop_map(Message::Proof),
     ]
 }
 
@@ -367,6 +381,10 @@ fn cause() -> impl Strategy<Value = Cause> {
             Cause::SourceFailed,
             Cause::WrongRole { role: Role::Prefill },
             Cause::WrongRole { role: Role::Decode },
+            Cause::NotReady { rank: a as u32, waited_ms: b },
+            Cause::Undecided { waited_ms: a },
+            Cause::Unproven,
+            Cause::KeyOnOneSide,
             Cause::Unknown(1000 + (a % 1000) as u16),
         ])
     });

@@ -108,7 +108,7 @@ static GRANTS: LazyLock<(Grants, Arc<Grant>)> = LazyLock::new(|| {
     let grant = Arc::new(Grant { id, tag, kv, aux: [1], state });
     let mut grants = Grants::default();
     grants.bind(tables.expect("one buffer of aux")).expect("nothing was bound");
-    grants.insert(PEER, Arc::clone(&grant)).expect("items of the tables");
+    grants.insert(PEER, Arc::clone(&grant), None).expect("items of the tables");
     (grants, grant)
 });
 

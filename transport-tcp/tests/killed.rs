@@ -80,9 +80,9 @@ fn expect(decode: &mut Side, expected: Result<Vec<u8>, ()>) {
     assert_eq!(result.map_err(|failure| down(failure.cause)), expected);
 }
 
-fn ready(decode: &Side) -> PeerId {
+fn ready(side: &Side) -> PeerId {
     loop {
-        if let NodeEvent::PeerReady { peer, .. } = next_event(decode) {
+        if let NodeEvent::PeerReady { peer, .. } = next_event(side) {
             return peer;
         }
     }
@@ -148,7 +148,7 @@ fn prefill_process() {
         return here("connected");
     }
     let mut prefill = Side::start(Role::Prefill, TcpConfig::default(), Some(address));
-    nodes::until("the peer", || prefill.client.poll_event());
+    ready(&prefill);
     here("ready");
     prefill.open(ROOM);
     here("opened");

@@ -3,12 +3,9 @@
 //! For prefill nodes that do not embed the server, and for trying it out. Serves until the process
 //! is ended.
 
-use std::fs;
-use std::path::Path;
+use transport_tcp::bootstrap::{BootstrapConfig, BootstrapServer};
 
-use transport_tcp::bootstrap::{BootstrapConfig, BootstrapServer, SharedKey};
-
-use super::RunError;
+use super::{RunError, read_key};
 use crate::args::BootstrapArgs;
 
 /// Serves. Returns only when it cannot begin.
@@ -21,10 +18,4 @@ pub fn run(args: &BootstrapArgs) -> Result<(), RunError> {
     }
     eprintln!("serving at {}", server.address());
     server.serve().map_err(RunError::io("serving"))
-}
-
-fn read_key(path: &Path) -> Result<SharedKey, RunError> {
-    let bytes = fs::read(path).map_err(RunError::io("reading the key"))?;
-    let wrong = |source| RunError::Key { path: path.to_owned(), source };
-    SharedKey::new(bytes.trim_ascii()).map_err(wrong)
 }

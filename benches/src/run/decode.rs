@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use transport_core::disagg::RoomId;
-use transport_core::disagg::node::{Completion, Lease, NodeEvent, Receive, Rejected};
+use transport_core::disagg::node::{Completion, Lease, Receive, Rejected};
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
 
@@ -98,7 +98,7 @@ impl<'a> Engine<'a> {
             if let Some(completion) = side.wait(if all { LAST_PATIENCE } else { PATIENCE }) {
                 self.take(completion, &mut news);
             }
-            if let Some(NodeEvent::PeerDown { reason, .. }) = side.client.poll_event() {
+            if let Some(reason) = side.poll_loss() {
                 self.give_up(&mut news, &reason.to_string());
             }
         }

@@ -16,12 +16,12 @@ mod node;
 mod pace;
 pub mod prefill;
 
-use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use thiserror::Error;
 use transport_core::disagg::node::NodeError;
-use transport_tcp::bootstrap::KeyTooShort;
+use transport_core::disagg::trust::{KeyTooShort, SharedKey};
 
 use crate::workload::WorkloadError;
 
@@ -68,6 +68,13 @@ pub enum RunError {
     /// The arguments name nothing that can be run.
     #[error(transparent)]
     Workload(#[from] WorkloadError),
+}
+
+/// The shared key in a file, blanks at its ends left out.
+fn read_key(path: &Path) -> Result<SharedKey, RunError> {
+    let bytes = fs::read(path).map_err(RunError::io("reading the key"))?;
+    let wrong = |source| RunError::Key { path: path.to_owned(), source };
+    SharedKey::new(bytes.trim_ascii()).map_err(wrong)
 }
 
 impl RunError {

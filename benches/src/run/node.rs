@@ -1,6 +1,6 @@
 //! The node of one side, on its driver thread.
 
-use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -8,15 +8,16 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use transport_core::decorate::{Fault, Faulty};
+use transport_core::disagg::Cause;
 use transport_core::disagg::node::{Client, Completion, Node, NodeConfig, NodeEvent, Request};
 use transport_core::disagg::room::Deadlines;
-use transport_core::fabric::PeerId;
+use transport_core::fabric::{PathError, PeerId};
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
 use transport_tcp::{Driver, Park, TcpConfig, TcpEndpoint};
 
-use super::RunError;
 use super::cache::Cache;
+use super::{RunError, read_key};
 use crate::args::{self, RunArgs};
 
 /// One side's node, running.
@@ -58,7 +59,7 @@ impl Side {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;
             }
         }
-        let config = config(role, cache, args);
+        let config = config(role, cache, args)?;
         match fault(role, args) {
             Some(fault) => Self::drive(Faulty::new(endpoint, fault), cache, config, args),
             None => Self::drive(endpoint, cache, config, args),
@@ -72,9 +73,10 @@ impl Side {
         args: &RunArgs,
     ) -> Result<Self, RunError> {
         let config = NodeConfig { driver: Some(endpoint.unparker()), ..config };
+        let role = config.role;
         let (node, client, completions) = Node::new(endpoint, cache.tables.clone(), config)?;
         let driver = Driver::spawn(node).map_err(RunError::io("cannot start a thread"))?;
-        let peer = wait_for_peer(&client, args)?;
+        let peer = wait_for_peer(&client, role, args)?;
         Ok(Self { client, completions, peer, _driver: driver })
     }
 }
@@ -93,6 +95,16 @@ impl Side {
     }
 }
 
+impl Side {
+    /// Why the other side is gone, if it is. That others come and go is nothing to the run.
+    pub(super) fn poll_loss(&self) -> Option<PathError> {
+        match self.client.poll_event()? {
+            NodeEvent::PeerDown { peer, reason } if peer == self.peer => Some(reason),
+            _ => None,
+        }
+    }
+}
+
 /// Wakes the engine's thread out of [`Side::wait`].
 struct Unpark(Thread);
 
@@ -102,13 +114,18 @@ impl Wake for Unpark {
     }
 }
 
-fn config(role: Role, cache: &Cache, args: &RunArgs) -> NodeConfig {
-    // std's hasher keys are the system's randomness, which is all that is needed here.
-    let random = |what: u64| RandomState::new().hash_one(what);
+fn config(role: Role, cache: &Cache, args: &RunArgs) -> Result<NodeConfig, RunError> {
+    let mut random = [0; 24];
+    let filled = getrandom::fill(&mut random).map_err(io::Error::from);
+    filled.map_err(RunError::io("no randomness"))?;
+    let (incarnation, secret) = random.split_first_chunk().expect("24 bytes begin with 8");
+    let secret = u128::from_le_bytes(secret.try_into().expect("24 bytes less 8 are 16"));
+    let key = args.transfer.key_file.as_deref().map(read_key).transpose()?;
     let stall = args.transfer.stall();
     let deadlines = Deadlines { stall, drain: stall, ..Deadlines::default() };
-    let config = NodeConfig::new(role, random(1), random(2), cache.model.clone());
-    NodeConfig { deadlines, ..config }
+    let incarnation = u64::from_le_bytes(*incarnation);
+    let config = NodeConfig::new(role, incarnation, secret, cache.model.clone());
+    Ok(NodeConfig { deadlines, key, ..config })
 }
 
 /// Faults are injected where bytes arrive.
@@ -122,13 +139,18 @@ fn fault(role: Role, args: &RunArgs) -> Option<Fault> {
     })
 }
 
-/// The first peer that is ready. A refusal is final: the other side has other arguments.
-fn wait_for_peer(client: &Client, args: &RunArgs) -> Result<PeerId, RunError> {
+/// The first peer that is ready. A refusal is final: the other side has other arguments. Only
+/// strangers without the key, who come to the decode side, must not end its waiting.
+fn wait_for_peer(client: &Client, role: Role, args: &RunArgs) -> Result<PeerId, RunError> {
     let patience = args.transfer.stall().max(Duration::from_secs(600));
     let start = std::time::Instant::now();
     while start.elapsed() < patience {
         match client.poll_event() {
             Some(NodeEvent::PeerReady { peer, .. }) => return Ok(peer),
+            Some(NodeEvent::Unprotected) => warn_unprotected(role, args),
+            Some(NodeEvent::PeerRefused { cause, .. }) if is_strangers(cause, role, args) => {
+                eprintln!("turned away: {cause}");
+            }
             Some(NodeEvent::PeerRefused { cause, .. }) => {
                 return Err(RunError::Peer(cause.to_string()));
             }
@@ -136,4 +158,16 @@ fn wait_for_peer(client: &Client, args: &RunArgs) -> Result<PeerId, RunError> {
         }
     }
     Err(RunError::Peer(format!("no peer came in {patience:?}")))
+}
+
+/// Once for a run: of the two processes of a loopback, the one that listens says it.
+fn warn_unprotected(role: Role, args: &RunArgs) {
+    if !args.output.child || role == Role::Decode {
+        eprintln!("warning: no shared key (--key-file): whoever reaches the port can take part");
+    }
+}
+
+fn is_strangers(cause: Cause, role: Role, args: &RunArgs) -> bool {
+    let unproven = matches!(cause, Cause::KeyOnOneSide | Cause::Unproven);
+    unproven && role == Role::Decode && args.transfer.key_file.is_some()
 }

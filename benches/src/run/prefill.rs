@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use transport_core::disagg::RoomId;
-use transport_core::disagg::node::{Chunk, Completion, Last, Lease, NodeEvent, Open, RoomHandle};
+use transport_core::disagg::node::{Chunk, Completion, Last, Lease, Open, RoomHandle};
 use transport_core::disagg::room::RoomState;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
@@ -93,7 +93,7 @@ impl Engine<'_> {
             if let Some(completion) = side.wait(patience) {
                 self.take(completion, &mut news);
             }
-            if let Some(NodeEvent::PeerDown { reason, .. }) = side.client.poll_event() {
+            if let Some(reason) = side.poll_loss() {
                 self.give_up(&reason.to_string());
             }
         }

@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use transport_core::disagg::topology::{
-    Component, CopySegment, Items, Rank, Route, Side, Stretch, StridedCopy, Topology, page_share,
+    Component, Rank, Route, Side, Topology, blocks, page_share,
 };
-use transport_core::memory::BufferShape;
+use transport_core::memory::{BufferShape, Segment, Segments};
 use transport_core::transfer::Part;
 
 use crate::input::Input;
@@ -72,10 +72,10 @@ fn check_rank(topology: &Topology, decode: Rank, request: &Request) {
     let mut tables: Vec<(Part, Target)> = to.components().map(table).collect();
     for prefill in topology.layout(Side::Prefill).sizes().group(0) {
         let route = topology.route(prefill, decode).expect("ranks of the groups");
-        for segment in &route.segments {
-            let (_, target) =
-                tables.iter_mut().find(|(part, _)| *part == segment.part).expect("a part");
-            carry_out(topology, prefill, &route, segment, request, target);
+        for (part, target) in &mut tables {
+            if route.segments_of(*part).next().is_some() {
+                carry_out(topology, prefill, (&route, *part), request, target);
+            }
         }
     }
     for ((part, component), (_, target)) in to.components().zip(&tables) {
@@ -130,17 +130,11 @@ impl Target {
         Self { shapes, items: (0..items).collect(), tokens: tokens.into(), writes }
     }
 
-    fn side(&self) -> Items<'_> {
-        Items { shapes: &self.shapes, items: &self.items }
-    }
-
-    fn write(&mut self, copy: &StridedCopy) {
-        for run in 0..copy.count {
-            let start = (copy.target + run * copy.target_stride) as usize;
-            for writes in &mut self.writes[copy.target_buffer][start..start + copy.run as usize] {
-                *writes += 1;
-                assert_eq!(*writes, 1, "a byte is written twice");
-            }
+    fn write(&mut self, buffer: usize, segment: &Segment) {
+        let start = segment.remote as usize;
+        for writes in &mut self.writes[buffer][start..start + segment.len as usize] {
+            *writes += 1;
+            assert_eq!(*writes, 1, "a byte is written twice");
         }
     }
 
@@ -162,27 +156,38 @@ fn dense(item_bytes: &[u64]) -> Vec<BufferShape> {
 fn carry_out(
     topology: &Topology,
     prefill: Rank,
-    route: &Route,
-    segment: &CopySegment,
+    (route, part): (&Route, Part),
     request: &Request,
     target: &mut Target,
 ) {
-    let bytes = topology.item_bytes(Side::Prefill, prefill, segment.part).expect("a rank");
-    let shapes = dense(&bytes);
-    let mut copy = |stretch: &Stretch, items: &[u32]| {
-        let source = Items { shapes: &shapes, items };
-        let copies = segment.copies(stretch, source, target.side()).expect("tables of the layouts");
-        copies.collect::<Vec<_>>().iter().for_each(|copy| target.write(copy));
+    let bytes = topology.item_bytes(Side::Prefill, prefill, part).expect("a rank");
+    let here = route.view(Side::Prefill, part, &dense(&bytes)).expect("tables of the layouts");
+    let there = route.view(Side::Decode, part, &target.shapes).expect("tables of the layouts");
+    let (from, to): (Vec<_>, Vec<_>) = (shapes(&here), shapes(&there));
+    let per_item = |side| route.blocks(side, part);
+    let mut copy = |items: &[u32], read: Range<usize>, written: Range<usize>| {
+        let read: Vec<u32> = blocks(items, per_item(Side::Prefill), read).collect();
+        let written = blocks(&target.items, per_item(Side::Decode), written);
+        let written: Vec<u32> = written.collect();
+        let segments = Segments::new(0..from.len(), (&from, &read), (&to, &written));
+        let segments: Vec<Segment> = segments.expect("views that match").collect();
+        segments.iter().for_each(|segment| target.write(there[segment.buffer].0, segment));
     };
-    if segment.part == Part::Kv {
+    if part == Part::Kv {
         for chunk in &request.chunks {
             let items: Vec<u32> = chunk.clone().collect();
-            copy(&route.stretch(chunk.clone(), request.pages), &items);
+            let stretch = route.stretch(chunk.clone(), request.pages);
+            copy(&items, stretch.source(), stretch.target());
         }
         return;
     }
-    let blocks = request.state * segment.cut.target.blocks;
-    let items: Vec<u32> = (0..blocks.div_ceil(segment.cut.source.blocks)).collect();
-    let lists = Stretch::of_lists(segment, items.len(), request.state as usize);
-    copy(&lists.expect("lists of the same length"), &items);
+    let written = request.state * per_item(Side::Decode);
+    let items: Vec<u32> = (0..written.div_ceil(per_item(Side::Prefill))).collect();
+    let common = route.common_blocks(part, items.len(), request.state as usize);
+    let common = common.expect("lists of the same length") as usize;
+    copy(&items, 0..common, 0..common);
+}
+
+fn shapes(view: &[(usize, BufferShape)]) -> Vec<BufferShape> {
+    view.iter().map(|(_, shape)| *shape).collect()
 }

@@ -2,15 +2,17 @@
 
 use transport_core::disagg::RoomId;
 use transport_core::transfer::{GrantId, Part};
-use transport_core::wire::{self, AuxError, AuxRecord, MAX_ITEMS, Message};
+use transport_core::wire::{self, AuxError, AuxRecord, MAX_ITEMS, Message, Opening};
 
 use crate::memory::within;
 
 /// A control message. What decodes encodes to bytes, no more of them, that decode to the same; and
 /// decoding takes memory for the bytes that there are and for the items they name, not for what
-/// they claim.
+/// they claim. As the words of a stranger they cost none, and are what they are to a peer.
 pub fn wire(data: &[u8]) {
+    let stranger = within(0, || wire::decode_opening(data));
     let Ok(message) = within(memory(data, MAX_ITEMS), || wire::decode(data)) else { return };
+    assert_eq!(stranger, Ok(opening(&message)));
     let again = within(memory(data, items(&message)), || wire::decode(data));
     assert_eq!(again.as_ref(), Ok(&message), "decoding twice");
 
@@ -18,6 +20,17 @@ pub fn wire(data: &[u8]) {
     wire::encode(&message, &mut bytes).expect("what came in can go out");
     assert!(bytes.len() <= data.len(), "{} bytes became {}", data.len(), bytes.len());
     assert_eq!(wire::decode(&bytes), Ok(message));
+}
+
+/// What a message is to a node that its sender has proven nothing to.
+fn opening(message: &Message) -> Opening {
+    match message {
+        Message::Challenge(challenge) => Opening::Challenge(*challenge),
+        Message::Proof(seal) => Opening::Proof(*seal),
+        Message::Refuse(cause) => Opening::Refuse(*cause),
+        Message::Hello(_) => Opening::Hello,
+        _ => Opening::Other,
+    }
 }
 
 /// Most bytes that decoding may have allocated at a time. A list of items is collected in a vector

@@ -47,10 +47,12 @@ impl Failure {
             Cause::AuxTooLong { .. }
                 | Cause::DuplicateRoom
                 | Cause::ItemOutOfRange { .. }
+                | Cause::KeyOnOneSide
                 | Cause::Layout(_)
                 | Cause::PagesMismatch { .. }
                 | Cause::StateMismatch { .. }
                 | Cause::WrongRole { .. }
+                | Cause::Unproven
         )
     }
 }
@@ -107,6 +109,9 @@ pub enum Cause {
         /// The item.
         item: u32,
     },
+    /// One of the nodes has a shared key, the other has none. Configure both alike.
+    #[error("only one of the nodes has a shared key")]
+    KeyOnOneSide,
     /// The nodes' layouts differ.
     #[error("the nodes' layouts differ: {0}")]
     Layout(Mismatch),
@@ -125,6 +130,14 @@ pub enum Cause {
     /// The peer was not ready in time.
     #[error("the peer was not ready in {waited_ms} ms")]
     NoPeer {
+        /// Milliseconds waited.
+        waited_ms: u64,
+    },
+    /// A rank of this engine's group was not ready in time ([`super::consensus`]).
+    #[error("rank {rank} of the group was not ready in {waited_ms} ms")]
+    NotReady {
+        /// The rank; the lowest, if there were several.
+        rank: u32,
         /// Milliseconds waited.
         waited_ms: u64,
     },
@@ -171,6 +184,12 @@ pub enum Cause {
         /// The limit that was reached.
         limit: u64,
     },
+    /// This rank never heard what its group decided ([`super::consensus`]).
+    #[error("no decision of the group was heard in {waited_ms} ms")]
+    Undecided {
+        /// Milliseconds waited.
+        waited_ms: u64,
+    },
     /// A room that the node does not know, or knows to have ended.
     #[error("no such room")]
     UnknownRoom,
@@ -180,6 +199,9 @@ pub enum Cause {
         /// What the node is.
         role: Role,
     },
+    /// The shared key was not proven: the nodes' keys differ, or the peer has none.
+    #[error("the shared key was not proven: the nodes' keys differ")]
+    Unproven,
     /// A cause that this version does not know, from a newer peer.
     #[error("cause {0}, unknown to this version")]
     Unknown(u16),

@@ -193,6 +193,9 @@ impl Net {
         if process.grants.contains_key(&grant.id) {
             return Err(FabricError::GrantInForce(grant.id));
         }
+        // Writes of the use before may be late; of the one before that, none is left.
+        let generation = grant.id.generation.wrapping_sub(2);
+        process.addresses.remove(&GrantId { generation, ..grant.id });
         process.addresses.insert(grant.id, tables.clone());
         process.grants.insert(grant.id, (peer, grant));
         Ok(())

@@ -35,6 +35,10 @@ const UNKNOWN_ROOM: u16 = 21;
 const SAME_ROLE: u16 = 22;
 const SOURCE_FAILED: u16 = 23;
 const WRONG_ROLE: u16 = 24;
+const NOT_READY: u16 = 25;
+const UNDECIDED: u16 = 26;
+const UNPROVEN: u16 = 27;
+const KEY_ON_ONE_SIDE: u16 = 28;
 
 type Args = [u64; 3];
 
@@ -62,10 +66,12 @@ fn to_wire(cause: Cause) -> (u16, Args) {
         Cause::ShortDelivery { landed, granted } => (SHORT_DELIVERY, [landed, granted, 0]),
         Cause::Incomplete(missing) => (INCOMPLETE, missing_to_wire(missing)),
         Cause::ItemOutOfRange { part, item } => (ITEM_OUT_OF_RANGE, [part.into(), item.into(), 0]),
+        Cause::KeyOnOneSide => (KEY_ON_ONE_SIDE, [0; 3]),
         Cause::Layout(Mismatch { field, ours, theirs }) => (LAYOUT, [field as u64, ours, theirs]),
         Cause::NeverOpened { waited_ms } => (NEVER_OPENED, [waited_ms, 0, 0]),
         Cause::NoGrant { waited_ms } => (NO_GRANT, [waited_ms, 0, 0]),
         Cause::NoPeer { waited_ms } => (NO_PEER, [waited_ms, 0, 0]),
+        Cause::NotReady { rank, waited_ms } => (NOT_READY, [rank.into(), waited_ms, 0]),
         Cause::PagesMismatch { sent, granted } => (PAGES_MISMATCH, [sent, granted, 0]),
         Cause::PeerDown(error) => (PEER_DOWN, path_to_wire(error)),
         Cause::Refused(refusal) => (REFUSED, [refusal_to_wire(refusal), 0, 0]),
@@ -76,8 +82,10 @@ fn to_wire(cause: Cause) -> (u16, Args) {
             (STATE_MISMATCH, [component.into(), sent.into(), granted.into()])
         }
         Cause::TooMany { limit } => (TOO_MANY, [limit, 0, 0]),
+        Cause::Undecided { waited_ms } => (UNDECIDED, [waited_ms, 0, 0]),
         Cause::UnknownRoom => (UNKNOWN_ROOM, [0; 3]),
         Cause::WrongRole { role } => (WRONG_ROLE, [role as u64, 0, 0]),
+        Cause::Unproven => (UNPROVEN, [0; 3]),
         Cause::Unknown(code) => (code, [0; 3]),
     }
 }
@@ -115,6 +123,10 @@ fn from_wire(code: u16, [a, b, c]: Args) -> Option<Cause> {
         SAME_ROLE => Cause::SameRole,
         SOURCE_FAILED => Cause::SourceFailed,
         WRONG_ROLE => Cause::WrongRole { role: Role::from_wire(a as u8)? },
+        NOT_READY => Cause::NotReady { rank: a as u32, waited_ms: b },
+        UNDECIDED => Cause::Undecided { waited_ms: a },
+        UNPROVEN => Cause::Unproven,
+        KEY_ON_ONE_SIDE => Cause::KeyOnOneSide,
         _ => return None,
     })
 }

@@ -104,7 +104,7 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
         let bytes = self.bytes(N)?;
         Ok(bytes.try_into().expect("as long as was asked for"))
     }

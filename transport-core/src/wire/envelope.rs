@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::codec::{Reader, Writer};
-use super::{Message, WireError, cause, hello, room};
+use super::{Challenge, Message, Opening, WireError, cause, hello, room};
 use crate::link::MAX_MESSAGE;
 
 /// The first four bytes of every control message, as a number: `KVTC`.
@@ -55,6 +55,25 @@ pub fn decode(bytes: &[u8]) -> Result<Message, WireError> {
     Ok(message)
 }
 
+/// What these bytes are to a node whose peer has not proven the shared key (W3). Allocates nothing:
+/// a stranger is not worth it.
+///
+/// # Errors
+///
+/// Bytes that no peer of this version sends, as far as they are looked at: see [`WireError`].
+pub fn decode_opening(bytes: &[u8]) -> Result<Opening, WireError> {
+    let mut reader = Reader::new(bytes);
+    let opening = match read_header(&mut reader)? {
+        HELLO => return Ok(Opening::Hello),
+        REFUSE => Opening::Refuse(cause::read(&mut reader)?),
+        CHALLENGE => Opening::Challenge(read_challenge(&mut reader)?),
+        PROOF => Opening::Proof(reader.array()?),
+        _ => return Ok(Opening::Other),
+    };
+    reader.finish()?;
+    Ok(opening)
+}
+
 fn write(message: &Message, writer: &mut Writer<'_>) -> Result<(), WireError> {
     writer.u32(MAGIC);
     writer.u16(VERSION);
@@ -87,6 +106,8 @@ const MANIFEST: u8 = 7;
 const COMPLETE: u8 = 8;
 const ABORT: u8 = 9;
 const DRAINED: u8 = 10;
+const CHALLENGE: u8 = 11;
+const PROOF: u8 = 12;
 
 fn kind_of(message: &Message) -> u8 {
     match message {
@@ -100,6 +121,8 @@ fn kind_of(message: &Message) -> u8 {
         Message::Complete { .. } => COMPLETE,
         Message::Abort { .. } => ABORT,
         Message::Drained { .. } => DRAINED,
+        Message::Challenge(_) => CHALLENGE,
+        Message::Proof(_) => PROOF,
     }
 }
 
@@ -118,6 +141,11 @@ fn write_body(message: &Message, writer: &mut Writer<'_>) -> Result<(), WireErro
             writer.u8((*drained).into());
             cause::write(writer, *cause);
         }
+        Message::Challenge(Challenge { nonce, incarnation }) => {
+            writer.bytes(nonce);
+            writer.u64(*incarnation);
+        }
+        Message::Proof(seal) => writer.bytes(seal),
     }
     Ok(())
 }
@@ -138,6 +166,12 @@ fn read_body(kind: u8, reader: &mut Reader<'_>) -> Result<Message, WireError> {
             Ok(Message::Abort { room, grant, cause, drained })
         }
         DRAINED => room::read_ids(reader).map(|(room, grant)| Message::Drained { room, grant }),
+        CHALLENGE => read_challenge(reader).map(Message::Challenge),
+        PROOF => reader.array().map(Message::Proof),
         kind => Err(WireError::UnknownKind { kind }),
     }
+}
+
+fn read_challenge(reader: &mut Reader<'_>) -> Result<Challenge, WireError> {
+    Ok(Challenge { nonce: reader.array()?, incarnation: reader.u64()? })
 }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::disagg::topology::Layout;
+use crate::disagg::trust::SEAL_BYTES;
 use crate::disagg::{Cause, Geometry, RoomId};
 use crate::transfer::{Grant, GrantId, Manifest};
 
@@ -11,7 +12,8 @@ use crate::transfer::{Grant, GrantId, Manifest};
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Message {
-    /// First message on a link, from both sides: who I am and what my cache looks like.
+    /// From both sides: who I am and what my cache looks like. First message on a link, or first
+    /// after the proofs.
     Hello(Hello),
     /// The handshake failed; the link is closed after this.
     Refuse(Cause),
@@ -55,6 +57,36 @@ pub enum Message {
         /// The grant.
         grant: GrantId,
     },
+    /// First message on a link of a node with a shared key: prove that you have it too.
+    Challenge(Challenge),
+    /// The proof: a seal over both challenges, see [`crate::disagg::trust::Handshake`].
+    Proof([u8; SEAL_BYTES]),
+}
+
+/// What a proof of the shared key must be over.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Challenge {
+    /// A number that nobody could foresee, used for one link.
+    pub nonce: [u8; 32],
+    /// The sender's incarnation, as its Hello will state it.
+    pub incarnation: u64,
+}
+
+/// What a message is to a node whose peer has not proven the shared key. Of messages that have no
+/// place in the handshake nothing but the kind is looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Opening {
+    /// [`Message::Challenge`].
+    Challenge(Challenge),
+    /// [`Message::Proof`].
+    Proof([u8; SEAL_BYTES]),
+    /// [`Message::Refuse`].
+    Refuse(Cause),
+    /// [`Message::Hello`]: the peer has no key.
+    Hello,
+    /// Any other message, also one of a kind that there is not.
+    Other,
 }
 
 /// The first message on a link.

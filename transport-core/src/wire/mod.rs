@@ -5,7 +5,8 @@
 //! [`MAX_ITEMS`] justifies. Every message is idempotent: sending it twice, or late, changes nothing
 //! more.
 //!
-//! * [`Message`]: the messages, as values; [`encode`] and [`decode`]: their bytes.
+//! * [`Message`]: the messages, as values; [`encode`] and [`decode`]: their bytes; [`decode_opening`]:
+//!   those of a stranger.
 //! * [`WireError`]: why bytes are no message, or a message has no bytes.
 //! * [`AuxRecord`]: the header that names the writer of an aux slot (G6).
 //!
@@ -25,7 +26,7 @@ mod message;
 mod room;
 
 pub use aux_record::{AuxError, AuxRecord, HEADER_BYTES as AUX_HEADER_BYTES};
-pub use envelope::{MAGIC, VERSION, decode, encode};
+pub use envelope::{MAGIC, VERSION, decode, decode_opening, encode};
 pub use error::{WireError, WireField};
 pub use items::MAX_ITEMS;
-pub use message::{GrantOffer, Hello, Message, Role, Stated};
+pub use message::{Challenge, GrantOffer, Hello, Message, Opening, Role, Stated};

@@ -11,4 +11,5 @@ mod ranks;
 mod rooms;
 mod scripted;
 mod settings;
+mod trust;
 mod world;

@@ -10,6 +10,7 @@ use transport_core::sim::{SimConfig, SimNet};
 use transport_core::wire::Role;
 
 use super::group::{AUX, World, rank_config, rank_tables};
+use super::world::next_event;
 
 /// 4 layers of 4 heads, pages of 4 tokens, and a recurrent state in two of the layers.
 fn engine(layout: KvLayout) -> Layout {
@@ -194,8 +195,8 @@ fn w2_engines_that_cannot_be_mapped_refuse_each_other_with_both_values() {
         let now = net.now();
         decode.progress(now);
         prefill.progress(now);
-        events.0 = events.0.or(decodes.poll_event());
-        events.1 = events.1.or(prefills.poll_event());
+        events.0 = events.0.or(next_event(&decodes));
+        events.1 = events.1.or(next_event(&prefills));
         if events.0.is_some() && events.1.is_some() {
             break;
         }

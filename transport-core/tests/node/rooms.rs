@@ -13,7 +13,7 @@ use transport_core::sim::SimConfig;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
 
-use super::world::{Side, World, config};
+use super::world::{Side, World, config, next_event};
 
 fn both_kinds() -> [SimConfig; 2] {
     [SimConfig::checked(), SimConfig::rdma()]
@@ -228,7 +228,7 @@ fn w2_other_layouts_are_refused_with_both_values_on_both_sides() {
     world.run_for(Duration::from_millis(100));
     let mismatch = Mismatch { field: Field::PageTokens, ours: 4, theirs: 64 };
     assert_eq!(cause(received(&world.decode).0), Cause::Layout(mismatch));
-    let refused = |side: &Side| match side.client.poll_event() {
+    let refused = |side: &Side| match next_event(&side.client) {
         Some(NodeEvent::PeerRefused { cause, .. }) => cause,
         other => panic!("{other:?}"),
     };
@@ -284,12 +284,12 @@ fn w4_bytes_that_are_no_message_end_their_link_with_the_reason_and_the_next_one_
         (other_version, "another version of the protocol"),
     ];
     let mut world = World::new(17, SimConfig::checked());
-    let ready = |side: &Side| matches!(side.client.poll_event(), Some(NodeEvent::PeerReady { .. }));
+    let ready = |side: &Side| matches!(next_event(&side.client), Some(NodeEvent::PeerReady { .. }));
     assert!(ready(&world.prefill));
     for (bytes, said) in bad {
         world.decode.node.endpoint_mut().send(world.peer, bytes).unwrap();
         world.run_for(Duration::from_secs(2));
-        let down = world.prefill.client.poll_event();
+        let down = next_event(&world.prefill.client);
         let Some(NodeEvent::PeerDown { reason, .. }) = down else { panic!("{down:?}") };
         assert_eq!(reason, PathError::Protocol(said));
         assert!(ready(&world.prefill), "dialled again");

@@ -17,7 +17,7 @@ use transport_core::queue::Completions;
 use transport_core::transfer::{Grant, GrantId};
 use transport_core::wire::{Hello, Message, Role, encode};
 
-use super::world::{config, tables};
+use super::world::{config, next_event, tables};
 
 /// What the test lets happen, and what the node asked for.
 #[derive(Debug, Default)]
@@ -183,6 +183,6 @@ impl Stage {
     }
 
     pub(crate) fn events(&self) -> Vec<NodeEvent> {
-        std::iter::from_fn(|| self.client.poll_event()).collect()
+        std::iter::from_fn(|| next_event(&self.client)).collect()
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use transport_core::Instant;
 use transport_core::disagg::node::{
-    Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, Open, Receive, Request,
-    RoomHandle, SourceReady,
+    Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, NodeEvent, Open, Receive,
+    Request, RoomHandle, SourceReady,
 };
 use transport_core::disagg::room::Deadlines;
 use transport_core::disagg::{DType, KvLayout, RoomId, StateKind};
@@ -74,8 +74,14 @@ pub(crate) fn config(role: Role, incarnation: u64) -> NodeConfig {
         drain: Duration::from_secs(3),
         retry: Duration::from_millis(100),
     };
-    let base = NodeConfig::new(role, incarnation, incarnation ^ 77, model);
+    let base = NodeConfig::new(role, incarnation, u128::from(incarnation) ^ 77, model);
     NodeConfig { deadlines, heartbeat: Duration::from_secs(1), depth: 64, ..base }
+}
+
+/// The next news of peers. That these nodes have no key is none.
+pub(crate) fn next_event(client: &Client) -> Option<NodeEvent> {
+    let mut events = std::iter::from_fn(|| client.poll_event());
+    events.find(|event| *event != NodeEvent::Unprotected)
 }
 
 impl Side {

@@ -13,6 +13,7 @@ use transport_core::disagg::RoomId;
 use transport_core::disagg::directory::{
     Directory, DirectoryError, Field, Prefill, Problem, Rank, Registration, Seat, Versioned,
 };
+use transport_core::disagg::trust::SharedKey;
 use ureq::Agent;
 use ureq::http::{Method, Request, Response, StatusCode};
 
@@ -20,7 +21,7 @@ use super::header as kv;
 use super::json::{
     ConflictHeader, InfoBody, LeaveBody, PlaceBody, RoomsBody, RouteBody, SeatBody, to_text,
 };
-use super::proof::{Ask, Credentials, SharedKey, nonce};
+use super::proof::{self, Ask, Credentials, nonce};
 
 /// The port at which SGLang's nodes look for a bootstrap server unless they are told another one.
 pub const DEFAULT_PORT: u16 = 8998;
@@ -128,7 +129,7 @@ impl BootstrapClient {
         let proof = text(&response, kv::PROOF).to_owned();
         let answer = Answer::read(&mut response)?;
         let challenge = String::from_utf8(answer.body).map_err(|_| DirectoryError::Unproven)?;
-        let proven = key.challenge(&nonce, &challenge).is(&proof);
+        let proven = proof::is(proof::of_challenge(key, &nonce, &challenge), &proof);
         if proven { Ok(challenge) } else { Err(DirectoryError::Unproven) }
     }
 
@@ -142,7 +143,7 @@ impl BootstrapClient {
     ) -> Result<Answer, DirectoryError> {
         let nonce = fresh_nonce()?;
         let ask = Ask { challenge, nonce: &nonce, method: method.as_str(), target, body };
-        let mac = key.request(&ask).hex();
+        let mac = proof::hex(proof::of_request(key, &ask));
         let credentials = Credentials { challenge, nonce: &nonce, mac: &mac }.to_string();
         let mut response = self.send(method, target, body, &[("authorization", &credentials)])?;
         let (proof, next) = (text(&response, kv::PROOF).to_owned(), text(&response, kv::CHALLENGE));
@@ -151,7 +152,8 @@ impl BootstrapClient {
         let next = next.to_owned();
         let answer = Answer::read(&mut response)?;
         let headers = [&*epoch, &*incarnation, &*conflict, &*next];
-        if !key.answer(&mac, answer.status.as_u16(), headers, &answer.body).is(&proof) {
+        let expected = proof::of_answer(key, &mac, answer.status.as_u16(), headers, &answer.body);
+        if !proof::is(expected, &proof) {
             return Err(DirectoryError::Unproven);
         }
         self.keep_challenge(Some(next));

@@ -8,10 +8,11 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use transport_core::disagg::trust::SharedKey;
 
 use super::header as kv;
 use super::local::LocalDirectory;
-use super::proof::{Ask, Challenges, Credentials, SharedKey, is_nonce};
+use super::proof::{self, Ask, Challenges, Credentials, is_nonce};
 
 /// What checks proofs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,7 +46,11 @@ impl Guard {
         let nonce = headers.get(kv::NONCE)?.to_str().ok().filter(|nonce| is_nonce(nonce))?;
         let challenge = self.with_challenges(Challenges::issue);
         let mut response = challenge.clone().into_response();
-        set(&mut response, kv::PROOF, &self.key.challenge(nonce, &challenge).hex());
+        set(
+            &mut response,
+            kv::PROOF,
+            &proof::hex(proof::of_challenge(&self.key, nonce, &challenge)),
+        );
         Some(response)
     }
 
@@ -55,9 +60,11 @@ impl Guard {
         let Credentials { challenge, nonce, mac } = Credentials::parse(header)?;
         let target = request.uri().path_and_query()?.as_str();
         let method = request.method().as_str();
-        let seal = self.key.request(&Ask { challenge, nonce, method, target, body });
+        let ask = Ask { challenge, nonce, method, target, body };
+        let seal = proof::of_request(&self.key, &ask);
         // The challenge last: who does not have the key must not use it up.
-        let proven = seal.is(mac) && self.with_challenges(|challenges| challenges.take(challenge));
+        let proven =
+            proof::is(seal, mac) && self.with_challenges(|challenges| challenges.take(challenge));
         proven.then(|| mac.to_owned())
     }
 
@@ -72,7 +79,8 @@ impl Guard {
             let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
             let headers = [kv::EPOCH, kv::INCARNATION, kv::CONFLICT, kv::CHALLENGE];
             let headers = headers.map(|name| text(name).unwrap_or_default());
-            self.key.answer(request_mac, response.status().as_u16(), headers, &body).hex()
+            let status = response.status().as_u16();
+            proof::hex(proof::of_answer(&self.key, request_mac, status, headers, &body))
         };
         set(&mut response, kv::PROOF, &mac);
         response

@@ -50,8 +50,8 @@ pub use client::{BootstrapClient, ClientConfig, DEFAULT_PORT};
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdConfig, EtcdDirectory};
 pub use local::{BootstrapStats, LocalDirectory};
-pub use proof::{KeyTooShort, SharedKey};
 pub use server::{BootstrapConfig, BootstrapServer, RunningBootstrap, Stopper};
+pub use transport_core::disagg::trust::{KeyTooShort, SharedKey};
 
 /// Something that whoever starts a server should know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

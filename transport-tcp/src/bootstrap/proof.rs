@@ -1,4 +1,4 @@
-//! A shared key, and how both sides prove that they have it (W3).
+//! How client and server prove to each other that they have the shared key (W3).
 //!
 //! Before its first request a client sends `GET /challenge` with a fresh nonce in `KV-Nonce`. The
 //! answer's body is the server's challenge, and its `KV-Proof` header the MAC of both: the server
@@ -32,14 +32,8 @@
 
 use std::fmt;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
-use thiserror::Error;
-
-/// Shortest key, in bytes.
-const MIN_KEY: usize = 16;
+use transport_core::disagg::trust::{Seal, SharedKey};
 
 /// Challenges that may be open at a time: an older one is stale, as if it were used.
 const WINDOW: u64 = 1 << 16;
@@ -47,64 +41,44 @@ const WINDOW: u64 = 1 << 16;
 /// Hex digits of a challenge: 8 bytes of number, 16 of MAC.
 const CHALLENGE_DIGITS: usize = 48;
 
-/// The key that a cluster's nodes share. Its bytes are in no debug output.
-#[derive(Clone, Eq, PartialEq)]
-pub struct SharedKey(Arc<[u8]>);
-
-/// The key could be guessed: use at least 16 random bytes.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
-#[error("a shared key of {bytes} bytes: at least {MIN_KEY} are needed")]
-pub struct KeyTooShort {
-    /// Its length.
-    pub bytes: usize,
+/// The MAC of the answer to `GET /challenge`.
+pub(super) fn of_challenge(key: &SharedKey, nonce: &str, challenge: &str) -> Seal {
+    let seal = key.seal("kv-bootstrap 1 challenge");
+    seal.with(nonce.as_bytes()).with(challenge.as_bytes())
 }
 
-impl SharedKey {
-    /// A key of at least 16 bytes, random ones if possible.
-    ///
-    /// # Errors
-    ///
-    /// When it is shorter.
-    pub fn new(key: &[u8]) -> Result<Self, KeyTooShort> {
-        let bytes = key.len();
-        if bytes < MIN_KEY { Err(KeyTooShort { bytes }) } else { Ok(Self(key.into())) }
-    }
-
-    /// Of the answer to `GET /challenge`.
-    pub(super) fn challenge(&self, nonce: &str, challenge: &str) -> Seal {
-        let seal = Seal::new(&self.0, "kv-bootstrap 1 challenge");
-        seal.with(nonce.as_bytes()).with(challenge.as_bytes())
-    }
-
-    /// Of a request.
-    pub(super) fn request(&self, ask: &Ask<'_>) -> Seal {
-        Seal::new(&self.0, "kv-bootstrap 1 request")
-            .with(ask.challenge.as_bytes())
-            .with(ask.nonce.as_bytes())
-            .with(ask.method.as_bytes())
-            .with(ask.target.as_bytes())
-            .with(ask.body)
-    }
-
-    /// Of the answer to a request that has the MAC `request`. `headers` in the order of the table
-    /// above; empty ones are not there.
-    pub(super) fn answer(
-        &self,
-        request: &str,
-        status: u16,
-        headers: [&str; 4],
-        body: &[u8],
-    ) -> Seal {
-        let seal = Seal::new(&self.0, "kv-bootstrap 1 answer");
-        let seal = seal.with(request.as_bytes()).with(format!("{status:03}").as_bytes());
-        headers.iter().fold(seal, |seal, header| seal.with(header.as_bytes())).with(body)
-    }
+/// The MAC of a request.
+pub(super) fn of_request(key: &SharedKey, ask: &Ask<'_>) -> Seal {
+    key.seal("kv-bootstrap 1 request")
+        .with(ask.challenge.as_bytes())
+        .with(ask.nonce.as_bytes())
+        .with(ask.method.as_bytes())
+        .with(ask.target.as_bytes())
+        .with(ask.body)
 }
 
-impl fmt::Debug for SharedKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SharedKey(..)")
-    }
+/// The MAC of the answer to a request that has the MAC `request`. `headers` in the order of the
+/// table above; empty ones are not there.
+pub(super) fn of_answer(
+    key: &SharedKey,
+    request: &str,
+    status: u16,
+    headers: [&str; 4],
+    body: &[u8],
+) -> Seal {
+    let seal = key.seal("kv-bootstrap 1 answer");
+    let seal = seal.with(request.as_bytes()).with(format!("{status:03}").as_bytes());
+    headers.iter().fold(seal, |seal, header| seal.with(header.as_bytes())).with(body)
+}
+
+/// A MAC as text.
+pub(super) fn hex(seal: Seal) -> String {
+    to_hex(&seal.finish())
+}
+
+/// Whether this text is the MAC. Compares in constant time.
+pub(super) fn is(seal: Seal, hex: &str) -> bool {
+    from_hex(hex).is_some_and(|mac| seal.is(&mac))
 }
 
 /// What a request's MAC is over.
@@ -115,32 +89,6 @@ pub(super) struct Ask<'a> {
     pub(super) method: &'a str,
     pub(super) target: &'a str,
     pub(super) body: &'a [u8],
-}
-
-/// A MAC in the making.
-#[derive(Debug)]
-pub(super) struct Seal(Hmac<Sha256>);
-
-impl Seal {
-    fn new(key: &[u8], label: &str) -> Self {
-        let mac = Hmac::new_from_slice(key).expect("HMAC takes keys of any length");
-        Self(mac).with(label.as_bytes())
-    }
-
-    fn with(mut self, field: &[u8]) -> Self {
-        self.0.update(&(field.len() as u64).to_le_bytes());
-        self.0.update(field);
-        self
-    }
-
-    pub(super) fn hex(self) -> String {
-        to_hex(&self.0.finalize().into_bytes())
-    }
-
-    /// Compares in constant time.
-    pub(super) fn is(self, hex: &str) -> bool {
-        from_hex::<32>(hex).is_some_and(|mac| self.0.verify_slice(&mac).is_ok())
-    }
 }
 
 /// The `Authorization` header, taken apart.
@@ -183,7 +131,7 @@ pub(super) fn is_nonce(text: &str) -> bool {
 /// good for one request each, and no other is.
 #[derive(Debug)]
 pub(super) struct Challenges {
-    secret: [u8; 32],
+    secret: SharedKey,
     next: u64,
     /// One bit for each number of the window, at its remainder.
     used: Box<[u64]>,
@@ -192,6 +140,7 @@ pub(super) struct Challenges {
 impl Challenges {
     /// `secret` must be random: whoever knows it can make challenges.
     pub(super) fn new(secret: [u8; 32]) -> Self {
+        let secret = SharedKey::new(&secret).expect("32 bytes are enough");
         Self { secret, next: 0, used: vec![0; (WINDOW / 64) as usize].into() }
     }
 
@@ -210,7 +159,7 @@ impl Challenges {
         };
         let in_window = number < self.next && self.next - number <= WINDOW;
         let fresh = in_window && *self.word(number) & bit(number) == 0;
-        if !fresh || !self.seal(number).begins_with(&challenge[16..]) {
+        if !fresh || !begins_with(self.seal(number), &challenge[16..]) {
             return false;
         }
         *self.word(number) |= bit(number);
@@ -222,21 +171,19 @@ impl Challenges {
     }
 
     fn text(&self, number: u64) -> String {
-        let mut text = format!("{number:016x}{}", self.seal(number).hex());
+        let mut text = format!("{number:016x}{}", hex(self.seal(number)));
         text.truncate(CHALLENGE_DIGITS);
         text
     }
 
     fn seal(&self, number: u64) -> Seal {
-        Seal::new(&self.secret, "challenge").with(&number.to_le_bytes())
+        self.secret.seal("challenge").with(&number.to_le_bytes())
     }
 }
 
-impl Seal {
-    /// Whether the MAC begins so; 16 bytes, compared in constant time.
-    fn begins_with(self, hex: &str) -> bool {
-        from_hex::<16>(hex).is_some_and(|start| self.0.verify_truncated_left(&start).is_ok())
-    }
+/// Whether the MAC begins so; 16 bytes, compared in constant time.
+fn begins_with(seal: Seal, hex: &str) -> bool {
+    from_hex(hex).is_some_and(|start| seal.begins_with(&start))
 }
 
 fn bit(number: u64) -> u64 {
@@ -281,12 +228,12 @@ mod tests {
     /// so.
     #[test]
     fn w3_macs_are_those_of_the_documented_format() {
-        let request = key().request(&ask("c", b"{}")).hex();
+        let request = hex(of_request(&key(), &ask("c", b"{}")));
         assert_eq!(request, "a9a218bdf2784fe5d6de186c925ccef8712a188bdbca3cf57851783060d81296");
-        let answer = key().answer(&request, 200, ["1", "", "", "x"], b"OK").hex();
+        let answer = hex(of_answer(&key(), &request, 200, ["1", "", "", "x"], b"OK"));
         assert_eq!(answer, "b4ca202b9f76af2ab9ce083f0752383a543a5435dcbe1f4bb4eaea4ad7d1bb3c");
         assert_eq!(
-            key().challenge("n", "c").hex(),
+            hex(of_challenge(&key(), "n", "c")),
             "3a1becf72babecf3a31aa220158e7b013f8a16c5b7c7e1c292e76059d5e48320"
         );
     }
@@ -340,12 +287,6 @@ mod tests {
         {
             assert_eq!(Credentials::parse(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_short_key_is_refused_and_no_key_is_shown() {
-        assert_eq!(SharedKey::new(b"short"), Err(KeyTooShort { bytes: 5 }));
-        assert!(!format!("{:?}", key()).contains("0123"));
     }
 
     proptest! {

@@ -24,10 +24,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use transport_core::disagg::directory::Limits;
+use transport_core::disagg::trust::SharedKey;
 
 use super::guard::{self, Guard};
 use super::local::LocalDirectory;
-use super::proof::SharedKey;
 use super::{Warning, routes};
 use crate::socket;
 

@@ -1,4 +1,5 @@
 //! A node over TCP on its driver thread, for tests.
+#![allow(dead_code, reason = "no test needs all of it")]
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use transport_core::disagg::node::{
     Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, Open, Request,
 };
+use transport_core::disagg::trust::SharedKey;
 use transport_core::disagg::{DType, KvLayout, RoomId};
 use transport_core::memory::{CacheTables, PagedTable};
 use transport_core::queue::Completions;
@@ -22,12 +24,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Side {
     pub(crate) client: Client,
     pub(crate) address: Option<SocketAddr>,
+    pub(crate) tables: CacheTables,
     completions: Completions<Request>,
     _driver: Driver,
 }
 
 impl Side {
     pub(crate) fn start(role: Role, config: TcpConfig, dial: Option<SocketAddr>) -> Self {
+        Self::start_with(role, config, dial, None)
+    }
+
+    pub(crate) fn start_with(
+        role: Role,
+        config: TcpConfig,
+        dial: Option<SocketAddr>,
+        key: Option<SharedKey>,
+    ) -> Self {
         let mut endpoint = TcpEndpoint::new(config).expect("a port");
         let address = endpoint.local_addr();
         dial.into_iter().for_each(|address| _ = endpoint.dial(address).expect("room for a peer"));
@@ -41,10 +53,12 @@ impl Side {
             compat: 0,
         };
         let node = NodeConfig::new(role, u64::from(std::process::id()), 7, model);
-        let config = NodeConfig { driver: Some(endpoint.waker()), ..node };
-        let (node, client, completions) = Node::new(endpoint, tables(), config).expect("a node");
+        let config = NodeConfig { driver: Some(endpoint.waker()), key, ..node };
+        let tables = tables();
+        let (node, client, completions) =
+            Node::new(endpoint, tables.clone(), config).expect("a node");
         let driver = Driver::spawn(node).expect("a thread");
-        Self { client, address, completions, _driver: driver }
+        Self { client, address, tables, completions, _driver: driver }
     }
 
     pub(crate) fn open(&self, room: RoomId) {

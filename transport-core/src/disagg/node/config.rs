@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::disagg::room::Deadlines;
 use crate::disagg::topology::Layout;
+use crate::disagg::trust::{Secret, SharedKey};
 use crate::disagg::{Cause, DType, Geometry, ItemSizes, KvLayout, StateGeometry, StateKind};
 use crate::fabric::{FabricError, PathError, PeerId};
 use crate::memory::CacheTables;
@@ -29,8 +30,13 @@ pub struct NodeConfig {
     pub rank: u32,
     /// A number that no earlier life of this node had (R6): random, or the start time.
     pub incarnation: u64,
-    /// Secret randomness that grants' tags are made from.
-    pub secret: u64,
+    /// Randomness that grants' tags and the nonces of handshakes are made from. It must be random,
+    /// and another one in every life: see [`Secret`].
+    pub secret: Secret,
+    /// What all nodes of the cluster share. With it a peer must prove that it has it before
+    /// anything else (W3); without it, whoever reaches the node can take part, and
+    /// [`NodeEvent::Unprotected`] says so.
+    pub key: Option<SharedKey>,
     /// What the cache holds.
     pub model: Model,
     /// How long rooms may stay in each state.
@@ -59,16 +65,18 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// The defaults of everything but who the node is: heartbeat 5 s, 2 may be missed, handshake
-    /// 10 s, depth 1024, 65536 rooms, 2^24 items in early grants, 4096 deliveries, 65536 tombstones for 600 s.
-    pub fn new(role: Role, incarnation: u64, secret: u64, model: Model) -> Self {
+    /// The defaults of everything but who the node is: no key, heartbeat 5 s, 2 may be missed,
+    /// handshake 10 s, depth 1024, 65536 rooms, 2^24 items in early grants, 4096 deliveries, 65536
+    /// tombstones for 600 s. `secret` must be random ([`Secret`]).
+    pub fn new(role: Role, incarnation: u64, secret: u128, model: Model) -> Self {
         Self {
             role,
             engine: 0,
             layout: None,
             rank: 0,
             incarnation,
-            secret,
+            secret: Secret(secret),
+            key: None,
             model,
             deadlines: Deadlines::default(),
             heartbeat: Duration::from_secs(5),
@@ -189,6 +197,9 @@ pub enum NodeEvent {
         /// Why.
         cause: Cause,
     },
+    /// The node has no shared key: whoever reaches it can take part. Once, when it is made. Warn,
+    /// and set [`NodeConfig::key`] where strangers can reach the node.
+    Unprotected,
 }
 
 /// Counters since the node was made.
@@ -212,6 +223,8 @@ pub struct NodeStats {
     pub malformed: u64,
     /// Arrivals under no grant in force.
     pub strays: u64,
+    /// Links that ended because no common key was proven, or not in time.
+    pub unproven: u64,
 }
 
 /// A node that cannot be made.

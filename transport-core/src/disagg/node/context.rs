@@ -10,6 +10,7 @@ use super::request::Request;
 use crate::Instant;
 use crate::disagg::room::{Deadlines, Note};
 use crate::disagg::topology::Rank;
+use crate::disagg::trust::{End, Handshake, Mint};
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
 use crate::link::{Endpoint, MAX_MESSAGE};
@@ -30,6 +31,7 @@ pub(super) struct Context<E> {
     pub(super) now: Instant,
     /// Parts that no layer of this rank has, by their wire numbers: nobody writes their tables.
     absent: u32,
+    mint: Mint,
     /// Aux slots nobody uses.
     free_aux: Vec<u32>,
     /// Reused for every message and aux record.
@@ -52,6 +54,7 @@ impl<E: Endpoint> Context<E> {
         port: Port<Request>,
     ) -> Self {
         let absent = absent_parts(&config);
+        let mint = Mint::new(config.secret, config.incarnation);
         let slots = tables.table(Part::Aux).map_or(0, |table| table.items());
         Self {
             endpoint,
@@ -63,6 +66,7 @@ impl<E: Endpoint> Context<E> {
             stats: NodeStats::default(),
             now: Instant::ZERO,
             absent,
+            mint,
             free_aux: (0..slots).rev().collect(),
             bytes: Vec::new(),
         }
@@ -176,12 +180,15 @@ impl<E: Endpoint> Context<E> {
         (slot < table.items()).then(|| (table.clone(), offset as usize))
     }
 
-    /// A tag that only this node's secret gives.
+    /// A tag that nobody can foresee.
     pub(super) fn tag(&self, grant: GrantId, room: RoomId) -> u64 {
-        let mut named = [0; 16];
-        named[..8].copy_from_slice(&grant.to_bits().to_le_bytes());
-        named[8..].copy_from_slice(&room.0.to_le_bytes());
-        xxhash_rust::xxh3::xxh3_64_with_seed(&named, self.config.secret)
+        self.mint.tag(grant, room)
+    }
+
+    /// The handshake of a new link, if there is a shared key to prove.
+    pub(super) fn handshake(&mut self, end: End) -> Option<Handshake> {
+        let key = self.config.key.clone()?;
+        Some(Handshake::new(key, end, self.mint.nonce(), self.config.incarnation))
     }
 
     pub(super) fn count_write(&mut self, bytes: u64) {

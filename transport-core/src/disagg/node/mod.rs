@@ -43,7 +43,7 @@ use crate::memory::CacheTables;
 use crate::queue::{self, Completions, Ticket};
 use crate::sync::ArrayQueue;
 use crate::transfer::Part;
-use crate::wire::{self, AUX_HEADER_BYTES, Hello, Message, Role};
+use crate::wire::{self, AUX_HEADER_BYTES, Hello, Message, Opening, Role};
 
 /// How often a chunk's fence is looked at while nothing else happens.
 const FENCE_POLL: Duration = Duration::from_micros(50);
@@ -90,6 +90,7 @@ impl<E: Endpoint> Node<E> {
         let (submitter, port, completions) = queue::pair(config.depth);
         let events = Arc::new(ArrayQueue::new(MAX_EVENTS));
         let client = Client::new(submitter, config.driver.clone(), events.clone());
+        let unprotected = config.key.is_none();
         let node = Self {
             peers: Peers::new(hello),
             decode: DecodeSide::new(config.tombstones, config.remember),
@@ -99,6 +100,9 @@ impl<E: Endpoint> Node<E> {
             tick: Instant::ZERO,
             message: Vec::new(),
         };
+        if unprotected {
+            node.report(NodeEvent::Unprotected);
+        }
         Ok((node, client, completions))
     }
 
@@ -163,13 +167,21 @@ impl<E: Endpoint> Node<E> {
         if !self.peers.heard(peer, self.ctx.now) {
             return;
         }
-        match wire::decode(bytes) {
-            Ok(message) => self.take(peer, message),
-            Err(error) => {
-                self.ctx.stats.malformed += 1;
-                self.peers.broke(&mut self.ctx, peer, error.into());
-            }
+        let taken = if self.peers.is_proven(peer) {
+            wire::decode(bytes).map(|message| self.take(peer, message))
+        } else {
+            wire::decode_opening(bytes).map(|said| self.take_opening(peer, said))
+        };
+        if let Err(error) = taken {
+            self.ctx.stats.malformed += 1;
+            self.peers.broke(&mut self.ctx, peer, error.into());
         }
+    }
+
+    /// A peer that has not proven the shared key said something.
+    fn take_opening(&mut self, peer: PeerId, said: Opening) {
+        let change = self.peers.prove(&mut self.ctx, peer, said);
+        self.take_change(change);
     }
 
     fn take(&mut self, peer: PeerId, message: Message) {
@@ -184,6 +196,10 @@ impl<E: Endpoint> Node<E> {
             }
             Message::Ping(number) => self.ctx.send(peer, &Message::Pong(number)),
             Message::Pong(_) => {}
+            Message::Challenge(_) if self.ctx.config.key.is_none() => {
+                let change = self.peers.unproven(&mut self.ctx, peer, Cause::KeyOnOneSide);
+                self.take_change(Some(change));
+            }
             _ if !self.peers.greeted(peer) => self.ctx.stats.note_foreign(),
             message if self.ctx.config.role == Role::Decode => self.take_as_decode(peer, message),
             message => self.take_as_prefill(peer, message),

@@ -3,9 +3,12 @@
 //! A link comes up; both sides say hello; each checks the other's role and geometry (W2) and builds
 //! its fabric's path. A peer is ready when hello and path are there. Silence is answered by a ping,
 //! more silence ends the path: then nothing of that peer can land any more, and its rooms fail.
+//! Where there is a shared key, all of that begins when the peer has proven it ([`proof`]).
 //!
 //! A path may end later than its link. Invariant: until the fabric has said that it ended, the
 //! peer's rooms do not end, and no other path to it is begun, whatever its link does (M2).
+
+mod proof;
 
 use alloc::vec::Vec;
 
@@ -15,6 +18,7 @@ use super::config::{NodeEvent, NodeStats};
 use super::context::Context;
 use super::pairing::Pairing;
 use crate::Instant;
+use crate::disagg::trust::Handshake;
 use crate::disagg::{Cause, Geometry};
 use crate::fabric::{FabricError, PathError, PeerId, WriteError};
 use crate::link::Endpoint;
@@ -37,6 +41,8 @@ struct Peer {
     hello: Option<Pairing>,
     /// The same and its fabric's address, while the path before has not ended.
     waiting: Option<(Pairing, Vec<u8>)>,
+    /// With a shared key: what it must prove, and has proven.
+    trust: Option<Handshake>,
     path: bool,
     /// Why we took it down, if we did.
     why: Option<PathError>,
@@ -78,9 +84,10 @@ impl Peers {
     pub(super) fn link_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: PeerId, dialler: bool) {
         let now = ctx.now;
         let (hello, waiting, path, why) = (None, None, false, None);
-        let peer = Peer { dialler, hello, waiting, path, why, up: now, heard: now, asked: now };
+        let trust = self.begin_proof(ctx, id, dialler);
+        let peer =
+            Peer { dialler, trust, hello, waiting, path, why, up: now, heard: now, asked: now };
         self.peers.insert(id, peer);
-        ctx.send(id, &Message::Hello(self.hello.clone()));
     }
 
     /// The link is gone: the path goes with it. Its own end is what frees pages; without one there
@@ -183,6 +190,9 @@ impl Peers {
         if peer.hello.is_some() || peer.waiting.is_some() {
             return None;
         }
+        if !peer.is_life(theirs.incarnation) {
+            return Some(self.unproven(ctx, id, Cause::Unproven));
+        }
         match Pairing::new(&self.hello, &theirs, &ctx.tables) {
             Ok(pairing) => peer.waiting = Some((pairing, theirs.address)),
             Err(cause) => {
@@ -231,10 +241,11 @@ impl Peers {
             let silent = peer.hello.is_none() && peer.waiting.is_none();
             let late = silent && now >= peer.up + ctx.config.handshake;
             if late || now >= peer.heard + silence {
+                ctx.stats.unproven += u64::from(peer.why.is_none() && !peer.is_proven());
                 peer.why.get_or_insert(PathError::Timeout);
                 ctx.endpoint.disconnect(*id);
                 ctx.endpoint.close(*id);
-            } else if now >= peer.asked + heartbeat {
+            } else if peer.is_proven() && now >= peer.asked + heartbeat {
                 peer.asked = now;
                 ctx.send(*id, &Message::Ping(now.as_nanos()));
             }

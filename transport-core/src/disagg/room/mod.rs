@@ -129,6 +129,6 @@ pub enum Note {
 }
 
 /// Milliseconds of a duration, as messages and causes carry them.
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

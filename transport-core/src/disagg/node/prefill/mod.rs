@@ -5,6 +5,7 @@
 //! [`Outcome`], and from there to the other legs: all succeed, or all fail for the first reason (R3).
 
 mod chunks;
+mod ending;
 mod leg;
 mod posting;
 mod room;
@@ -528,55 +529,6 @@ impl PrefillSide {
         let named = (leg.peer, leg.grant);
         self.by_grant.remove(&named);
         self.ended.insert(ctx.now, leg.peer, named, leg.machine.failure());
-    }
-
-    /// Lets rooms decide what their legs have come to, until nothing is left to decide.
-    fn settle<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
-        while let Some(Outcome { leg, room: key, peer, result }) = self.outcomes.pop_front() {
-            if let Err(cause) = result {
-                self.room_failed(ctx, key, (cause, Some(peer)));
-            }
-            if let Some(room) = self.rooms.get_mut(key) {
-                room.legs.retain(|other| *other != leg);
-            }
-            self.finish_if_over(ctx, key);
-        }
-    }
-
-    /// The first failure of a room takes all its legs with it.
-    fn room_failed<E: Endpoint>(
-        &mut self,
-        ctx: &mut Context<E>,
-        key: GrantId,
-        failed: (Cause, Option<PeerId>),
-    ) {
-        let Some(room) = self.rooms.get_mut(key).filter(|room| room.failed.is_none()) else {
-            return;
-        };
-        let only = room.legs.first().filter(|_| room.legs.len() == 1);
-        let peer = only.and_then(|leg| self.legs.get_mut(*leg)).map(|leg| leg.peer);
-        room.failed = Some((failed.0, failed.1.or(peer)));
-        room.show(&mut self.legs);
-        let legs = core::mem::take(&mut room.legs);
-        for leg in &legs {
-            self.with(ctx, *leg, |room, now, out| room.handle_failure(now, failed.0, out));
-        }
-        if let Some(room) = self.rooms.get_mut(key) {
-            room.legs = legs;
-        }
-        self.finish_if_over(ctx, key);
-    }
-
-    fn finish_if_over<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let over =
-            |room: &&mut Room| room.legs.is_empty() && (room.missing == 0 || room.failed.is_some());
-        let Some(room) = self.rooms.get_mut(key).filter(over) else { return };
-        ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
-        self.by_id.remove(&room.id);
-        if let Some((cause, _)) = room.failed.filter(|_| room.missing > 0) {
-            self.unmet.insert(ctx.now, (), room.id, (cause, room.missing));
-        }
-        self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
     }
 }
 

@@ -1,0 +1,54 @@
+//! How much a room takes of everything, counted together.
+
+use crate::transfer::{MAX_COMPONENTS, Part};
+
+/// An amount of each kind of thing that a room takes.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Amounts {
+    /// KV pages.
+    pub pages: u64,
+    /// Aux slots.
+    pub aux: u64,
+    /// Slots of each state component.
+    pub state: [u64; MAX_COMPONENTS],
+}
+
+impl Amounts {
+    /// That many pages and aux slots, and no state.
+    pub const fn new(pages: u64, aux: u64) -> Self {
+        Self { pages, aux, state: [0; MAX_COMPONENTS] }
+    }
+
+    /// Each kind with its amount.
+    pub fn parts(&self) -> impl Iterator<Item = (Part, u64)> {
+        let state = (0..).map(Part::State).zip(self.state);
+        [(Part::Kv, self.pages), (Part::Aux, self.aux)].into_iter().chain(state)
+    }
+
+    /// The first kind of which there is more here than in `limit`, with both amounts.
+    pub(super) fn exceeds(&self, limit: &Self) -> Option<(Part, u64, u64)> {
+        self.compared(limit).find(|(_, ours, theirs)| ours > theirs)
+    }
+
+    /// The first kind whose amounts differ, with both.
+    pub(super) fn differs(&self, other: &Self) -> Option<(Part, u64, u64)> {
+        self.compared(other).find(|(_, ours, theirs)| ours != theirs)
+    }
+
+    pub(super) fn plus(&self, other: &Self) -> Self {
+        self.each(other, u64::saturating_add)
+    }
+
+    pub(super) fn minus(&self, other: &Self) -> Self {
+        self.each(other, u64::saturating_sub)
+    }
+
+    fn compared(&self, other: &Self) -> impl Iterator<Item = (Part, u64, u64)> {
+        self.parts().zip(other.parts()).map(|((part, ours), (_, theirs))| (part, ours, theirs))
+    }
+
+    fn each(&self, other: &Self, op: impl Fn(u64, u64) -> u64) -> Self {
+        let state = core::array::from_fn(|k| op(self.state[k], other.state[k]));
+        Self { pages: op(self.pages, other.pages), aux: op(self.aux, other.aux), state }
+    }
+}

@@ -1,0 +1,378 @@
+//! The desk itself: the table of rooms, the queue, and what expires when.
+
+use alloc::collections::{BinaryHeap, VecDeque};
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+use core::time::Duration;
+
+use hashbrown::HashMap;
+
+use super::{
+    AdmissionConfig, AdmissionStats, Amounts, Answer, AskError, BadWatermarks, Event, NotReserved,
+    late,
+};
+use crate::Instant;
+use crate::disagg::RoomId;
+use crate::fabric::PeerId;
+
+/// Decides who is let in. Calls append what became of earlier asks to `out`; call
+/// [`Admission::handle_timeout`] at [`Admission::deadline`].
+#[derive(Debug)]
+pub struct Admission {
+    config: AdmissionConfig,
+    /// Watermarks, in pages.
+    high: u64,
+    low: u64,
+    rooms: HashMap<RoomId, Entry>,
+    /// By ticket. A room that left the queue may stand here still.
+    queue: VecDeque<(u64, RoomId)>,
+    next_ticket: u64,
+    /// When what expires. Only the entry with the room's present mark counts.
+    expiries: BinaryHeap<Reverse<(Instant, u64, RoomId)>>,
+    next_mark: u64,
+    pace: Pace,
+    stats: AdmissionStats,
+}
+
+#[derive(Debug)]
+struct Entry {
+    peer: PeerId,
+    /// What it waits for or holds.
+    amounts: Amounts,
+    stage: Stage,
+    /// The request's.
+    deadline: Instant,
+    mark: u64,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    Queued { ticket: u64 },
+    Reserved,
+    InUse,
+}
+
+impl Entry {
+    fn give_back(&self, stats: &mut AdmissionStats) {
+        match self.stage {
+            Stage::Queued { .. } => stats.queued -= 1,
+            Stage::Reserved => stats.reserved = stats.reserved.minus(&self.amounts),
+            Stage::InUse => stats.used = stats.used.minus(&self.amounts),
+        }
+    }
+}
+
+impl Admission {
+    /// Nothing is held, nobody waits.
+    pub fn new(config: AdmissionConfig) -> Result<Self, BadWatermarks> {
+        let (low, high) = (config.low_permille, config.high_permille);
+        if low > high || high > 1000 {
+            return Err(BadWatermarks { low, high });
+        }
+        Ok(Self {
+            config,
+            high: share(config.capacity.pages, high),
+            low: share(config.capacity.pages, low),
+            rooms: HashMap::new(),
+            queue: VecDeque::new(),
+            next_ticket: 0,
+            expiries: BinaryHeap::new(),
+            next_mark: 0,
+            pace: Pace { interval: config.retry_least, last: None },
+            stats: AdmissionStats::default(),
+        })
+    }
+
+    /// What is held, and what has happened so far.
+    pub fn stats(&self) -> AdmissionStats {
+        self.stats
+    }
+
+    /// When [`Admission::handle_timeout`] wants to be called next. It may turn out to be for nothing.
+    pub fn deadline(&self) -> Instant {
+        self.expiries.peek().map_or(Instant::FAR, |Reverse((expires, ..))| *expires)
+    }
+
+    /// `peer` asks for a room that needs `need`, all in all, and is of no use after `deadline`.
+    ///
+    /// Asked again, the first ask stands with its deadline, and the answer is the present one; an
+    /// open room's is Accepted.
+    pub fn ask(
+        &mut self,
+        now: Instant,
+        room: RoomId,
+        peer: PeerId,
+        need: &Amounts,
+        deadline: Instant,
+        out: &mut Vec<Event>,
+    ) -> Result<Answer, AskError> {
+        self.settle(now, out);
+        let answer = match self.rooms.get(&room) {
+            Some(entry) => self.present_answer(entry, peer, need),
+            None => self.possible(now, need, deadline).map(|()| {
+                let entry =
+                    Entry { peer, amounts: *need, stage: Stage::Reserved, deadline, mark: 0 };
+                self.enter(now, room, entry)
+            }),
+        };
+        self.stats.refused += u64::from(answer.is_err());
+        answer
+    }
+
+    /// The scheduler opened the room, and it holds `held`, which need not be what was asked for. Call
+    /// it again whenever that changes.
+    ///
+    /// `held` is taken as a fact, even above the capacity: then nobody is let in until it is less.
+    pub fn used(
+        &mut self,
+        now: Instant,
+        room: RoomId,
+        held: &Amounts,
+        out: &mut Vec<Event>,
+    ) -> Result<(), NotReserved> {
+        self.expire(now, out);
+        let mark = self.fresh_mark();
+        let entry = self.rooms.get_mut(&room).filter(|e| !matches!(e.stage, Stage::Queued { .. }));
+        let Some(entry) = entry else {
+            self.settle(now, out);
+            return Err(NotReserved { room });
+        };
+        entry.give_back(&mut self.stats);
+        self.stats.used = self.stats.used.plus(held);
+        (entry.stage, entry.amounts, entry.mark) = (Stage::InUse, *held, mark);
+        self.settle(now, out);
+        Ok(())
+    }
+
+    /// The room is over, or no longer wanted: what it held or waited for is given up. Says whether
+    /// there was such a room.
+    ///
+    /// Of an open room call it when its pages are free again, not when it fails (M2).
+    pub fn release(&mut self, now: Instant, room: RoomId, out: &mut Vec<Event>) -> bool {
+        self.expire(now, out);
+        let known = self.remove(room).is_some_and(|entry| {
+            if !matches!(entry.stage, Stage::Queued { .. }) {
+                self.pace.returned(now);
+            }
+            true
+        });
+        self.settle(now, out);
+        known
+    }
+
+    /// The peer is gone: what it asked for and has not opened is given up, without an event. Open
+    /// rooms are [released](Admission::release) when they have drained.
+    pub fn handle_peer_down(&mut self, now: Instant, peer: PeerId, out: &mut Vec<Event>) {
+        let stats = &mut self.stats;
+        self.rooms.retain(|_, entry| {
+            let gone = entry.peer == peer && entry.stage != Stage::InUse;
+            if gone {
+                entry.give_back(stats);
+            }
+            !gone
+        });
+        self.settle(now, out);
+    }
+
+    /// The time is `now`.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Event>) {
+        self.settle(now, out);
+    }
+
+    /// The answer to an ask that was made before.
+    fn present_answer(
+        &self,
+        entry: &Entry,
+        peer: PeerId,
+        need: &Amounts,
+    ) -> Result<Answer, AskError> {
+        if entry.peer != peer {
+            return Err(AskError::OtherPeer { holder: entry.peer });
+        }
+        let changed = entry.amounts.differs(need).filter(|_| entry.stage != Stage::InUse);
+        if let Some((part, before, now)) = changed {
+            return Err(AskError::NeedChanged { part, before, now });
+        }
+        Ok(match entry.stage {
+            Stage::Queued { ticket } => self.queued_at(ticket),
+            Stage::Reserved | Stage::InUse => Answer::Accepted,
+        })
+    }
+
+    /// Whether the ask can ever be accepted.
+    fn possible(&self, now: Instant, need: &Amounts, deadline: Instant) -> Result<(), AskError> {
+        if let Some(late_ms) = late(now, deadline) {
+            return Err(AskError::Expired { late_ms });
+        }
+        match need.exceeds(&self.config.capacity) {
+            Some((part, need, capacity)) => Err(AskError::NeverFits { part, need, capacity }),
+            None => Ok(()),
+        }
+    }
+
+    /// Accepts, queues or turns away an ask that is new.
+    fn enter(&mut self, now: Instant, room: RoomId, entry: Entry) -> Answer {
+        let next = self.stats.queued == 0 && self.has_space(&entry.amounts);
+        let queue_full = self.stats.queued >= self.config.queue as u64;
+        if self.rooms.len() >= self.config.rooms || (queue_full && !next) {
+            self.stats.busy += 1;
+            return Answer::Busy { retry_after: self.retry_after(self.stats.queued) };
+        }
+        self.rooms.insert(room, entry);
+        if next {
+            self.reserve(room);
+            return Answer::Accepted;
+        }
+        self.enqueue(now, room)
+    }
+
+    fn enqueue(&mut self, now: Instant, room: RoomId) -> Answer {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.queue.push_back((ticket, room));
+        self.stats.queued += 1;
+        let patience = now + self.config.wait;
+        self.put(room, Stage::Queued { ticket }, patience);
+        self.forget_stale();
+        self.queued_at(ticket)
+    }
+
+    fn reserve(&mut self, room: RoomId) {
+        self.put(room, Stage::Reserved, Instant::FAR);
+        if let Some(entry) = self.rooms.get(&room) {
+            self.stats.reserved = self.stats.reserved.plus(&entry.amounts);
+        }
+        self.stats.accepted += 1;
+        self.watch_level();
+        self.forget_stale();
+    }
+
+    /// Puts a room into a stage that expires at the request's deadline, or earlier.
+    fn put(&mut self, room: RoomId, stage: Stage, patience: Instant) {
+        let mark = self.fresh_mark();
+        let Some(entry) = self.rooms.get_mut(&room) else { return };
+        (entry.stage, entry.mark) = (stage, mark);
+        self.expiries.push(Reverse((entry.deadline.min(patience), mark, room)));
+    }
+
+    fn remove(&mut self, room: RoomId) -> Option<Entry> {
+        let entry = self.rooms.remove(&room)?;
+        entry.give_back(&mut self.stats);
+        Some(entry)
+    }
+
+    /// Brings everything up to date: afterwards nobody waits who could be let in.
+    fn settle(&mut self, now: Instant, out: &mut Vec<Event>) {
+        self.expire(now, out);
+        self.watch_level();
+        while let Some(room) = self.head() {
+            let entry = self.rooms.get(&room).filter(|entry| self.has_space(&entry.amounts));
+            let Some(entry) = entry else { return };
+            out.push(Event::Accepted { room, peer: entry.peer });
+            self.queue.pop_front();
+            self.stats.queued -= 1;
+            self.reserve(room);
+        }
+    }
+
+    fn expire(&mut self, now: Instant, out: &mut Vec<Event>) {
+        while let Some(Reverse((expires, mark, room))) = self.expiries.peek().copied() {
+            let in_force = self.rooms.get(&room).is_some_and(|entry| entry.mark == mark);
+            if in_force && expires > now {
+                return;
+            }
+            self.expiries.pop();
+            if let Some(entry) = in_force.then(|| self.remove(room)).flatten() {
+                let (peer, reserved) = (entry.peer, entry.stage == Stage::Reserved);
+                out.push(Event::Expired { room, peer, reserved });
+                self.stats.expired += 1;
+            }
+        }
+    }
+
+    /// Who is next. Drops from the front of the queue what has left it.
+    fn head(&mut self) -> Option<RoomId> {
+        while self.queue.front().is_some_and(|(ticket, room)| !waits(&self.rooms, *ticket, room)) {
+            self.queue.pop_front();
+        }
+        self.queue.front().map(|(_, room)| *room)
+    }
+
+    fn has_space(&self, need: &Amounts) -> bool {
+        let then = self.held().plus(need);
+        !self.stats.above_high && then.exceeds(&self.config.capacity).is_none()
+    }
+
+    fn held(&self) -> Amounts {
+        self.stats.used.plus(&self.stats.reserved)
+    }
+
+    fn watch_level(&mut self) {
+        let level = self.held().pages;
+        let mark = if self.stats.above_high { self.low } else { self.high };
+        self.stats.above_high = level > mark;
+    }
+
+    fn queued_at(&self, ticket: u64) -> Answer {
+        let front = self.queue.front().map_or(ticket, |(front, _)| *front);
+        let position = ticket - front;
+        Answer::Queued { position, retry_after: self.retry_after(position) }
+    }
+
+    /// When as many as `ahead`, and one more, will have been let in, as things go.
+    fn retry_after(&self, ahead: u64) -> Duration {
+        let turns = u32::try_from(ahead).unwrap_or(u32::MAX).saturating_add(1);
+        let likely = self.pace.interval.saturating_mul(turns);
+        likely.max(self.config.retry_least).min(self.config.retry_most)
+    }
+
+    fn fresh_mark(&mut self) -> u64 {
+        self.next_mark += 1;
+        self.next_mark
+    }
+
+    /// Entries of rooms that have gone on are left where they are, and go when they would be half of
+    /// all there may be: a constant amount of work for each that was put there.
+    fn forget_stale(&mut self) {
+        let rooms = &self.rooms;
+        if self.queue.len() > 2 * self.config.queue {
+            self.queue.retain(|(ticket, room)| waits(rooms, *ticket, room));
+        }
+        if self.expiries.len() > 2 * self.config.rooms {
+            self.expiries.retain(|Reverse((_, mark, room))| {
+                rooms.get(room).is_some_and(|entry| entry.mark == *mark)
+            });
+        }
+    }
+}
+
+/// How fast capacity comes back: a moving average.
+#[derive(Debug)]
+struct Pace {
+    interval: Duration,
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// A room's capacity came back. The newest interval counts a quarter.
+    fn returned(&mut self, now: Instant) {
+        if let Some(last) = self.last.replace(now) {
+            self.interval = self.interval.saturating_mul(3).saturating_add(now - last) / 4;
+        }
+    }
+}
+
+/// Whether the ticket's room still waits with it.
+fn waits(rooms: &HashMap<RoomId, Entry>, ticket: u64, room: &RoomId) -> bool {
+    rooms.get(room).is_some_and(|entry| entry.stage == Stage::Queued { ticket })
+}
+
+/// Thousandths of an amount, rounded down.
+fn share(amount: u64, permille: u32) -> u64 {
+    let share = u128::from(amount) * u128::from(permille) / 1000;
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[path = "desk_tests.rs"]
+mod tests;
