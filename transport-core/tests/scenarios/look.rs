@@ -19,8 +19,11 @@ pub(crate) fn both_kinds() -> [SimConfig; 2] {
     [SimConfig::checked(), SimConfig::rdma()]
 }
 
-/// How every receive of `room` ended, with the pages that came back.
-pub(crate) fn receives(done: &[Completion], room: u64) -> Vec<(Result<Vec<u8>, Cause>, Vec<u32>)> {
+/// How a request ended, and the pages that came back with it.
+pub(crate) type Ended<T> = (Result<T, Cause>, Vec<u32>);
+
+/// How every receive of `room` ended: its aux payload, or why not.
+pub(crate) fn receives(done: &[Completion], room: u64) -> Vec<Ended<Vec<u8>>> {
     let of_room = done.iter().filter_map(|completion| match completion {
         Completion::Received { room: of, result, pages, .. } if *of == RoomId(room) => {
             let result = result.clone().map_err(|failure| failure.cause);
@@ -60,8 +63,8 @@ pub(crate) fn closed(done: &[Completion], room: u64) -> Result<(), Cause> {
     }
 }
 
-/// How the chunks of `room` ended, in the order of their ends, with the pages that came back.
-pub(crate) fn chunks(done: &[Completion], room: u64) -> Vec<(Result<(), Cause>, Vec<u32>)> {
+/// How the chunks of `room` ended, in the order of their ends.
+pub(crate) fn chunks(done: &[Completion], room: u64) -> Vec<Ended<()>> {
     let of_room = done.iter().filter_map(|completion| match completion {
         Completion::ChunkSent { room: of, result, pages, .. } if *of == RoomId(room) => {
             Some((result.map_err(|failure| failure.cause), pages.items().to_vec()))

@@ -7,13 +7,13 @@
 //!
 //! | scenario | tests, or why it cannot be |
 //! |---|---|
-//! | F1 pipeline stages time out at different moments, one crashes | `engines::f01_`, `engines::s1_`; a handle's state may be read at any time: there is no state that a reader must not meet |
-//! | F2 aborts on several stages lock the pipeline | `engines::f02_`; `tests/node/ranks.rs` `r3_` |
-//! | F3 decode is full, prefill waits out its deadline | `rooms::f03_`; `tests/node/endings.rs` `r7_a_decode_node_that_is_full_says_so_to_the_prefill_side` |
-//! | F4 pages are offered to a room that prefill gave up | `rooms::f04_`; `tests/node/messages.rs` `rooms_and_early_grants_are_bounded`, `directory/registry_tests.rs` `f04_`, `transport-tcp/tests/bootstrap/server.rs` `f04_` |
+//! | F1 pipeline stages time out at different moments, one crashes | `decisions::f01_`, `engines::f01_`; a handle's state may be read at any time: there is no state that a reader must not meet |
+//! | F2 aborts on several stages lock the pipeline | `decisions::f02_`, `engines::f02_`; `tests/node/ranks.rs` `r3_`, `disagg/consensus/model_tests.rs` |
+//! | F3 decode is full, prefill waits out its deadline | `decisions::f03_`, `rooms::f03_`; `tests/node/endings.rs` `r7_a_decode_node_that_is_full_says_so_to_the_prefill_side` |
+//! | F4 pages are offered to a room that prefill gave up | `rooms::f04_`; `tests/node/messages.rs` `rooms_and_early_grants_are_bounded`, `disagg/directory/registry_tests.rs` `f04_`, `transport-tcp/tests/bootstrap/server.rs` `f04_` |
 //! | F5 a room number used again adopts old destinations | `rooms::f05_` |
 //! | F6 an abort overtakes the sender | `rooms::f06_`; `tests/node/messages.rs` `r7_an_abort_that_overtakes_its_grant_is_answered_and_refuses_the_grant` |
-//! | F7 a room number given twice | `rooms::f07_` |
+//! | F7 a room number given twice | `rooms::f07_` (two) |
 //! | F8 a dense model hangs on aux or state | `parts::f08_`, `parts::s3_` |
 //! | F9 one of several state components stands for all | `parts::f09_`, `engines::f09_` |
 //! | F10 a full prefix hit never completes | `parts::f10_` |
@@ -21,7 +21,7 @@
 //! | F12 pages are used again while the old writer writes | `rooms::f12_`; `tests/node/faults.rs`, `transport-tcp/tests/failure.rs` `m2_` |
 //! | F14 one bad chunk ends a worker; no deadline after bootstrap | `strangers::f14_` (two); there is no worker thread to end: a node is one state machine |
 //! | F15 one malformed message ends the control thread | `strangers::f15_`; `tests/wire_properties.rs` `w1_`, `transport-tcp/tests/hostile.rs` `w4_`, `transport-tcp/tests/bootstrap/hostile.rs` `w4_` |
-//! | F16 an aux write without bounds or owner | `strangers::f16_`; aux is never carried by a message: it is written under a grant, which targets check (`transport-tcp/tests/hostile.rs` `m3_`) and whose record is checked as a unit (`tests/node/messages.rs` `g6_`) |
+//! | F16 an aux write without bounds or owner | `strangers::f16_`; aux is never carried by a message: it is written under a grant, which targets check (`transport-tcp/tests/hostile.rs` `m3_`) and whose record is checked as a unit (`tests/node/messages.rs` `g6_`); with a shared key only peers that prove it are listened to: `tests/node/trust.rs` |
 //! | F18 room 0 means "not written" | `rooms::f18_` |
 //! | F19 prefill is replaced behind its address | `rooms::f19_`, `directory::f19_`; `transport-tcp/tests/bootstrap/server.rs` `f19_` |
 //! | F20 one dead node takes along those whose address begins alike | `directory::f20_`; nodes know peers by number and ranks by four numbers, nothing by text |
@@ -44,7 +44,7 @@
 //! | F40 mixed versions | `strangers::f40_`; `tests/wire_golden.rs`, `transport-tcp/tests/port.rs` `a_peer_of_another_version_learns_ours` |
 //! | F42 told before the bytes can be seen | `parts::f42_`; every fabric passes `transport_core::conformance` |
 //! | F43 scattered pages cost half a second | `engines::f43_`; measured by `benches/benches/planner.rs` |
-//! | S1 pipeline race at a timeout, with a full decode side | `engines::s1_`, with F1 and F3 |
+//! | S1 pipeline race at a timeout, with a full decode side | `decisions::s1_` (two), `engines::s1_`, with F1 and F3 |
 //! | S2 an explicit rank overrides follow-room | `directory::s2_` (two) |
 //! | S3 dense models: `[]` on one side, nothing on the other | `parts::s3_` |
 
@@ -55,6 +55,7 @@ mod group;
 #[allow(dead_code, reason = "shared with the tests of nodes, which use all of it")]
 mod world;
 
+mod decisions;
 mod directory;
 mod engines;
 mod look;

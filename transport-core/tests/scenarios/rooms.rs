@@ -122,6 +122,19 @@ fn f07_a_second_request_with_a_live_rooms_number_fails_alone() {
 }
 
 #[test]
+fn f07_the_number_goes_on_to_mean_the_first_request() {
+    let mut world = World::new(7, SimConfig::checked());
+    world.decode.receive(world.peer, 1, &[8], &[]);
+    world.run_for(SOON);
+    world.decode.receive(world.peer, 1, &[9], &[]);
+    world.run_for(SOON);
+    world.decode.client.cancel(RoomId(1)).unwrap();
+    world.run_for(SOON);
+    let ended = receives(&world.decode.done, 1);
+    assert_eq!(ended, [(Err(Cause::DuplicateRoom), vec![9]), (Err(Cause::Cancelled), vec![8])]);
+}
+
+#[test]
 fn f12_pages_of_an_aborted_room_are_not_written_any_more_once_they_are_back() {
     for (seed, sim) in (0..20).flat_map(|seed| both_kinds().map(|sim| (seed, sim))) {
         let mut world = World::new(seed, SimConfig { mtu: 8, burst: 1, ..sim });

@@ -138,9 +138,13 @@ fn meeting(change: impl FnOnce(&mut NodeConfig)) -> [Cause; 3] {
     let mut world = World::unmet(32, SimConfig::checked(), config(Role::Decode, 1), theirs);
     world.decode.receive(world.peer, 1, &[8], &[]);
     world.run_for(SOON);
-    let refused = |side: &Side| match side.client.poll_event() {
-        Some(NodeEvent::PeerRefused { cause, .. }) => cause,
-        other => panic!("{other:?}"),
+    let refused = |side: &Side| {
+        let mut events = std::iter::from_fn(|| side.client.poll_event());
+        let found = events.find_map(|event| match event {
+            NodeEvent::PeerRefused { cause, .. } => Some(cause),
+            _ => None,
+        });
+        found.expect("a refusal")
     };
     let request = received(&world.decode.done, 1).unwrap_err();
     [request, refused(&world.decode), refused(&world.prefill)]
