@@ -1,5 +1,10 @@
-//! The node of one side, on its driver thread.
+//! The nodes of one side, one per rank, each on a driver thread of its own.
+//!
+//! Ranks of a real engine are processes, which share nothing; threads are the nearest to that within
+//! one process, and each parks on its own endpoint. One thread that took turns could not park on
+//! several.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,21 +13,32 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use transport_core::decorate::{Fault, Faulty};
+use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{Client, Completion, Node, NodeConfig, NodeEvent, Request};
 use transport_core::disagg::room::Deadlines;
+use transport_core::disagg::topology::{self, Rank};
 use transport_core::fabric::PeerId;
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
 use transport_tcp::{Driver, Park, TcpConfig, TcpEndpoint};
 
 use super::RunError;
-use super::cache::Cache;
+use super::cache::{Cache, RankCache, counterparts};
+use super::gather::{Done, Gather, Gathered};
 use crate::args::{self, RunArgs};
+use crate::workload::Workload;
 
-/// One side's node, running.
+/// One side's nodes, running.
 pub(super) struct Side {
+    pub(super) ranks: Vec<RankNode>,
+    gather: Gather,
+}
+
+/// One rank's node.
+pub(super) struct RankNode {
     pub(super) client: Client,
     completions: Completions<Request>,
+    /// A rank of the other side, any of those that it exchanges bytes with.
     pub(super) peer: PeerId,
     /// Stops the driver thread when dropped.
     _driver: Driver,
@@ -30,67 +46,231 @@ pub(super) struct Side {
 
 /// How a side meets the other.
 pub(super) enum Meet {
-    /// Waits at an address; the function is told where.
-    Listen(SocketAddr, fn(SocketAddr)),
-    /// Dials the first address that answers.
-    Dial(SocketAddr),
+    /// Waits at an address, further ranks at the next ports; the function is told where.
+    Listen(SocketAddr, fn(Vec<SocketAddr>)),
+    /// Dials the ranks of the other side, which wait at these addresses, in the order of ranks.
+    Dial(Vec<SocketAddr>),
+}
+
+/// What all ranks of a side have in common.
+struct Common<'a> {
+    role: Role,
+    engine: u64,
+    cache: &'a Cache,
+    workload: &'a Workload,
+    args: &'a RunArgs,
 }
 
 impl Side {
-    /// Starts a node over `cache` and waits until the other side is ready.
+    /// Starts a node for each rank of `cache` and waits until those of the other side are ready.
     pub(super) fn start(
         role: Role,
         meet: Meet,
         cache: &Cache,
+        workload: &Workload,
         args: &RunArgs,
     ) -> Result<Self, RunError> {
-        let listen = match &meet {
-            Meet::Listen(address, _) => Some(*address),
+        let common = Common { role, engine: random(0), cache, workload, args };
+        let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank));
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        if let Meet::Listen(_, tell) = meet {
+            tell(endpoints.iter().filter_map(TcpEndpoint::local_addr).collect());
+        }
+        let ranks = cache.ranks.iter().zip(endpoints);
+        let started = ranks.map(|(rank, endpoint)| common.node(endpoint, rank));
+        let started = started.collect::<Result<Vec<_>, RunError>>()?;
+        // All are started before any is waited for: a peer needs several of them.
+        let ready = started.into_iter().zip(&cache.ranks).map(|(node, rank)| {
+            let peers = common.counterparts(rank.rank).len();
+            node.ready(peers, args)
+        });
+        let ranks = ready.collect::<Result<Vec<_>, RunError>>()?;
+        Ok(Self { gather: Gather::new(ranks.len()), ranks })
+    }
+
+    /// What is over on all ranks next, or nothing for at most `patience`.
+    pub(super) fn wait(&mut self, patience: Duration) -> Option<Done> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut context = Context::from_waker(&waker);
+        self.poll(&mut context).or_else(|| {
+            thread::park_timeout(patience);
+            self.poll(&mut context)
+        })
+    }
+
+    /// Why a rank of the other side is gone, if one is.
+    pub(super) fn peer_down(&self) -> Option<String> {
+        self.ranks.iter().find_map(|rank| match rank.client.poll_event() {
+            Some(NodeEvent::PeerDown { reason, .. }) => Some(reason.to_string()),
+            _ => None,
+        })
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Option<Done> {
+        for rank in 0..self.ranks.len() {
+            while let Poll::Ready(Some(completion)) = self.ranks[rank].completions.poll_pop(context)
+            {
+                if let Some(done) = self.gather(completion) {
+                    return Some(done);
+                }
+            }
+        }
+        None
+    }
+
+    fn gather(&mut self, completion: Completion) -> Option<Done> {
+        match self.gather.add(completion) {
+            Gathered::Nothing => None,
+            Gathered::Done(done) => Some(done),
+            Gathered::Failing(room) => {
+                self.cancel(room);
+                None
+            }
+        }
+    }
+
+    /// As an engine does: what has failed on one rank is of no use on the others.
+    fn cancel(&self, room: RoomId) {
+        for rank in &self.ranks {
+            // A node that takes no cancel ends its rooms by itself.
+            let _ = rank.client.cancel(room);
+        }
+    }
+}
+
+impl Common<'_> {
+    fn side(&self) -> topology::Side {
+        match self.role {
+            Role::Prefill => topology::Side::Prefill,
+            Role::Decode => topology::Side::Decode,
+        }
+    }
+
+    fn counterparts(&self, rank: Rank) -> Vec<Rank> {
+        counterparts(&self.workload.topology, self.side(), rank)
+    }
+
+    fn number(&self, rank: Rank) -> u32 {
+        rank.number(self.workload.topology.layout(self.side()).sizes())
+    }
+
+    fn endpoint(&self, meet: &Meet, rank: &RankCache) -> Result<TcpEndpoint, RunError> {
+        let listen = match meet {
+            Meet::Listen(address, _) => Some(further_on(*address, self.number(rank.rank))?),
             Meet::Dial(_) => None,
         };
         // 0 lets the endpoint choose.
-        let lanes = args.transfer.lanes.unwrap_or(0);
+        let lanes = self.args.transfer.lanes.unwrap_or(0);
         let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
         let mut endpoint = TcpEndpoint::new(tcp).map_err(RunError::io("cannot open the port"))?;
-        match meet {
-            Meet::Listen(_, tell) => endpoint.local_addr().into_iter().for_each(tell),
-            Meet::Dial(address) => {
+        if let Meet::Dial(addresses) = meet {
+            for address in self.addresses(addresses, rank.rank)? {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;
             }
         }
-        let config = config(role, cache, args);
-        match fault(role, args) {
-            Some(fault) => Self::drive(Faulty::new(endpoint, fault), cache, config, args),
-            None => Self::drive(endpoint, cache, config, args),
+        Ok(endpoint)
+    }
+
+    /// Where those wait that `rank` has to do with.
+    fn addresses(&self, all: &[SocketAddr], rank: Rank) -> Result<Vec<SocketAddr>, RunError> {
+        let sizes = self.workload.topology.layout(topology::Side::Decode).sizes();
+        let address = |peer: Rank| match all {
+            [first] => further_on(*first, peer.number(sizes)),
+            _ => {
+                let address = all.get(peer.number(sizes) as usize).copied();
+                address.ok_or_else(|| RunError::Peer(format!("no address of decode rank {peer}")))
+            }
+        };
+        self.counterparts(rank).into_iter().map(address).collect()
+    }
+
+    fn node(&self, endpoint: TcpEndpoint, rank: &RankCache) -> Result<Started, RunError> {
+        match self.fault(rank) {
+            Some(fault) => self.drive(Faulty::new(endpoint, fault), rank),
+            None => self.drive(endpoint, rank),
         }
     }
 
     fn drive<E: Park + Send + 'static>(
+        &self,
         endpoint: E,
-        cache: &Cache,
-        config: NodeConfig,
-        args: &RunArgs,
-    ) -> Result<Self, RunError> {
-        let config = NodeConfig { driver: Some(endpoint.unparker()), ..config };
-        let (node, client, completions) = Node::new(endpoint, cache.tables.clone(), config)?;
+        rank: &RankCache,
+    ) -> Result<Started, RunError> {
+        let config = NodeConfig { driver: Some(endpoint.unparker()), ..self.config(rank) };
+        let (node, client, completions) = Node::new(endpoint, rank.tables.clone(), config)?;
         let driver = Driver::spawn(node).map_err(RunError::io("cannot start a thread"))?;
-        let peer = wait_for_peer(&client, args)?;
-        Ok(Self { client, completions, peer, _driver: driver })
+        Ok(Started { client, completions, driver })
+    }
+
+    fn config(&self, rank: &RankCache) -> NodeConfig {
+        let stall = self.args.transfer.stall();
+        let deadlines = Deadlines { stall, drain: stall, ..Deadlines::default() };
+        let config = NodeConfig::new(self.role, random(1), random(2), self.cache.model.clone());
+        let layout = |side| self.workload.topology.layout(side);
+        let split = [topology::Side::Prefill, topology::Side::Decode]
+            .iter()
+            .any(|side| layout(*side).sizes().total() > 1);
+        let layout = split.then(|| layout(self.side()).clone());
+        let (rank, engine) = (self.number(rank.rank), self.engine);
+        NodeConfig { deadlines, engine, layout, rank, ..config }
+    }
+
+    /// Faults are injected where bytes arrive: of several ranks, at the first.
+    fn fault(&self, rank: &RankCache) -> Option<Fault> {
+        let injected = self.role == Role::Decode && self.number(rank.rank) == 0;
+        Some(match self.args.transfer.fault.filter(|_| injected)? {
+            args::Fault::FlipByte => Fault::FlipByte,
+            args::Fault::DropAux => Fault::DropAux,
+            args::Fault::DropState => Fault::DropState,
+            args::Fault::DropChunk => Fault::DropChunk,
+        })
     }
 }
 
-impl Side {
-    /// The next completion, or nothing for at most `patience`.
-    pub(super) fn wait(&mut self, patience: Duration) -> Option<Completion> {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        match self.completions.poll_pop(&mut Context::from_waker(&waker)) {
-            Poll::Ready(completion) => completion,
-            Poll::Pending => {
-                thread::park_timeout(patience);
-                self.completions.pop()
+/// A node that has not met its peers.
+struct Started {
+    client: Client,
+    completions: Completions<Request>,
+    driver: Driver,
+}
+
+impl Started {
+    /// Waits until so many peers are ready. A refusal is final: the other side has other arguments.
+    fn ready(self, peers: usize, args: &RunArgs) -> Result<RankNode, RunError> {
+        let patience = args.transfer.stall().max(Duration::from_secs(600));
+        let start = std::time::Instant::now();
+        let mut ready = BTreeMap::new();
+        while start.elapsed() < patience {
+            match self.client.poll_event() {
+                Some(NodeEvent::PeerReady { peer, rank, .. }) => _ = ready.insert(rank, peer),
+                Some(NodeEvent::PeerRefused { cause, .. }) => {
+                    return Err(RunError::Peer(cause.to_string()));
+                }
+                _ => std::thread::sleep(Duration::from_millis(1)),
+            }
+            if let Some(peer) = ready.values().next().filter(|_| ready.len() == peers) {
+                let Self { client, completions, driver } = self;
+                return Ok(RankNode { client, completions, peer: *peer, _driver: driver });
             }
         }
+        let came = ready.len();
+        Err(RunError::Peer(format!("{came} of {peers} peers came in {patience:?}")))
     }
+}
+
+/// The same address, so many ports further on; port 0 is any.
+fn further_on(address: SocketAddr, ports: u32) -> Result<SocketAddr, RunError> {
+    let port = match address.port() {
+        0 => Some(0),
+        port => u16::try_from(ports).ok().and_then(|ports| port.checked_add(ports)),
+    };
+    let port = port.ok_or_else(|| RunError::Peer(format!("no {ports} ports from {address} on")))?;
+    Ok(SocketAddr::new(address.ip(), port))
+}
+
+/// std's hasher keys are the system's randomness, which is all that is needed here.
+fn random(what: u64) -> u64 {
+    RandomState::new().hash_one(what)
 }
 
 /// Wakes the engine's thread out of [`Side::wait`].
@@ -100,40 +280,4 @@ impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
         self.0.unpark();
     }
-}
-
-fn config(role: Role, cache: &Cache, args: &RunArgs) -> NodeConfig {
-    // std's hasher keys are the system's randomness, which is all that is needed here.
-    let random = |what: u64| RandomState::new().hash_one(what);
-    let stall = args.transfer.stall();
-    let deadlines = Deadlines { stall, drain: stall, ..Deadlines::default() };
-    let config = NodeConfig::new(role, random(1), random(2), cache.model.clone());
-    NodeConfig { deadlines, ..config }
-}
-
-/// Faults are injected where bytes arrive.
-fn fault(role: Role, args: &RunArgs) -> Option<Fault> {
-    let fault = args.transfer.fault.filter(|_| role == Role::Decode)?;
-    Some(match fault {
-        args::Fault::FlipByte => Fault::FlipByte,
-        args::Fault::DropAux => Fault::DropAux,
-        args::Fault::DropState => Fault::DropState,
-        args::Fault::DropChunk => Fault::DropChunk,
-    })
-}
-
-/// The first peer that is ready. A refusal is final: the other side has other arguments.
-fn wait_for_peer(client: &Client, args: &RunArgs) -> Result<PeerId, RunError> {
-    let patience = args.transfer.stall().max(Duration::from_secs(600));
-    let start = std::time::Instant::now();
-    while start.elapsed() < patience {
-        match client.poll_event() {
-            Some(NodeEvent::PeerReady { peer, .. }) => return Ok(peer),
-            Some(NodeEvent::PeerRefused { cause, .. }) => {
-                return Err(RunError::Peer(cause.to_string()));
-            }
-            _ => std::thread::sleep(Duration::from_millis(1)),
-        }
-    }
-    Err(RunError::Peer(format!("no peer came in {patience:?}")))
 }
