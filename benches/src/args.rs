@@ -450,6 +450,18 @@ mod tests {
     }
 
     #[test]
+    fn each_side_is_split_as_told() {
+        let one = loopback("").ranks;
+        assert_eq!((one.prefill(), one.decode()), (Split::WHOLE, Split::WHOLE));
+        let ranks = loopback("--prefill-tp 4 --prefill-pp 2 --prefill-cp 3 --decode-tp 8").ranks;
+        assert_eq!(ranks.prefill(), Split { tp: 4, pp: 2, cp: 3 });
+        assert_eq!(ranks.decode(), Split { tp: 8, ..Split::WHOLE });
+        assert_refused("kvperf loopback --decode-pp 0", &["--decode-pp", "1..=64"]);
+        let many = "kvperf loopback --prefill-tp 16 --prefill-pp 8";
+        assert_refused(many, &["prefill", "128", "64"]);
+    }
+
+    #[test]
     fn dropping_state_takes_a_model_that_has_some() {
         assert_eq!(loopback("--fault drop-state").model.model, "qwen3-next-80b-a3b");
         assert_eq!(loopback("--fault drop-state --model llama-3.1-8b").model.model, "llama-3.1-8b");
