@@ -65,6 +65,14 @@ fn a_fault_at_one_rank_fails_the_request() {
 }
 
 #[test]
+fn a_byte_that_one_of_several_writers_got_wrong_is_found() {
+    for options in ["--prefill-tp 2", "--prefill-pp 2", "--prefill-tp 2 --decode-tp 4"] {
+        let report = report(HYBRID, &format!("{options} --fault flip-byte"), 1);
+        assert_eq!((&report["failed"], &report["wrong"]), (&0.into(), &1.into()), "{report}");
+    }
+}
+
+#[test]
 fn ranks_that_cannot_be_mapped_are_refused_with_both_numbers() {
     let output = loopback(HYBRID, "--prefill-tp 3 --decode-tp 2");
     let stderr = String::from_utf8_lossy(&output.stderr);

@@ -22,6 +22,17 @@ pub enum RegionFault {
     Mismatch(#[from] Mismatch),
 }
 
+impl RegionFault {
+    /// The same fault, a wrong byte counted from `start` bytes further ahead.
+    #[must_use]
+    pub const fn at(self, start: u64) -> Self {
+        match self {
+            Self::OutOfRange(_) => self,
+            Self::Mismatch(wrong) => Self::Mismatch(wrong.at(start)),
+        }
+    }
+}
+
 /// Fills the `len` bytes at `offset` of `region` with an item.
 ///
 /// # Errors

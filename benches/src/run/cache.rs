@@ -17,7 +17,8 @@ use transport_tcp::HostMemory;
 use super::RunError;
 use crate::model::{Geometry, Held, held};
 use crate::pattern::{
-    Content, ContentKey, SPOILT_STRETCH, fill_region, probe_region, spoil_region, verify_region,
+    Content, ContentKey, RegionFault, SPOILT_STRETCH, fill_region, probe_region, spoil_region,
+    verify_region,
 };
 use crate::workload::Workload;
 use transport_core::rng::Rng;
@@ -238,21 +239,21 @@ impl Pool {
         known.into_iter().try_for_each(|(item, content)| self.check(item, content, verify_region))
     }
 
-    fn check<E: std::fmt::Display>(
+    fn check(
         &self,
         item: u32,
         content: Content,
-        check: impl Fn(ContentKey, &MemoryRegion, usize, usize) -> Result<(), E>,
+        check: impl Fn(ContentKey, &MemoryRegion, usize, usize) -> Result<(), RegionFault>,
     ) -> Result<(), Wrong> {
         self.each_piece(item, content, |key, at| check(key, at.region, at.offset, at.len))
     }
 
     /// Shows every contiguous stretch of an item's bytes, on all ranks, with what it must hold.
-    fn each_piece<E: std::fmt::Display>(
+    fn each_piece<E: Into<RegionFault>>(
         &self,
         item: u32,
         content: Content,
-        mut each: impl FnMut(ContentKey, Place<'_>) -> Result<(), E>,
+        each: impl Fn(ContentKey, Place<'_>) -> Result<(), E>,
     ) -> Result<(), Wrong> {
         for share in &self.shares {
             for (place, held) in share.buffers.iter().enumerate() {
@@ -262,26 +263,20 @@ impl Pool {
                     let offset = (shape.item(item) + piece.rank) as usize;
                     let at = Place { region, offset, len: piece.len as usize };
                     let done = each(key.from_byte(piece.model), at);
-                    done.map_err(|error| self.wrong(item, share, held, piece.rank, error))?;
+                    done.map_err(|error| {
+                        self.wrong(share, item, held.buffer, error.into().at(piece.rank))
+                    })?;
                 }
             }
         }
         Ok(())
     }
 
-    fn wrong(
-        &self,
-        item: u32,
-        share: &Share,
-        held: &Held,
-        start: u64,
-        error: impl std::fmt::Display,
-    ) -> Wrong {
-        let (name, buffer) = (self.name(), held.buffer);
-        let rank =
-            if self.shares.len() == 1 { String::new() } else { format!("rank {}, ", share.rank) };
-        let from = if start == 0 { String::new() } else { format!(", from byte {start} on") };
-        format!("{rank}{name} {item}, buffer {buffer}{from}: {error}")
+    /// What is wrong, where; the buffer is the model's, the byte is counted in the rank's item.
+    fn wrong(&self, share: &Share, item: u32, buffer: u32, fault: RegionFault) -> Wrong {
+        let several = (self.shares.len() > 1).then(|| format!("rank {}, ", share.rank));
+        let (rank, name) = (several.unwrap_or_default(), self.name());
+        format!("{rank}{name} {item}, buffer {buffer}: {fault}")
     }
 
     fn name(&self) -> String {
