@@ -104,7 +104,11 @@ stage_tsan() { # unit tests of core and TCP under ThreadSanitizer (nightly, std 
 stage_smoke() { # two processes move real KV and verify it; each injected fault is caught and named
     cargo build --release
     kvperf_says verified 0 loopback
+    kvperf_says verified 0 loopback --prefill-tp 4 --decode-tp 2 --prefill-pp 2 --requests 4
+    kvperf_says verified 0 loopback --prefill-tp 2 --decode-tp 4 --decode-pp 2 --requests 4
+    kvperf_says 'prefill tp 3 and decode tp 2' 2 loopback --prefill-tp 3 --decode-tp 2 --requests 4
     kvperf_says byte 1 loopback --fault flip-byte
+    kvperf_says 'must be' 1 loopback --prefill-tp 2 --requests 4 --fault flip-byte
     kvperf_says aux 1 loopback --fault drop-aux
     kvperf_says state 1 loopback --fault drop-state
     kvperf_says chunk 1 loopback --fault drop-chunk

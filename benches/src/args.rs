@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use thiserror::Error;
 
-use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS};
+use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS, Split};
 
 /// Moves real-sized KV caches from a prefill process to a decode process, and proves every byte.
 #[derive(Debug, Parser)]
@@ -43,7 +43,7 @@ pub enum Command {
 /// Arguments of `decode`.
 #[derive(Args, Debug)]
 pub struct DecodeArgs {
-    /// Address to wait at, like `0.0.0.0:7420` or `[::]:7420`
+    /// Address to wait at, like `0.0.0.0:7420` or `[::]:7420`. Further ranks wait at the next ports
     #[arg(long, value_name = "ADDR")]
     pub listen: SocketAddr,
     /// The rest.
@@ -54,9 +54,11 @@ pub struct DecodeArgs {
 /// Arguments of `prefill`.
 #[derive(Args, Debug)]
 pub struct PrefillArgs {
-    /// Where the decode side listens, like `10.0.0.7:7420`, `[fe80::1]:7420` or `decode-host:7420`
-    #[arg(long, value_name = "HOST:PORT")]
-    pub connect: HostPort,
+    /// Where the decode side listens, like `10.0.0.7:7420`, `[fe80::1]:7420` or `decode-host:7420`.
+    /// For a decode side of several ranks the first one's, the others following at the next ports,
+    /// or all in the order of ranks: `a:7420,b:7420`
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
+    pub connect: Vec<HostPort>,
     /// The rest.
     #[command(flatten)]
     pub run: RunArgs,
@@ -94,6 +96,9 @@ pub struct RunArgs {
     /// Whose cache is moved.
     #[command(flatten)]
     pub model: ModelArgs,
+    /// How each side splits it.
+    #[command(flatten)]
+    pub ranks: RankArgs,
     /// Which requests.
     #[command(flatten)]
     pub load: LoadArgs,
@@ -133,6 +138,47 @@ pub struct LayoutArgs {
     /// Element type of the cache instead of the model's own
     #[arg(long, value_enum, ignore_case = true)]
     pub dtype: Option<Dtype>,
+}
+
+/// Over how many ranks each side splits the model. Each rank is a node of its side's process.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Ranks")]
+pub struct RankArgs {
+    /// Tensor-parallel ranks of the prefill side
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
+    pub prefill_tp: u32,
+    /// Pipeline stages of the prefill side
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
+    pub prefill_pp: u32,
+    /// Context-parallel ranks of the prefill side
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
+    pub prefill_cp: u32,
+    /// Tensor-parallel ranks of the decode side
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
+    pub decode_tp: u32,
+    /// Pipeline stages of the decode side
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
+    pub decode_pp: u32,
+}
+
+/// Ranks on one axis.
+fn axis() -> clap::builder::RangedI64ValueParser<u32> {
+    value_parser!(u32).range(1..=64)
+}
+
+/// Most ranks of a side: each is a thread of this machine.
+const MOST_RANKS: u32 = 64;
+
+impl RankArgs {
+    /// How the prefill side splits the model.
+    pub const fn prefill(&self) -> Split {
+        Split { tp: self.prefill_tp, pp: self.prefill_pp, cp: self.prefill_cp }
+    }
+
+    /// How the decode side does.
+    pub const fn decode(&self) -> Split {
+        Split { tp: self.decode_tp, pp: self.decode_pp, cp: 1 }
+    }
 }
 
 /// Which requests, how many and how fast.
@@ -265,6 +311,12 @@ impl RunArgs {
         if !chunk_tokens.is_multiple_of(page_tokens) {
             return Err(CombinationError::ChunkTokens { chunk_tokens, page_tokens });
         }
+        for (side, split) in [("prefill", self.ranks.prefill()), ("decode", self.ranks.decode())] {
+            let ranks = split.ranks();
+            if ranks > MOST_RANKS {
+                return Err(CombinationError::Ranks { side, ranks });
+            }
+        }
         Ok(())
     }
 }
@@ -282,6 +334,8 @@ enum CombinationError {
         "--chunk-tokens {chunk_tokens} is not a multiple of --page-tokens {page_tokens}: a chunk is whole pages"
     )]
     ChunkTokens { chunk_tokens: u32, page_tokens: u32 },
+    #[error("the {side} side has {ranks} ranks, but at most {MOST_RANKS} are supported")]
+    Ranks { side: &'static str, ranks: u32 },
 }
 
 fn speed(text: &str) -> Result<f64, String> {
@@ -398,6 +452,18 @@ mod tests {
         assert_eq!(run.transfer.key_file, Some(PathBuf::from("key")));
         assert_eq!(run.transfer.fault, Some(Fault::DropState));
         assert!(run.output.json && !run.output.verify);
+    }
+
+    #[test]
+    fn each_side_is_split_as_told() {
+        let one = loopback("").ranks;
+        assert_eq!((one.prefill(), one.decode()), (Split::WHOLE, Split::WHOLE));
+        let ranks = loopback("--prefill-tp 4 --prefill-pp 2 --prefill-cp 3 --decode-tp 8").ranks;
+        assert_eq!(ranks.prefill(), Split { tp: 4, pp: 2, cp: 3 });
+        assert_eq!(ranks.decode(), Split { tp: 8, ..Split::WHOLE });
+        assert_refused("kvperf loopback --decode-pp 0", &["--decode-pp", "1..=64"]);
+        let many = "kvperf loopback --prefill-tp 16 --prefill-pp 8";
+        assert_refused(many, &["prefill", "128", "64"]);
     }
 
     #[test]

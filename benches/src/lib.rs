@@ -10,7 +10,7 @@
 //! | [`pattern`] | what every byte must be |
 //! | [`cpu`] | CPU time, without what the pattern costs |
 //! | [`report`], [`progress`] | results, and waiting for them |
-//! | [`run`] | two nodes, one per process, and what drives them |
+//! | [`run`] | two engines, one per process, of a node per rank, and what drives them |
 //! | [`args`] | the command line |
 
 #![deny(unsafe_code)]

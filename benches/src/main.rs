@@ -9,7 +9,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use kvperf::args::{Cli, Command, OutputArgs};
+use kvperf::args::{Cli, Command, HostPort, OutputArgs};
 use kvperf::report::Report;
 use kvperf::run::link::{Line, say};
 use kvperf::run::{bootstrap, decode, loopback, prefill};
@@ -37,8 +37,10 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
             show(&decode::run(args.listen, args.run.output.child, &args.run)?, &args.run.output)
         }
         Command::Prefill(args) => {
-            let addresses = args.connect.resolve()?;
-            let report = prefill::run(addresses[0], args.run.output.child, &args.run)?;
+            // The first address that a name has.
+            let address = |host: &HostPort| Ok(host.resolve()?[0]);
+            let addresses = args.connect.iter().map(address).collect::<io::Result<_>>()?;
+            let report = prefill::run(addresses, args.run.output.child, &args.run)?;
             show(&report, &args.run.output)
         }
     }

@@ -8,10 +8,12 @@ use std::iter;
 
 use thiserror::Error;
 
-use crate::args::{Fault, RunArgs};
+use crate::args::{Fault, RankArgs, RunArgs};
 use crate::model::{Geometry, GeometryOptions, ModelError};
 use crate::trace::{self, Request, TraceError};
+use transport_core::disagg::topology::{Side, Topology, TopologyError};
 use transport_core::rng::{GOLDEN, mix64};
+use transport_core::transfer::Part;
 
 /// Requests of the built-in mix, unless told otherwise.
 pub const BUILT_IN_REQUESTS: u32 = 24;
@@ -25,6 +27,8 @@ const USUAL_POOL_BYTES: u64 = 2_500_000_000;
 pub struct Workload {
     /// The model's cache.
     pub geometry: Geometry,
+    /// How both sides split it.
+    pub topology: Topology,
     /// In order of arrival. A request's place in the list is its room.
     pub requests: Vec<Request>,
     /// Pages in the decode side's pool.
@@ -44,6 +48,17 @@ pub enum WorkloadError {
         /// The model.
         model: String,
     },
+    /// More pipeline stages than layers.
+    #[error("{stages} pipeline stages, but the model has {layers} layers")]
+    Stages {
+        /// Stages of the side that has more.
+        stages: u32,
+        /// Layers of the model.
+        layers: u32,
+    },
+    /// Nothing can be copied between ranks that split the model so.
+    #[error("these ranks cannot exchange caches: {0}")]
+    Topology(#[from] TopologyError),
     /// The trace cannot be used.
     #[error(transparent)]
     Trace(#[from] TraceError),
@@ -73,26 +88,60 @@ impl Workload {
         if args.transfer.fault == Some(Fault::DropState) && geometry.states.is_empty() {
             return Err(WorkloadError::NoState { model: geometry.name });
         }
+        let topology = topology(&geometry, &args.ranks)?;
         let requests = requests(args)?;
         let pool_pages = pool_pages(&geometry, &requests, args.load.pages)?;
-        Ok(Self { geometry, requests, pool_pages })
+        Ok(Self { geometry, topology, requests, pool_pages })
     }
 
-    /// A number that differs when the requests do. Both sides work out content from their own list,
-    /// so they compare this before any room opens, as the compatibility tag of their
+    /// A number that differs when the requests do, or what either side takes for the ranks of both.
+    /// Both sides work out content from their own list, and whom to wait for from their own
+    /// arguments, so they compare this before any room opens, as the compatibility tag of their
     /// [geometry](Geometry).
     pub fn fingerprint(&self) -> u64 {
+        let sizes = [Side::Prefill, Side::Decode].map(|side| self.topology.layout(side).sizes());
+        let ranks = sizes.into_iter().flat_map(|s| [s.tp, s.pp, s.cp]).map(u64::from);
         let words = self.requests.iter().flat_map(|request| {
             let lengths = u64::from(request.input_length) << 32 | request.hash_ids.len() as u64;
             iter::once(lengths).chain(request.hash_ids.iter().copied())
         });
-        words.fold(self.requests.len() as u64, |hash, word| mix64(hash.wrapping_add(GOLDEN) ^ word))
+        words
+            .chain(ranks)
+            .fold(self.requests.len() as u64, |hash, word| mix64(hash.wrapping_add(GOLDEN) ^ word))
+    }
+
+    /// Bytes that the decode side's ranks receive of a prompt of `tokens` tokens, of which `pages` KV
+    /// pages are moved: what several ranks hold counts as often.
+    pub fn moved_bytes(&self, pages: u64, tokens: u32) -> u64 {
+        let geometry = &self.geometry;
+        let state = (0u8..).zip(&geometry.states).map(|(k, state)| {
+            let items = state.items.count(tokens, geometry.page_tokens);
+            self.received_bytes(Part::State(k)) * u64::from(items)
+        });
+        let aux = self.topology.layout(Side::Decode).sizes().total() * geometry.aux_bytes;
+        self.received_bytes(Part::Kv) * pages + state.sum::<u64>() + aux
+    }
+
+    /// Bytes of one item at all ranks of the decode side.
+    fn received_bytes(&self, part: Part) -> u64 {
+        let ranks = self.topology.layout(Side::Decode).sizes().group(0);
+        let bytes = |rank| self.topology.item_bytes(Side::Decode, rank, part).unwrap_or_default();
+        ranks.flat_map(bytes).sum()
     }
 
     /// KV bytes of the decode side's pool.
     pub fn pool_bytes(&self) -> u64 {
         u64::from(self.pool_pages) * self.geometry.bytes_per_page()
     }
+}
+
+fn topology(geometry: &Geometry, ranks: &RankArgs) -> Result<Topology, WorkloadError> {
+    let (prefill, decode) = (ranks.prefill(), ranks.decode());
+    let stages = prefill.pp.max(decode.pp);
+    if stages > geometry.layers {
+        return Err(WorkloadError::Stages { stages, layers: geometry.layers });
+    }
+    Ok(Topology::new(geometry.layout(prefill), geometry.layout(decode))?)
 }
 
 fn requests(args: &RunArgs) -> Result<Vec<Request>, TraceError> {
@@ -177,10 +226,18 @@ mod tests {
     fn fingerprints_differ_when_requests_do() {
         let of = |options| load(options).unwrap().fingerprint();
         assert_eq!(of("--seed 5"), of("--seed 5 --chunk-tokens 4096 --lanes 2"));
-        let different = ["", "--seed 5", "--requests 23", "--requests 25"].map(of);
+        let different =
+            ["", "--seed 5", "--requests 23", "--requests 25", "--prefill-tp 2", "--decode-tp 2"]
+                .map(of);
         for (place, one) in different.iter().enumerate() {
             assert!(!different[place + 1..].contains(one), "{place}");
         }
+    }
+
+    #[test]
+    fn ranks_that_cannot_be_mapped_are_refused_with_both_numbers() {
+        let error = load("--prefill-tp 3 --decode-tp 2").unwrap_err().to_string();
+        assert!(error.contains("prefill tp 3") && error.contains("decode tp 2"), "{error}");
     }
 
     #[test]
@@ -189,5 +246,7 @@ mod tests {
         assert!(matches!(load("--trace no/such.jsonl"), Err(WorkloadError::Trace(_))));
         let nothing_to_drop = load("--model llama-3.1-8b --fault drop-state");
         assert!(matches!(nothing_to_drop, Err(WorkloadError::NoState { .. })));
+        let stages = load("--model llama-3.1-8b --decode-pp 33").unwrap_err().to_string();
+        assert!(stages.contains("33") && stages.contains("32"), "{stages}");
     }
 }

@@ -4,6 +4,8 @@
 //! the V buffers; for latent attention one buffer per layer; for linear attention the convolution
 //! buffers of all layers, then the recurrent ones.
 
+use transport_core::disagg::topology::Sharded;
+
 use super::config::Config;
 use super::{
     AUX_BYTES, ConfigProblem, Dtype, Geometry, GeometryOptions, KvBuffers, KvKind, MAX_ITEM_BYTES,
@@ -38,12 +40,12 @@ const FAMILIES: [(&str, Family); 12] = [
     ("qwen3_next", Family::Hybrid),
 ];
 
-/// How many layers keep what.
-#[derive(Clone, Copy, Debug, Default)]
-struct LayerCounts {
-    full: u32,
-    sliding: u32,
-    linear: u32,
+/// Which layers keep what: their numbers, ascending.
+#[derive(Clone, Debug, Default)]
+struct LayerKinds {
+    full: Vec<u32>,
+    sliding: Vec<u32>,
+    linear: Vec<u32>,
 }
 
 /// The geometry of the model that `config` describes.
@@ -55,15 +57,16 @@ pub(super) fn geometry(
     let family = family(config)?;
     let layers = config.number("num_hidden_layers", 1..=1024)?;
     let dtype = dtype(config, options)?;
-    let counts = layer_counts(config, family, layers)?;
-    let kv = kv_buffers(config, family, counts, dtype, options.page_tokens)?;
+    let kinds = layer_kinds(config, family, layers)?;
+    let kv = kv_buffers(config, family, kinds.full.len(), dtype, options.page_tokens)?;
     let geometry = Geometry {
         name: name.to_owned(),
         dtype,
         page_tokens: options.page_tokens,
         layers,
         kv,
-        states: states(config, counts, dtype, &kv)?,
+        states: states(config, &kinds, dtype, &kv)?,
+        kv_layers: kinds.full,
         aux_bytes: AUX_BYTES,
     };
     check_item_sizes(config, &geometry)?;
@@ -88,53 +91,56 @@ fn dtype(config: &Config, options: &GeometryOptions) -> Result<Dtype, ModelError
     options.dtype.or(told).ok_or_else(|| config.missing("torch_dtype"))
 }
 
-fn layer_counts(config: &Config, family: Family, layers: u32) -> Result<LayerCounts, ModelError> {
-    let counts = match (family, config.texts("layer_types")?) {
-        (Family::Latent, _) => LayerCounts { full: layers, ..LayerCounts::default() },
+fn layer_kinds(config: &Config, family: Family, layers: u32) -> Result<LayerKinds, ModelError> {
+    let kinds = match (family, config.texts("layer_types")?) {
+        (Family::Latent, _) => LayerKinds { full: (0..layers).collect(), ..LayerKinds::default() },
         (_, Some(kinds)) => listed_layers(config, &kinds, layers)?,
         (Family::Hybrid, None) => interval_layers(config, layers)?,
         (Family::Attention, None) => windowed_layers(config, layers)?,
     };
-    if counts.full == 0 {
+    if kinds.full.is_empty() {
         return Err(config.error(ConfigProblem::NoFullAttention));
     }
-    Ok(counts)
+    Ok(kinds)
 }
 
-fn listed_layers(config: &Config, kinds: &[&str], layers: u32) -> Result<LayerCounts, ModelError> {
-    if kinds.len() != layers as usize {
-        return Err(config.error(ConfigProblem::LayerCount { listed: kinds.len(), layers }));
+fn listed_layers(config: &Config, listed: &[&str], layers: u32) -> Result<LayerKinds, ModelError> {
+    if listed.len() != layers as usize {
+        return Err(config.error(ConfigProblem::LayerCount { listed: listed.len(), layers }));
     }
-    let mut counts = LayerCounts::default();
-    for (layer, kind) in kinds.iter().enumerate() {
+    let mut kinds = LayerKinds::default();
+    for (layer, kind) in (0..layers).zip(listed) {
         match *kind {
-            "full_attention" => counts.full += 1,
-            "sliding_attention" => counts.sliding += 1,
-            "linear_attention" => counts.linear += 1,
+            "full_attention" => kinds.full.push(layer),
+            "sliding_attention" => kinds.sliding.push(layer),
+            "linear_attention" => kinds.linear.push(layer),
             other => {
-                let kind = other.to_owned();
+                let (layer, kind) = (layer as usize, other.to_owned());
                 return Err(config.error(ConfigProblem::LayerKind { layer, kind }));
             }
         }
     }
-    Ok(counts)
+    Ok(kinds)
 }
 
 /// Every `full_attention_interval`-th layer has full attention, the others are linear.
-fn interval_layers(config: &Config, layers: u32) -> Result<LayerCounts, ModelError> {
-    let full = layers / config.number("full_attention_interval", 1..=1024)?;
-    Ok(LayerCounts { full, sliding: 0, linear: layers - full })
+fn interval_layers(config: &Config, layers: u32) -> Result<LayerKinds, ModelError> {
+    let interval = config.number("full_attention_interval", 1..=1024)?;
+    let is_full = |layer: &u32| (layer + 1).is_multiple_of(interval);
+    let (full, linear) = (0..layers).partition(is_full);
+    Ok(LayerKinds { full, sliding: Vec::new(), linear })
 }
 
 /// Without a list of layers: `use_sliding_window: false` turns a window off; where there is one,
 /// layers from `max_window_layers` on have it (Qwen), else all (Mistral).
-fn windowed_layers(config: &Config, layers: u32) -> Result<LayerCounts, ModelError> {
+fn windowed_layers(config: &Config, layers: u32) -> Result<LayerKinds, ModelError> {
     let window = config.optional_number("sliding_window", WINDOW)?;
     if window.is_none() || config.flag("use_sliding_window")? == Some(false) {
-        return Ok(LayerCounts { full: layers, ..LayerCounts::default() });
+        return Ok(LayerKinds { full: (0..layers).collect(), ..LayerKinds::default() });
     }
     let full = config.optional_number("max_window_layers", 0..=1024)?.unwrap_or(0).min(layers);
-    Ok(LayerCounts { full, sliding: layers - full, linear: 0 })
+    let (full, sliding) = ((0..full).collect(), (full..layers).collect());
+    Ok(LayerKinds { full, sliding, linear: Vec::new() })
 }
 
 /// Tokens a sliding window may have.
@@ -143,7 +149,7 @@ const WINDOW: std::ops::RangeInclusive<u32> = 1..=1 << 20;
 fn kv_buffers(
     config: &Config,
     family: Family,
-    counts: LayerCounts,
+    layers: usize,
     dtype: Dtype,
     page_tokens: u32,
 ) -> Result<KvBuffers, ModelError> {
@@ -151,7 +157,7 @@ fn kv_buffers(
         Family::Latent => (KvKind::Latent, 1, latent_width(config)?),
         _ => (KvKind::KeyValue, kv_heads(config)?, head_dim(config)?),
     };
-    let count = counts.full * kind.buffers_per_layer();
+    let count = layers as u32 * kind.buffers_per_layer();
     let token_bytes = u64::from(kv_heads) * u64::from(head_dim) * dtype.bytes();
     let item_bytes = token_bytes * u64::from(page_tokens);
     Ok(KvBuffers { kind, kv_heads, head_dim, count, item_bytes })
@@ -193,50 +199,71 @@ fn divide(
 
 fn states(
     config: &Config,
-    counts: LayerCounts,
+    kinds: &LayerKinds,
     dtype: Dtype,
     kv: &KvBuffers,
 ) -> Result<Vec<StateGeometry>, ModelError> {
     let mut states = Vec::new();
-    if counts.linear > 0 {
-        states.push(linear_state(config, counts.linear, dtype)?);
+    if !kinds.linear.is_empty() {
+        states.push(linear_state(config, &kinds.linear, dtype)?);
     }
-    if counts.sliding > 0 {
+    if !kinds.sliding.is_empty() {
         let window_tokens = config.number("sliding_window", WINDOW)?;
-        states.push(sliding_state(counts.sliding, window_tokens, kv));
+        states.push(sliding_state(&kinds.sliding, window_tokens, kv, dtype));
     }
     Ok(states)
 }
 
 /// Per layer the last inputs of the convolution over q, k and v, in the model's type, and one
-/// `key x value` matrix per value head, in single precision unless the file says otherwise.
-fn linear_state(config: &Config, layers: u32, dtype: Dtype) -> Result<StateGeometry, ModelError> {
-    let size = |field| config.number(field, 1..=1 << 12).map(u64::from);
+/// `key x value` matrix per value head, in single precision unless the file says otherwise. Both
+/// are dealt out over ranks by heads; the channels of the convolution are those of q, k and v, each
+/// cut by itself.
+fn linear_state(
+    config: &Config,
+    layers: &[u32],
+    dtype: Dtype,
+) -> Result<StateGeometry, ModelError> {
+    let size = |field| config.number(field, 1..=1 << 12);
     let key_dim = size("linear_key_head_dim")?;
     let value_dim = size("linear_value_head_dim")?;
     let value_heads = size("linear_num_value_heads")?;
+    let key_heads = size("linear_num_key_heads")?;
     let kernel = config.number("linear_conv_kernel_dim", 2..=64)?;
     let recurrent_dtype = config.dtype("mamba_ssm_dtype")?.unwrap_or(Dtype::Float32);
 
-    let conv_dim = 2 * size("linear_num_key_heads")? * key_dim + value_heads * value_dim;
-    let conv = conv_dim * u64::from(kernel - 1) * dtype.bytes();
-    let recurrent = value_heads * key_dim * value_dim * recurrent_dtype.bytes();
-    let layers = layers as usize;
+    let channel = (kernel - 1) * dtype.bytes() as u32;
+    let keys = Sharded { units: key_heads, unit_bytes: key_dim * channel };
+    let values = Sharded { units: value_heads, unit_bytes: value_dim * channel };
+    let matrix = key_dim * value_dim * recurrent_dtype.bytes() as u32;
+    let recurrent = Sharded { units: value_heads, unit_bytes: matrix };
+    let tensors = vec![vec![keys, keys, values], vec![recurrent]];
     Ok(StateGeometry {
         kind: StateKind::LinearAttention,
-        buffers: [vec![conv; layers], vec![recurrent; layers]].concat(),
+        buffers: buffers(&tensors, layers.len(), 1),
         items: StateItems::PerRequest(1),
+        layers: layers.to_vec(),
+        tensors,
     })
 }
 
 /// K and V pages like those of the layers with full attention, but of the window only.
-fn sliding_state(layers: u32, window_tokens: u32, kv: &KvBuffers) -> StateGeometry {
-    let count = layers * kv.kind.buffers_per_layer();
+fn sliding_state(layers: &[u32], window: u32, kv: &KvBuffers, dtype: Dtype) -> StateGeometry {
+    let tensors = kv.tensors(dtype);
+    let page_tokens = kv.item_bytes / buffers(&tensors[..1], 1, 1)[0];
     StateGeometry {
         kind: StateKind::SlidingWindow,
-        buffers: vec![kv.item_bytes; count as usize],
-        items: StateItems::WindowPages { window_tokens },
+        buffers: buffers(&tensors, layers.len(), page_tokens),
+        items: StateItems::WindowPages { window_tokens: window },
+        layers: layers.to_vec(),
+        tensors,
     }
+}
+
+/// Item sizes of the buffers: tensor by tensor, one per layer.
+fn buffers(tensors: &[Vec<Sharded>], layers: usize, tokens: u64) -> Vec<u64> {
+    let bytes = |s: &Sharded| u64::from(s.units) * u64::from(s.unit_bytes);
+    let item = |tensor: &Vec<Sharded>| tokens * tensor.iter().map(bytes).sum::<u64>();
+    tensors.iter().flat_map(|tensor| vec![item(tensor); layers]).collect()
 }
 
 fn check_item_sizes(config: &Config, geometry: &Geometry) -> Result<(), ModelError> {

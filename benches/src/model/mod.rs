@@ -1,7 +1,7 @@
 //! The cache of a real model: which buffers there are, and how large a page is in each.
 //!
-//! For computing, from a Hugging Face `config.json`, what an engine on one rank would allocate.
-//! Not for memory itself, nor for splitting heads among ranks. Invariants: every size here is at
+//! For computing, from a Hugging Face `config.json`, what an engine would allocate, on one rank or on
+//! several. Not for memory itself. Invariants: every size here is at
 //! least 1 and at most [`MAX_ITEM_BYTES`] per item, so that sums over a request fit in 64 bits.
 //!
 //! ```
@@ -15,6 +15,7 @@ mod config;
 mod dtype;
 mod error;
 mod layout;
+mod ranks;
 mod shape;
 mod shipped;
 mod show;
@@ -28,6 +29,7 @@ use serde::Serialize;
 
 pub use self::dtype::Dtype;
 pub use self::error::{ConfigProblem, ModelError};
+pub use self::ranks::{Held, Piece, Split, held};
 pub use self::shipped::shipped_models;
 pub use self::show::{StateSummary, Summary};
 pub use self::state::{StateGeometry, StateItems, StateKind};
@@ -74,6 +76,8 @@ pub struct Geometry {
     pub layers: u32,
     /// KV of the layers with full attention.
     pub kv: KvBuffers,
+    /// Numbers of those layers, ascending.
+    pub kv_layers: Vec<u32>,
     /// State components; empty for most models.
     pub states: Vec<StateGeometry>,
     /// Bytes of the aux record.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use serde::Serialize;
+use transport_core::disagg::topology::Sharded;
 
 /// One state component: buffers with the same number of items each.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -13,6 +14,11 @@ pub struct StateGeometry {
     pub buffers: Vec<u64>,
     /// How many items a request has in each buffer.
     pub items: StateItems,
+    /// Numbers of the layers that have it, ascending.
+    pub layers: Vec<u32>,
+    /// The tensors of a layer, and how each is dealt out over ranks. Tensor by tensor, one buffer
+    /// per layer.
+    pub tensors: Vec<Vec<Sharded>>,
 }
 
 /// What a state component is.

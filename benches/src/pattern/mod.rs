@@ -86,7 +86,7 @@ impl Content {
 
     /// The bytes of it in buffer `buffer`.
     pub const fn in_buffer(self, buffer: u32) -> ContentKey {
-        ContentKey(mix64(self.0 ^ mix64(buffer as u64 + 1)))
+        ContentKey::new(mix64(self.0 ^ mix64(buffer as u64 + 1)))
     }
 
     const fn hashed(kind: Kind, whose: u64, place: u64) -> Self {
@@ -95,21 +95,42 @@ impl Content {
     }
 }
 
-/// The bytes of one item in one buffer.
+/// The bytes of one item in one buffer, from some byte on.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct ContentKey(u64);
+pub struct ContentKey {
+    word: u64,
+    /// Bytes of the first word that are left out.
+    skip: u8,
+}
 
 impl ContentKey {
-    /// The bytes from word `word` of the item on.
-    pub const fn from_word(self, word: u64) -> Self {
-        Self(self.0.wrapping_add(word.wrapping_mul(STEP)))
+    const fn new(word: u64) -> Self {
+        Self { word, skip: 0 }
+    }
+
+    /// The bytes `bytes` further on.
+    pub const fn from_byte(self, bytes: u64) -> Self {
+        let bytes = bytes + self.skip as u64;
+        let steps = (bytes / WORD as u64).wrapping_mul(STEP);
+        Self { word: self.word.wrapping_add(steps), skip: (bytes % WORD as u64) as u8 }
+    }
+
+    /// What is left of the first word, of at most `len` bytes, and the key of what follows it; only
+    /// where nothing is left out is there nothing.
+    fn first(self, len: usize) -> ([u8; WORD], std::ops::Range<usize>, Self) {
+        let skip = usize::from(self.skip);
+        let lead = if skip == 0 { 0 } else { (WORD - skip).min(len) };
+        (self.word.to_le_bytes(), skip..skip + lead, self.from_byte(lead as u64))
     }
 }
 
 /// Fills `bytes` with the item's first bytes.
 pub fn fill(key: ContentKey, bytes: &mut [u8]) {
+    let (first, lead, key) = key.first(bytes.len());
+    let (begin, bytes) = bytes.split_at_mut(lead.len());
+    begin.copy_from_slice(&first[lead]);
     let (words, rest) = bytes.as_chunks_mut::<WORD>();
-    let mut word = key.0;
+    let mut word = key.word;
     for place in words {
         *place = word.to_le_bytes();
         word = word.wrapping_add(STEP);
@@ -129,31 +150,34 @@ pub fn verify(key: ContentKey, bytes: &[u8]) -> Result<(), Mismatch> {
             let start = block * BLOCK_WORDS * WORD;
             return Err(first_mismatch(key, part).at(start as u64));
         }
-        key = key.from_word(BLOCK_WORDS as u64);
+        key = key.from_byte((BLOCK_WORDS * WORD) as u64);
     }
     Ok(())
 }
 
-/// Makes every stretch of 4 KiB wrong, cheaply, so that bytes left over from an earlier request
-/// cannot pass for bytes that arrived. Call it on what is granted, before it is granted.
-pub fn spoil(bytes: &mut [u8]) {
-    for stretch in bytes.chunks_mut(SPOILT_STRETCH) {
+/// Makes every stretch of so many bytes wrong, cheaply, so that bytes left over from an earlier
+/// request cannot pass for bytes that arrived. Call it on what is granted, before it is granted,
+/// with a stretch no longer than any write that is sent.
+pub fn spoil(bytes: &mut [u8], stretch: usize) {
+    for stretch in bytes.chunks_mut(stretch) {
         stretch[0] = !stretch[0];
     }
 }
 
-/// Bytes of which [`spoil`] changes one: a memory page, and less than any write that is sent.
+/// The usual stretch: a memory page, and less than any write of a whole item.
 pub const SPOILT_STRETCH: usize = 4096;
 
 /// Compares without branching, so that it runs at the speed of memory.
 fn holds(key: ContentKey, bytes: &[u8]) -> bool {
+    let (first, lead, key) = key.first(bytes.len());
+    let (begin, bytes) = bytes.split_at(lead.len());
     let (words, rest) = bytes.as_chunks::<WORD>();
-    let (mut word, mut differences) = (key.0, 0);
+    let (mut word, mut differences) = (key.word, 0);
     for found in words {
         differences |= u64::from_le_bytes(*found) ^ word;
         word = word.wrapping_add(STEP);
     }
-    differences == 0 && rest == &word.to_le_bytes()[..rest.len()]
+    differences == 0 && rest == &word.to_le_bytes()[..rest.len()] && begin == &first[lead]
 }
 
 /// The first wrong byte of a block that has one.

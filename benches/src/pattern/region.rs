@@ -6,7 +6,7 @@
 use thiserror::Error;
 use transport_core::memory::{MemoryRegion, OutOfRange};
 
-use super::{ContentKey, Mismatch, SPOILT_STRETCH, WORD, fill, verify};
+use super::{ContentKey, Mismatch, SPOILT_STRETCH, fill, verify};
 
 /// Bytes copied at once.
 const BUFFER: usize = 8192;
@@ -20,6 +20,17 @@ pub enum RegionFault {
     /// A byte is wrong; its offset counts from the item's start.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
+}
+
+impl RegionFault {
+    /// The same fault, a wrong byte counted from `start` bytes further ahead.
+    #[must_use]
+    pub const fn at(self, start: u64) -> Self {
+        match self {
+            Self::OutOfRange(_) => self,
+            Self::Mismatch(wrong) => Self::Mismatch(wrong.at(start)),
+        }
+    }
 }
 
 /// Fills the `len` bytes at `offset` of `region` with an item.
@@ -36,7 +47,7 @@ pub fn fill_region(
     let mut buffer = [0; BUFFER];
     for start in (0..len).step_by(BUFFER) {
         let bytes = &mut buffer[..BUFFER.min(len - start)];
-        fill(key.from_word((start / WORD) as u64), bytes);
+        fill(key.from_byte(start as u64), bytes);
         region.write(offset.saturating_add(start), bytes)?;
     }
     Ok(())
@@ -57,7 +68,7 @@ pub fn verify_region(
     for start in (0..len).step_by(BUFFER) {
         let bytes = &mut buffer[..BUFFER.min(len - start)];
         region.read(offset.saturating_add(start), bytes)?;
-        let key = key.from_word((start / WORD) as u64);
+        let key = key.from_byte(start as u64);
         verify(key, bytes).map_err(|wrong| wrong.at(start as u64))?;
     }
     Ok(())
@@ -80,7 +91,7 @@ pub fn probe_region(
     for start in (0..len).step_by(SPOILT_STRETCH) {
         let bytes = &mut buffer[..PROBE.min(len - start)];
         region.read(offset.saturating_add(start), bytes)?;
-        let key = key.from_word((start / WORD) as u64);
+        let key = key.from_byte(start as u64);
         verify(key, bytes).map_err(|wrong| wrong.at(start as u64))?;
     }
     Ok(())
@@ -89,13 +100,18 @@ pub fn probe_region(
 /// Bytes looked at by [`probe_region`]: a cache line.
 const PROBE: usize = 64;
 
-/// [`spoil`](super::spoil) for the `len` bytes at `offset` of `region`.
+/// [`spoil`](super::spoil) for the `len` bytes at `offset` of `region`; `stretch` is at least 1.
 ///
 /// # Errors
 ///
 /// When the region has not so many bytes; some may have been spoilt.
-pub fn spoil_region(region: &MemoryRegion, offset: usize, len: usize) -> Result<(), OutOfRange> {
-    for start in (0..len).step_by(SPOILT_STRETCH) {
+pub fn spoil_region(
+    region: &MemoryRegion,
+    offset: usize,
+    len: usize,
+    stretch: usize,
+) -> Result<(), OutOfRange> {
+    for start in (0..len).step_by(stretch) {
         let (place, mut byte) = (offset.saturating_add(start), [0]);
         region.read(place, &mut byte)?;
         region.write(place, &[!byte[0]])?;

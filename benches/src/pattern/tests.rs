@@ -23,7 +23,7 @@ fn differing(one: &[u8], other: &[u8]) -> usize {
 
 #[test]
 fn words_are_the_key_plus_multiples_of_the_step() {
-    let key = ContentKey(u64::MAX - 3);
+    let key = ContentKey::new(u64::MAX - 3);
     let mut bytes = [0; 20];
     fill(key, &mut bytes);
     let second = (u64::MAX - 3).wrapping_add(STEP);
@@ -81,10 +81,10 @@ fn a_stale_half_is_found_where_it_begins() {
 fn spoilt_bytes_are_wrong_in_every_stretch() {
     let content = Content::kv_page(1, &[5], 16, 0);
     let mut bytes = page(content, 0);
-    spoil(&mut bytes);
+    spoil(&mut bytes, SPOILT_STRETCH);
     for (stretch, part) in bytes.chunks(SPOILT_STRETCH).enumerate() {
-        let words = (stretch * SPOILT_STRETCH / WORD) as u64;
-        assert!(verify(content.in_buffer(0).from_word(words), part).is_err());
+        let start = (stretch * SPOILT_STRETCH) as u64;
+        assert!(verify(content.in_buffer(0).from_byte(start), part).is_err());
     }
 }
 
@@ -92,13 +92,13 @@ fn spoilt_bytes_are_wrong_in_every_stretch() {
 fn spoiling_a_region_changes_what_spoiling_a_slice_does() {
     let region = MemoryRegion::allocate(20_000).expect("20 KB");
     let mut bytes = vec![0; 10_000];
-    spoil(&mut bytes);
-    spoil_region(&region, 30, 10_000).unwrap();
+    spoil(&mut bytes, SPOILT_STRETCH);
+    spoil_region(&region, 30, 10_000, SPOILT_STRETCH).unwrap();
     let mut found = vec![0; 20_000];
     region.read(0, &mut found).unwrap();
     assert_eq!(found[30..10_030], bytes);
     assert!(found[..30].iter().chain(&found[10_030..]).all(|byte| *byte == 0));
-    assert!(spoil_region(&region, 20_000, 1).is_err());
+    assert!(spoil_region(&region, 20_000, 1, SPOILT_STRETCH).is_err());
 }
 
 #[test]
@@ -146,7 +146,7 @@ proptest! {
         place: prop::sample::Index,
         change in 1_u8..,
     ) {
-        let key = ContentKey(key);
+        let key = ContentKey::new(key);
         let mut bytes = vec![0xaa; len];
         fill(key, &mut bytes);
         prop_assert_eq!(verify(key, &bytes), Ok(()));
@@ -156,6 +156,26 @@ proptest! {
         bytes[offset] ^= change;
         let wrong = Mismatch { offset: offset as u64, expected, found: bytes[offset] };
         prop_assert_eq!(verify(key, &bytes), Err(wrong));
+    }
+
+    #[test]
+    fn a_part_of_an_item_holds_what_the_item_holds_there(
+        start in 0_usize..9000,
+        further in 0_usize..100,
+        len in 0_usize..9000,
+    ) {
+        let key = ContentKey::new(77);
+        let mut whole = vec![0; start + further + len];
+        fill(key, &mut whole);
+        let key = key.from_byte(start as u64).from_byte(further as u64);
+        let mut part = vec![0; len];
+        fill(key, &mut part);
+        prop_assert_eq!(&part, &whole[start + further..]);
+        prop_assert_eq!(verify(key, &part), Ok(()));
+        if let Some(first) = part.first_mut() {
+            *first = !*first;
+            prop_assert_eq!(verify(key, &part).map_err(|wrong| wrong.offset), Err(0));
+        }
     }
 
     #[test]

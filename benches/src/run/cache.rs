@@ -1,20 +1,26 @@
-//! The memory of one side, and what every item of it must hold.
+//! The memory of one side, all of its ranks, and what every item of it must hold.
 //!
 //! A [`Pool`] hands out the items of one part in scattered order and remembers what each must hold:
-//! that is how writes outside the grants show. Invariant: an item is either free, with known
-//! content, or handed out.
+//! that is how writes outside the grants show. One scheduler serves all ranks, so an item is the
+//! same number on each of them, and every rank holds its share of the item's content. Invariant: an
+//! item is either free, with known content, or handed out.
 
 use std::sync::Arc;
 
 use transport_core::disagg::node::Model;
-use transport_core::memory::{BufferShape, CacheTables, MemoryRegion, PagedTable};
+use transport_core::disagg::topology::{Rank, Route, Side, Topology};
+use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
 use transport_core::transfer::Part;
 use transport_core::wire::AUX_HEADER_BYTES;
 use transport_tcp::HostMemory;
 
 use super::RunError;
-use crate::model::Geometry;
-use crate::pattern::{Content, ContentKey, fill_region, probe_region, spoil_region, verify_region};
+use crate::model::{Geometry, Held, held};
+use crate::pattern::{
+    Content, ContentKey, RegionFault, SPOILT_STRETCH, fill_region, probe_region, spoil_region,
+    verify_region,
+};
+use crate::workload::Workload;
 use transport_core::rng::Rng;
 
 /// Items of each part that one side's memory has.
@@ -26,36 +32,80 @@ pub struct Sizes {
     pub requests: u32,
 }
 
-/// One side's memory, as the node takes it.
+/// One side's memory.
 #[derive(Debug)]
 pub struct Cache {
-    /// All tables.
-    pub tables: CacheTables,
-    /// What the node tells its peers of them.
+    /// The ranks that have a part in the side's requests, in the order of their numbers.
+    pub ranks: Vec<RankCache>,
+    /// What the nodes tell their peers of it.
     pub model: Model,
+    side: Side,
+}
+
+/// One rank's memory, as its node takes it.
+#[derive(Debug)]
+pub struct RankCache {
+    /// Which rank.
+    pub rank: Rank,
+    /// Its tables.
+    pub tables: CacheTables,
 }
 
 impl Cache {
-    /// Allocates what `sizes` asks for. `compat` is the engine's tag that both sides must share.
-    pub fn allocate(geometry: &Geometry, sizes: Sizes, compat: u64) -> Result<Self, RunError> {
-        let kv = vec![geometry.kv.item_bytes; geometry.kv.count as usize];
-        let kv = table(&kv, sizes.pages)?;
-        let slot = geometry.aux_bytes + AUX_HEADER_BYTES as u64;
-        // A prefill room holds its slot until it is confirmed, when the next may have begun.
-        let aux = table(&[slot], sizes.requests.saturating_mul(2).max(16))?;
-        let state = geometry.states.iter().map(|state| {
-            let items = state.items.most(geometry.page_tokens).saturating_mul(sizes.requests);
-            table(&state.buffers, items)
+    /// Allocates what `sizes` asks for, at every rank of `side` that exchanges anything.
+    pub fn allocate(workload: &Workload, side: Side, sizes: Sizes) -> Result<Self, RunError> {
+        let topology = &workload.topology;
+        let taking_part = topology.layout(side).sizes().group(0);
+        let taking_part =
+            taking_part.filter(|rank| !counterparts(topology, side, *rank).is_empty());
+        let ranks = taking_part.map(|rank| {
+            let tables = tables(workload, side, rank, sizes)?;
+            Ok(RankCache { rank, tables })
         });
-        let state = state.collect::<Result<Vec<_>, _>>()?;
-        let tables = CacheTables::new(kv, aux, state);
-        let tables = tables.expect("a model has at most as many components as tables hold");
-        Ok(Self { tables, model: geometry.model(compat) })
+        let ranks = ranks.collect::<Result<_, RunError>>()?;
+        Ok(Self { ranks, model: workload.geometry.model(workload.fingerprint()), side })
     }
 }
 
-/// A table of as many items in each buffer, all in one region.
+/// The ranks of the other side that `rank` has to do with.
+pub fn counterparts(topology: &Topology, side: Side, rank: Rank) -> Vec<Rank> {
+    let ranks = match side {
+        Side::Prefill => topology.readers(rank, 0),
+        Side::Decode => topology.writers(rank, 0).map(|writers| writers.ranks),
+    };
+    ranks.expect("the rank is one of the layout's, and there is a first group")
+}
+
+fn tables(
+    workload: &Workload,
+    side: Side,
+    rank: Rank,
+    sizes: Sizes,
+) -> Result<CacheTables, RunError> {
+    let (geometry, topology) = (&workload.geometry, &workload.topology);
+    let table = |part, items| {
+        let bytes = topology.item_bytes(side, rank, part);
+        table(&bytes.expect("the rank is one of the layout's"), items)
+    };
+    let kv = table(Part::Kv, sizes.pages)?;
+    // A prefill room holds its slot until it is confirmed, when the next may have begun.
+    let aux = self::table(&[aux_slot(geometry)], sizes.requests.saturating_mul(2).max(16))?;
+    let state = (0u8..).zip(&geometry.states).map(|(k, state)| {
+        let items = state.items.most(geometry.page_tokens).saturating_mul(sizes.requests);
+        table(Part::State(k), items)
+    });
+    let tables = CacheTables::new(kv, aux, state.collect::<Result<_, _>>()?);
+    Ok(tables.expect("a model has at most as many components as tables hold"))
+}
+
+fn aux_slot(geometry: &Geometry) -> u64 {
+    geometry.aux_bytes + AUX_HEADER_BYTES as u64
+}
+
+/// A table of as many items in each buffer, all in one region. A stage without the part's layers has
+/// a table too, of items that nobody reads or writes.
 fn table(item_bytes: &[u64], items: u32) -> Result<PagedTable, RunError> {
+    let item_bytes = if item_bytes.is_empty() { &[1] } else { item_bytes };
     let items = items.max(1);
     let bytes = item_bytes.iter().sum::<u64>().saturating_mul(u64::from(items));
     let len = usize::try_from(bytes).ok();
@@ -72,26 +122,52 @@ pub type Wrong = String;
 /// The items of one part: which are free, and what each must hold.
 #[derive(Debug)]
 pub struct Pool {
-    table: Arc<PagedTable>,
+    shares: Vec<Share>,
     part: Part,
     free: Vec<u32>,
     /// What each item holds; `None` while it is handed out, or after a failed transfer.
     holds: Vec<Option<Content>>,
+    /// No write is shorter than this.
+    stretch: usize,
+}
+
+/// What one rank has of a part.
+#[derive(Debug)]
+struct Share {
+    rank: Rank,
+    table: Arc<PagedTable>,
+    buffers: Vec<Held>,
+}
+
+/// Contiguous bytes of an item in one rank's memory.
+struct Place<'a> {
+    region: &'a MemoryRegion,
+    offset: usize,
+    len: usize,
 }
 
 impl Pool {
     /// All items of a part, in scattered order, holding anything.
-    pub fn new(tables: &CacheTables, part: Part, seed: u64) -> Self {
-        let table = tables.table(part).expect("the caller names a part of its own tables").clone();
-        let mut free: Vec<u32> = (0..table.items()).collect();
+    pub fn new(workload: &Workload, cache: &Cache, part: Part, seed: u64) -> Self {
+        let layout = workload.topology.layout(cache.side);
+        let component = layout.components().find(|(of, _)| *of == part);
+        let (_, component) = component.expect("the caller names a part of its own model");
+        let share = |of: &RankCache| {
+            let table = of.tables.table(part).expect("every rank has a table of every part");
+            let buffers = held(layout, component, of.rank);
+            Share { rank: of.rank, table: table.clone(), buffers }
+        };
+        let shares: Vec<Share> = cache.ranks.iter().map(share).collect();
+        let items = shares.first().map_or(0, |share| share.table.items());
+        let mut free: Vec<u32> = (0..items).collect();
         Rng::new(seed ^ u64::from(part.to_wire())).shuffle(&mut free);
-        let holds = vec![None; free.len()];
-        Self { table, part, free, holds }
+        let (holds, stretch) = (vec![None; free.len()], shortest_write(&workload.topology, part));
+        Self { shares, part, free, holds, stretch }
     }
 
     /// Fills every item with content that stands for nothing, so that stray writes show.
     pub fn fill_untouched(&mut self) {
-        for item in 0..self.table.items() {
+        for item in 0..self.holds.len() as u32 {
             let content = Content::untouched(u32::from(self.part.to_wire()), item);
             self.fill(item, content);
             self.holds[item as usize] = Some(content);
@@ -103,9 +179,10 @@ impl Pool {
         self.free.len()
     }
 
-    /// Bytes of one item over all buffers.
+    /// Bytes of one item over all buffers of all ranks.
     pub fn item_bytes(&self) -> u64 {
-        self.table.item_bytes()
+        let pieces = self.shares.iter().flat_map(|share| &share.buffers).flat_map(|b| &*b.pieces);
+        pieces.map(|piece| piece.len).sum()
     }
 
     /// Takes `count` items, if there are so many.
@@ -121,12 +198,8 @@ impl Pool {
 
     /// Puts content into an item.
     pub fn fill(&self, item: u32, content: Content) {
-        self.each_buffer(item, |buffer, shape, offset| {
-            let (region, len) = (self.table.region(buffer), shape.item_bytes as usize);
-            let filled = fill_region(content.in_buffer(buffer as u32), region, offset, len);
-            filled.map_err(|error| error.to_string())
-        })
-        .expect("a table's items lie within its regions");
+        self.each_piece(item, content, |key, at| fill_region(key, at.region, at.offset, at.len))
+            .expect("a table's items lie within its regions");
     }
 
     /// Readies items for being written by a peer: looks at a few bytes of every 4 KiB for stray
@@ -137,11 +210,18 @@ impl Pool {
             if let Some(content) = self.holds[*item as usize].take() {
                 self.check(*item, content, probe_region)?;
             }
-            self.each_buffer(*item, |buffer, shape, offset| {
-                let spoilt =
-                    spoil_region(self.table.region(buffer), offset, shape.item_bytes as usize);
-                spoilt.map_err(|error| error.to_string())
-            })?;
+            self.spoil(*item)?;
+        }
+        Ok(())
+    }
+
+    fn spoil(&self, item: u32) -> Result<(), Wrong> {
+        for share in self.shares.iter().filter(|share| !share.buffers.is_empty()) {
+            for (buffer, shape) in share.table.shapes().iter().enumerate() {
+                let (offset, len) = (shape.item(item) as usize, shape.item_bytes as usize);
+                let spoilt = spoil_region(share.table.region(buffer), offset, len, self.stretch);
+                spoilt.map_err(|error| error.to_string())?;
+            }
         }
         Ok(())
     }
@@ -159,29 +239,44 @@ impl Pool {
         known.into_iter().try_for_each(|(item, content)| self.check(item, content, verify_region))
     }
 
-    fn check<E: std::fmt::Display>(
+    fn check(
         &self,
         item: u32,
         content: Content,
-        check: impl Fn(ContentKey, &MemoryRegion, usize, usize) -> Result<(), E>,
+        check: impl Fn(ContentKey, &MemoryRegion, usize, usize) -> Result<(), RegionFault>,
     ) -> Result<(), Wrong> {
-        self.each_buffer(item, |buffer, shape, offset| {
-            let key = content.in_buffer(buffer as u32);
-            let checked = check(key, self.table.region(buffer), offset, shape.item_bytes as usize);
-            checked.map_err(|error| format!("{} {item}, buffer {buffer}: {error}", self.name()))
-        })
+        self.each_piece(item, content, |key, at| check(key, at.region, at.offset, at.len))
     }
 
-    fn each_buffer(
+    /// Shows every contiguous stretch of an item's bytes, on all ranks, with what it must hold.
+    fn each_piece<E: Into<RegionFault>>(
         &self,
         item: u32,
-        mut each: impl FnMut(usize, &BufferShape, usize) -> Result<(), Wrong>,
+        content: Content,
+        each: impl Fn(ContentKey, Place<'_>) -> Result<(), E>,
     ) -> Result<(), Wrong> {
-        for (buffer, shape) in self.table.shapes().iter().enumerate() {
-            let offset = shape.offset + u64::from(item) * shape.stride;
-            each(buffer, shape, offset as usize)?;
+        for share in &self.shares {
+            for (place, held) in share.buffers.iter().enumerate() {
+                let (region, shape) = (share.table.region(place), share.table.shapes()[place]);
+                let key = content.in_buffer(held.buffer);
+                for piece in &*held.pieces {
+                    let offset = (shape.item(item) + piece.rank) as usize;
+                    let at = Place { region, offset, len: piece.len as usize };
+                    let done = each(key.from_byte(piece.model), at);
+                    done.map_err(|error| {
+                        self.wrong(share, item, held.buffer, error.into().at(piece.rank))
+                    })?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What is wrong, where; the buffer is the model's, the byte is counted in the rank's item.
+    fn wrong(&self, share: &Share, item: u32, buffer: u32, fault: RegionFault) -> Wrong {
+        let several = (self.shares.len() > 1).then(|| format!("rank {}, ", share.rank));
+        let (rank, name) = (several.unwrap_or_default(), self.name());
+        format!("{rank}{name} {item}, buffer {buffer}: {fault}")
     }
 
     fn name(&self) -> String {
@@ -191,4 +286,14 @@ impl Pool {
             Part::State(component) => format!("state component {component} item"),
         }
     }
+}
+
+/// Bytes of the shortest run that is written anywhere, or [`SPOILT_STRETCH`] when all are longer.
+fn shortest_write(topology: &Topology, part: Part) -> usize {
+    let ranks = |side| topology.layout(side).sizes().group(0);
+    let pairs = ranks(Side::Prefill).flat_map(|from| ranks(Side::Decode).map(move |to| (from, to)));
+    let routes = pairs.filter_map(|(from, to)| topology.route(from, to).ok());
+    let run = |route: &Route| route.segments_of(part).map(|segment| segment.cut.run).min();
+    let shortest = routes.filter_map(|route| run(&route)).min();
+    shortest.map_or(SPOILT_STRETCH, |run| (run as usize).min(SPOILT_STRETCH))
 }

@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use transport_core::disagg::RoomId;
-use transport_core::disagg::node::{Completion, Lease, Receive, Rejected};
+use transport_core::disagg::node::{Lease, Receive};
+use transport_core::disagg::topology;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
 
 use super::RunError;
 use super::cache::{Cache, Pool, Sizes, Wrong};
+use super::gather::Done;
 use super::link::{Line, News, say};
 use super::node::{Meet, Side};
 use super::pace::Pace;
@@ -29,11 +32,14 @@ static PATTERN: Excluded = Excluded::new();
 pub fn run(listen: SocketAddr, child: bool, args: &RunArgs) -> Result<Report, RunError> {
     let workload = Workload::load(args)?;
     let sizes = Sizes { pages: workload.pool_pages, requests: args.load.concurrency };
-    let cache = Cache::allocate(&workload.geometry, sizes, workload.fingerprint())?;
+    let cache = Cache::allocate(&workload, topology::Side::Decode, sizes)?;
     let engine = Engine::new(&workload, &cache, args);
-    let tell =
-        if child { |at| say(&Line::Listening(at)) } else { |at| eprintln!("waiting at {at}") };
-    let side = Side::start(Role::Decode, Meet::Listen(listen, tell), &cache, args)?;
+    let tell = if child {
+        |at| say(&Line::Listening(at))
+    } else {
+        |at: Vec<SocketAddr>| at.iter().for_each(|at| eprintln!("waiting at {at}"))
+    };
+    let side = Side::start(Role::Decode, Meet::Listen(listen, tell), &cache, &workload, args)?;
     let news = News::new(child, workload.requests.len() as u64);
     engine.run(side, news, args)
 }
@@ -57,6 +63,18 @@ struct Engine<'a> {
     in_flight: InFlight,
 }
 
+/// Grants a request's items at every rank. Whether all nodes took it.
+fn receive(side: &Side, room: u64, pages: Vec<u32>, state: Vec<Vec<u32>>, prefix: u32) -> bool {
+    let pages: Arc<[u32]> = pages.into();
+    let state: Vec<Arc<[u32]>> = state.into_iter().map(Arc::from).collect();
+    side.ranks.iter().all(|rank| {
+        let state = state.iter().map(|items| Lease::new(items.clone())).collect();
+        let (room, peer, pages) = (RoomId(room), rank.peer, Lease::new(pages.clone()));
+        let receive = Receive { room, peer, pages, state, prefix_pages: prefix };
+        rank.client.receive(receive).is_ok()
+    })
+}
+
 /// A request whose pages are granted.
 struct Active {
     since: Instant,
@@ -66,7 +84,7 @@ struct Active {
 
 impl<'a> Engine<'a> {
     fn new(workload: &'a Workload, cache: &Cache, args: &RunArgs) -> Self {
-        let pool = |part| Pool::new(&cache.tables, part, args.load.seed);
+        let pool = |part| Pool::new(workload, cache, part, args.load.seed);
         let components = 0..workload.geometry.states.len() as u8;
         let mut engine = Self {
             workload,
@@ -95,8 +113,8 @@ impl<'a> Engine<'a> {
         while self.next < self.workload.requests.len() || !self.active.is_empty() {
             self.admit(&mut side, pace);
             let all = self.next == self.workload.requests.len();
-            if let Some(completion) = side.wait(if all { LAST_PATIENCE } else { PATIENCE }) {
-                self.take(completion, &mut news);
+            if let Some(done) = side.wait(if all { LAST_PATIENCE } else { PATIENCE }) {
+                self.take(done, &mut news);
             }
             if let Some(reason) = side.poll_loss() {
                 self.give_up(&mut news, &reason.to_string());
@@ -138,16 +156,14 @@ impl<'a> Engine<'a> {
         if self.verify {
             self.expose(room, &pages, &state);
         }
-        let state = state.into_iter().map(Lease::new).collect();
-        let (room, peer, pages) = (RoomId(room), side.peer, Lease::new(pages));
-        let receive = Receive { room, peer, pages, state, prefix_pages };
         let since = Instant::now();
         self.in_flight.open(since);
-        self.active.insert(room.0, Active { since, hold, prefix_pages });
-        if let Err(Rejected::Busy(back) | Rejected::Gone(back)) = side.client.receive(receive) {
-            // The queue is deeper than the requests in flight, so only a node that is gone refuses.
-            self.failed(room.0, "the node is gone");
-            self.end(room.0, back.map(|receive| (receive.pages, receive.state)), false);
+        self.active.insert(room, Active { since, hold, prefix_pages });
+        if !receive(side, room, pages, state, prefix_pages) {
+            // The queues are deeper than the requests in flight, so only a node that is gone
+            // refuses, and with it the side: other ranks may have been granted the pages already.
+            self.failed(room, "the node is gone");
+            self.end(room, None, false);
         }
         true
     }
@@ -175,24 +191,24 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn take(&mut self, completion: Completion, news: &mut News) {
-        match completion {
-            Completion::Received { room, result: Ok(aux), pages, state } => {
+    fn take(&mut self, done: Done, news: &mut News) {
+        match done {
+            Done::Received { room, result: Ok(aux), pages, state } => {
                 let bytes = self.completed(room.0, &aux, &pages, &state);
                 news.completed(bytes);
                 self.end(room.0, Some((pages, state)), true);
             }
-            Completion::Received { room, result: Err(failure), pages, state } => {
-                self.failed(room.0, failure.cause);
+            Done::Received { room, result: Err(reason), pages, state } => {
+                self.failed(room.0, reason);
                 news.failed();
                 self.end(room.0, Some((pages, state)), false);
             }
-            Completion::Dropped { room } => {
+            Done::Dropped { room } => {
                 self.failed(room.0, "the node is gone");
                 news.failed();
                 self.end(room.0, None, false);
             }
-            _ => {}
+            Done::ChunkSent { .. } | Done::Closed { .. } => {}
         }
     }
 
@@ -201,8 +217,8 @@ impl<'a> Engine<'a> {
         self.in_flight.close(Instant::now());
     }
 
-    /// Records a request that arrived, checks it, and keeps its shared blocks. Its bytes.
-    fn completed(&mut self, room: u64, aux: &[u8], pages: &Lease, state: &[Lease]) -> u64 {
+    /// Records a request that arrived and checks it. Its bytes.
+    fn completed(&mut self, room: u64, aux: &[Vec<u8>], pages: &Lease, state: &[Lease]) -> u64 {
         let now = Instant::now();
         self.in_flight.close(now);
         let Some(active) = self.active.get(&room) else { return 0 };
@@ -210,7 +226,7 @@ impl<'a> Engine<'a> {
         let state_bytes: u64 =
             state_items.map(|(pool, lease)| pool.item_bytes() * lease.items().len() as u64).sum();
         let kv_bytes = self.pages.item_bytes() * pages.items().len() as u64;
-        let bytes = kv_bytes + state_bytes + aux.len() as u64;
+        let bytes = kv_bytes + state_bytes + aux.iter().map(Vec::len).sum::<usize>() as u64;
         let (pages_moved, reused_pages) = (pages.items().len() as u64, active.prefix_pages.into());
         let time = now - active.since;
         self.recorder.completed(Completed { time, bytes, pages: pages_moved, reused_pages });
@@ -221,7 +237,7 @@ impl<'a> Engine<'a> {
         bytes
     }
 
-    fn check(&mut self, room: u64, aux: &[u8], pages: &Lease, state: &[Lease]) {
+    fn check(&mut self, room: u64, aux: &[Vec<u8>], pages: &Lease, state: &[Lease]) {
         let first = self.active.get(&room).map_or(0, |active| active.prefix_pages);
         let request = &self.workload.requests[room as usize];
         let page_tokens = self.workload.geometry.page_tokens;
@@ -238,7 +254,8 @@ impl<'a> Engine<'a> {
                     items.map(|(n, item)| pool.verify(*item, Content::state(room, component, n)));
                 wrong.extend(checked.filter_map(Result::err));
             }
-            let aux_wrong = pattern::verify(Content::aux(room).in_buffer(0), aux).err();
+            let expected = Content::aux(room).in_buffer(0);
+            let aux_wrong = aux.iter().filter_map(|aux| pattern::verify(expected, aux).err());
             wrong.extend(aux_wrong.map(|wrong| format!("aux: {wrong}")));
             wrong
         });

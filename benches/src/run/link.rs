@@ -12,8 +12,8 @@ use crate::report::Report;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
-    /// The decode side waits here.
-    Listening(SocketAddr),
+    /// The decode side's ranks wait here, in their order.
+    Listening(Vec<SocketAddr>),
     /// A request arrived whole: its bytes.
     Completed(u64),
     /// A request failed.

@@ -21,8 +21,8 @@ pub fn run(args: &RunArgs) -> Result<Report, RunError> {
     let requests = Workload::load(args)?.requests.len() as u64;
     let listen = [OsString::from("decode"), "--listen".into(), "127.0.0.1:0".into()];
     let mut decode = Side::spawn("decode", listen)?;
-    let address = decode.listening()?;
-    let connect = [OsString::from("prefill"), "--connect".into(), address.to_string().into()];
+    let addresses: Vec<String> = decode.listening()?.iter().map(SocketAddr::to_string).collect();
+    let connect = [OsString::from("prefill"), "--connect".into(), addresses.join(",").into()];
     let mut prefill = Side::spawn("prefill", connect)?;
     let mut bar = Progress::new(requests);
     let received = decode.report(&mut bar);
@@ -55,9 +55,9 @@ impl Side {
         Ok(Self { name, child, lines: BufReader::new(out) })
     }
 
-    fn listening(&mut self) -> Result<SocketAddr, RunError> {
+    fn listening(&mut self) -> Result<Vec<SocketAddr>, RunError> {
         match hear(&mut self.lines) {
-            Some(Line::Listening(address)) => Ok(address),
+            Some(Line::Listening(addresses)) => Ok(addresses),
             _ => Err(self.ended()),
         }
     }

@@ -1,8 +1,9 @@
-//! Runs: a workload through two real nodes, one per process.
+//! Runs: a workload through real nodes, the ranks of a side in one process.
 //!
 //! * [`cache`]: the memory of one side: tables, pools of items, and what each item must hold.
 //! * [`decode`], [`prefill`]: stand-ins for the two engines' schedulers. They do what an engine
-//!   does: allocate, submit, take completions. The node's driver thread moves the bytes meanwhile.
+//!   does: allocate, submit to every rank, take completions. The nodes' driver threads move the bytes
+//!   meanwhile.
 //! * [`loopback`]: both as child processes of this one.
 //! * [`bootstrap`]: the directory of a prefill instance, by itself.
 //! * [`link`]: what the processes tell their parent, one line of JSON each.
@@ -10,6 +11,7 @@
 pub mod bootstrap;
 pub mod cache;
 pub mod decode;
+mod gather;
 pub mod link;
 pub mod loopback;
 mod node;

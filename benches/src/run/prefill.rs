@@ -5,18 +5,21 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use transport_core::disagg::RoomId;
-use transport_core::disagg::node::{Chunk, Completion, Last, Lease, Open, RoomHandle};
+use transport_core::disagg::node::{Chunk, Last, Lease, Open, RoomHandle};
 use transport_core::disagg::room::RoomState;
+use transport_core::disagg::topology;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
 
 use super::RunError;
 use super::cache::{Cache, Pool, Sizes};
+use super::gather::Done;
 use super::link::News;
-use super::node::{Meet, Side};
+use super::node::{Meet, RankNode, Side};
 use crate::args::RunArgs;
 use crate::cpu::{self, Excluded};
 use crate::pattern::{self, Content};
@@ -35,21 +38,22 @@ const GRANT_PATIENCE: Duration = Duration::from_micros(200);
 /// And while it waits for completions, which wake it.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// Runs the prefill side until every room has closed.
-pub fn run(connect: SocketAddr, child: bool, args: &RunArgs) -> Result<Report, RunError> {
+/// Runs the prefill side, whose peers wait at `connect`: the first decode rank, the others following
+/// at the next ports, or all of them. Until every room has closed.
+pub fn run(connect: Vec<SocketAddr>, child: bool, args: &RunArgs) -> Result<Report, RunError> {
     let workload = Workload::load(args)?;
     let chunk_pages = args.transfer.chunk_tokens / workload.geometry.page_tokens;
     let sizes = Sizes { pages: chunk_pages * CHUNKS, requests: args.load.concurrency };
-    let cache = Cache::allocate(&workload.geometry, sizes, workload.fingerprint())?;
-    let side = Side::start(Role::Prefill, Meet::Dial(connect), &cache, args)?;
+    let cache = Cache::allocate(&workload, topology::Side::Prefill, sizes)?;
+    let side = Side::start(Role::Prefill, Meet::Dial(connect), &cache, &workload, args)?;
     let news = if child { News::Nobody } else { News::new(false, workload.requests.len() as u64) };
     let engine = Engine {
         workload: &workload,
         chunk_pages,
         most: args.load.concurrency as usize,
-        pages: Pool::new(&cache.tables, Part::Kv, !args.load.seed),
+        pages: Pool::new(&workload, &cache, Part::Kv, !args.load.seed),
         state: (0..workload.geometry.states.len() as u8)
-            .map(|k| Pool::new(&cache.tables, Part::State(k), !args.load.seed))
+            .map(|k| Pool::new(&workload, &cache, Part::State(k), !args.load.seed))
             .collect(),
         rooms: VecDeque::new(),
         next: 0,
@@ -74,13 +78,27 @@ struct Engine<'a> {
 /// A room that is open.
 struct Sending {
     room: u64,
-    handle: RoomHandle,
+    /// At every rank.
+    handles: Vec<RoomHandle>,
     /// The next page of the prompt to send, once the grant told how many need not be.
     next_page: Option<u32>,
     first_chunk: Option<Instant>,
     sent: u64,
     pages: u64,
     all_sent: bool,
+}
+
+/// A chunk whose items are filled at every rank.
+struct Computed {
+    room: RoomId,
+    pages: Arc<[u32]>,
+    last: Option<ComputedLast>,
+}
+
+/// What goes with the last one.
+struct ComputedLast {
+    aux: Vec<u8>,
+    state: Vec<Arc<[u32]>>,
 }
 
 impl Engine<'_> {
@@ -90,8 +108,8 @@ impl Engine<'_> {
             self.open_rooms(&side);
             let sent = self.send_chunk(&side);
             let patience = if sent { Duration::ZERO } else { self.patience() };
-            if let Some(completion) = side.wait(patience) {
-                self.take(completion, &mut news);
+            if let Some(done) = side.wait(patience) {
+                self.take(done, &mut news);
             }
             if let Some(reason) = side.poll_loss() {
                 self.give_up(&reason.to_string());
@@ -113,11 +131,12 @@ impl Engine<'_> {
     fn open_rooms(&mut self, side: &Side) {
         while self.rooms.len() < self.most * 2 && self.next < self.workload.requests.len() {
             let room = self.next as u64;
-            let Ok(handle) = side.client.open(Open { room: RoomId(room) }) else { return };
+            let open = |rank: &RankNode| rank.client.open(Open { room: RoomId(room) }).ok();
+            let Some(handles) = side.ranks.iter().map(open).collect() else { return };
             let (next_page, first_chunk) = (None, None);
             let sending = Sending {
                 room,
-                handle,
+                handles,
                 next_page,
                 first_chunk,
                 sent: 0,
@@ -138,18 +157,18 @@ impl Engine<'_> {
         let sending = &mut self.rooms[place];
         sending.sent += 1;
         sending.all_sent = chunk.last.is_some();
-        sending.pages += chunk.pages.items().len() as u64;
+        sending.pages += chunk.pages.len() as u64;
         if sending.first_chunk.is_none() {
             let now = Instant::now();
             sending.first_chunk = Some(now);
             self.in_flight.open(now);
         }
-        // The queue is deeper than all chunks and rooms at a time, so it is never full.
-        side.client.send(chunk).is_ok()
+        // The queues are deeper than all chunks and rooms at a time, so they are never full.
+        side.ranks.iter().all(|rank| rank.client.send(chunk.at_a_rank()).is_ok())
     }
 
     /// The next chunk of a room, its pages filled; `None` when there are no pages for it now.
-    fn compute(&mut self, place: usize) -> Option<Chunk> {
+    fn compute(&mut self, place: usize) -> Option<Computed> {
         let (room, first) = (self.rooms[place].room, self.rooms[place].first_page());
         let request = &self.workload.requests[room as usize];
         let geometry = &self.workload.geometry;
@@ -173,13 +192,13 @@ impl Engine<'_> {
         });
         self.rooms[place].next_page = Some(end);
         let last = (end == total).then(|| self.last(room, state));
-        Some(Chunk { room: RoomId(room), pages: Lease::new(pages), last, ready: None })
+        Some(Computed { room: RoomId(room), pages: pages.into(), last })
     }
 
-    fn last(&self, room: u64, state: Vec<Vec<u32>>) -> Last {
+    fn last(&self, room: u64, state: Vec<Vec<u32>>) -> ComputedLast {
         let mut aux = vec![0; self.workload.geometry.aux_bytes as usize];
         pattern::fill(Content::aux(room).in_buffer(0), &mut aux);
-        Last { aux, state: state.into_iter().map(Lease::new).collect() }
+        ComputedLast { aux, state: state.into_iter().map(Arc::from).collect() }
     }
 
     /// State items for a prompt of `tokens`; none of any component if one has too few.
@@ -197,21 +216,18 @@ impl Engine<'_> {
         self.state.iter_mut().zip(state).for_each(|(pool, items)| pool.give(items));
     }
 
-    fn take(&mut self, completion: Completion, news: &mut News) {
-        match completion {
-            Completion::ChunkSent { pages, state, .. } => {
+    fn take(&mut self, done: Done, news: &mut News) {
+        match done {
+            Done::ChunkSent { pages, state } => {
                 self.pages.give(pages.items());
                 let pools = self.state.iter_mut().zip(&state);
                 pools.for_each(|(pool, lease)| pool.give(lease.items()));
             }
-            Completion::Closed { room, result } => {
-                let result = result.map_err(|failure| failure.cause.to_string());
-                self.closed(room.0, result, news);
-            }
-            Completion::Dropped { room } => {
+            Done::Closed { room, result } => self.closed(room.0, result, news),
+            Done::Dropped { room } => {
                 self.closed(room.0, Err("the node is gone".to_owned()), news);
             }
-            _ => {}
+            Done::Received { .. } => {}
         }
     }
 
@@ -237,11 +253,10 @@ impl Engine<'_> {
         }
     }
 
+    /// Bytes that the decode side received of a room.
     fn bytes_of(&self, sending: &Sending) -> u64 {
         let request = &self.workload.requests[sending.room as usize];
-        let geometry = &self.workload.geometry;
-        let whole = geometry.request_bytes(request.input_length);
-        whole - sending.reused() * geometry.bytes_per_page()
+        self.workload.moved_bytes(sending.pages, request.input_length)
     }
 
     /// The other side is gone: what has not begun will not.
@@ -254,13 +269,25 @@ impl Engine<'_> {
     }
 }
 
+impl Computed {
+    /// The chunk, for one of the ranks: the same items on each.
+    fn at_a_rank(&self) -> Chunk {
+        let last = self.last.as_ref().map(|last| {
+            let state = last.state.iter().map(|items| Lease::new(items.clone())).collect();
+            Last { aux: last.aux.clone(), state }
+        });
+        Chunk { room: self.room, pages: Lease::new(self.pages.clone()), last, ready: None }
+    }
+}
+
 impl Sending {
     fn is_granted(&self) -> bool {
-        self.handle.poll() > RoomState::Bootstrapping
+        self.handles.iter().all(|handle| handle.poll() > RoomState::Bootstrapping)
     }
 
     fn may_send(&self) -> bool {
-        matches!(self.handle.poll(), RoomState::WaitingForInput | RoomState::Transferring)
+        let may = |state| matches!(state, RoomState::WaitingForInput | RoomState::Transferring);
+        self.handles.iter().all(|handle| may(handle.poll()))
     }
 
     fn first_page(&self) -> u32 {
@@ -269,6 +296,7 @@ impl Sending {
 
     /// Pages that the decode side holds already.
     fn reused(&self) -> u64 {
-        self.handle.prefix_pages().unwrap_or(0).into()
+        let first = self.handles.first().and_then(RoomHandle::prefix_pages);
+        first.unwrap_or(0).into()
     }
 }

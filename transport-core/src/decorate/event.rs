@@ -31,6 +31,8 @@ pub enum Event<'a> {
         peer: PeerId,
         /// The grant.
         grant: &'a Arc<Grant>,
+        /// The tables whose items it names, if not those that are bound.
+        view: Option<&'a CacheTables>,
     },
     /// A grant was withdrawn.
     Revoke {

@@ -44,6 +44,8 @@ pub struct Injector {
 struct Landing {
     peer: PeerId,
     grant: Arc<Grant>,
+    /// What its pages are pages of: of what the peer writes, when others write the rest.
+    kv: Option<Arc<PagedTable>>,
     landed: u64,
 }
 
@@ -64,8 +66,10 @@ impl Decorator for Injector {
     fn see(&mut self, event: &Event<'_>) {
         match event {
             Event::Bind(tables) => self.kv = CacheTables::table(tables, Part::Kv).cloned(),
-            Event::Grant { peer, grant } => {
-                let landing = Landing { peer: *peer, grant: Arc::clone(grant), landed: 0 };
+            Event::Grant { peer, grant, view } => {
+                let viewed = view.map(|view| view.table(Part::Kv).cloned());
+                let kv = viewed.unwrap_or_else(|| self.kv.clone());
+                let landing = Landing { peer: *peer, grant: Arc::clone(grant), kv, landed: 0 };
                 self.grants.insert(grant.id, landing);
             }
             Event::Revoke { grant, .. } => drop(self.grants.remove(grant)),
@@ -96,9 +100,8 @@ impl Decorator for Injector {
 impl Injector {
     /// `bytes` more of a grant's KV have landed: flips a byte if that is all of it.
     fn flip(&mut self, grant: GrantId, bytes: u64) -> bool {
-        let (Some(landing), Some(kv)) = (self.grants.get_mut(&grant), &self.kv) else {
-            return false;
-        };
+        let Some(landing) = self.grants.get_mut(&grant) else { return false };
+        let Some(kv) = &landing.kv else { return false };
         landing.landed += bytes;
         let pages = &landing.grant.kv;
         let all = landing.landed >= pages.len() as u64 * kv.item_bytes();
@@ -109,7 +112,7 @@ impl Injector {
 /// Flips the byte in the middle of a page, in the first buffer.
 fn flip_byte(kv: &PagedTable, page: u32) -> bool {
     let (shape, region) = (kv.shapes()[0], kv.region(0));
-    let offset = (shape.offset + u64::from(page) * shape.stride + shape.item_bytes / 2) as usize;
+    let offset = shape.position(page, shape.item_bytes / 2).0 as usize;
     let mut byte = [0];
     let read = region.read(offset, &mut byte);
     read.and_then(|()| region.write(offset, &[!byte[0]])).is_ok()

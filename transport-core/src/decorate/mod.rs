@@ -99,7 +99,7 @@ impl<E: Endpoint, D: Decorator> Fabric for Decorated<E, D> {
         view: Option<&CacheTables>,
     ) -> Result<(), FabricError> {
         self.endpoint.grant(peer, Arc::clone(&grant), view)?;
-        self.decorator.see(&Event::Grant { peer, grant: &grant });
+        self.decorator.see(&Event::Grant { peer, grant: &grant, view });
         Ok(())
     }
 
