@@ -239,7 +239,7 @@ fn linear_state(
     let tensors = vec![vec![keys, keys, values], vec![recurrent]];
     Ok(StateGeometry {
         kind: StateKind::LinearAttention,
-        buffers: buffers(&tensors, layers.len(), 1),
+        buffers: slots(&tensors, layers.len()),
         items: StateItems::PerRequest(1),
         layers: layers.to_vec(),
         tensors,
@@ -249,20 +249,19 @@ fn linear_state(
 /// K and V pages like those of the layers with full attention, but of the window only.
 fn sliding_state(layers: &[u32], window: u32, kv: &KvBuffers, dtype: Dtype) -> StateGeometry {
     let tensors = kv.tensors(dtype);
-    let page_tokens = kv.item_bytes / buffers(&tensors[..1], 1, 1)[0];
     StateGeometry {
         kind: StateKind::SlidingWindow,
-        buffers: buffers(&tensors, layers.len(), page_tokens),
+        buffers: vec![kv.item_bytes; layers.len() * tensors.len()],
         items: StateItems::WindowPages { window_tokens: window },
         layers: layers.to_vec(),
         tensors,
     }
 }
 
-/// Item sizes of the buffers: tensor by tensor, one per layer.
-fn buffers(tensors: &[Vec<Sharded>], layers: usize, tokens: u64) -> Vec<u64> {
+/// Item sizes of the buffers of one slot each: tensor by tensor, one per layer.
+fn slots(tensors: &[Vec<Sharded>], layers: usize) -> Vec<u64> {
     let bytes = |s: &Sharded| u64::from(s.units) * u64::from(s.unit_bytes);
-    let item = |tensor: &Vec<Sharded>| tokens * tensor.iter().map(bytes).sum::<u64>();
+    let item = |tensor: &Vec<Sharded>| tensor.iter().map(bytes).sum::<u64>();
     tensors.iter().flat_map(|tensor| vec![item(tensor); layers]).collect()
 }
 

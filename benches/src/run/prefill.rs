@@ -38,8 +38,8 @@ const GRANT_PATIENCE: Duration = Duration::from_micros(200);
 /// And while it waits for completions, which wake it.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// Runs the prefill side, whose peers wait at `connect`: the first decode rank, the others following
-/// at the next ports, or all of them. Until every room has closed.
+/// Runs the prefill side until every room has closed. At `connect` the decode ranks wait: all of
+/// them in order, or the first, when the others follow at the next ports.
 pub fn run(connect: Vec<SocketAddr>, child: bool, args: &RunArgs) -> Result<Report, RunError> {
     let workload = Workload::load(args)?;
     let chunk_pages = args.transfer.chunk_tokens / workload.geometry.page_tokens;
