@@ -117,7 +117,7 @@ impl<'a> Engine<'a> {
                 self.take(done, &mut news);
             }
             if let Some(reason) = side.poll_loss() {
-                self.give_up(&mut news, &reason.to_string());
+                self.give_up(&side, &mut news, &reason.to_string());
             }
         }
         let (wall, transfer) = (start.elapsed(), self.in_flight.total(Instant::now()));
@@ -292,8 +292,9 @@ impl<'a> Engine<'a> {
         kept
     }
 
-    /// The other side is gone: what has not begun will not.
-    fn give_up(&mut self, news: &mut News, reason: &str) {
+    /// The other side is gone: what has not begun will not, and what waits for it waits in vain.
+    fn give_up(&mut self, side: &Side, news: &mut News, reason: &str) {
+        self.active.keys().for_each(|room| side.cancel(RoomId(*room)));
         for room in self.next..self.workload.requests.len() {
             self.recorder
                 .failed(room as u64, format!("not begun: the prefill side is gone ({reason})"));

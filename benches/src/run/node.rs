@@ -136,8 +136,9 @@ impl Side {
         }
     }
 
-    /// As an engine does: what has failed on one rank is of no use on the others.
-    fn cancel(&self, room: RoomId) {
+    /// Gives a room up on all ranks, as an engine does: what has failed on one is of no use on the
+    /// others.
+    pub(super) fn cancel(&self, room: RoomId) {
         for rank in &self.ranks {
             // A node that takes no cancel ends its rooms by itself.
             let _ = rank.client.cancel(room);

@@ -112,7 +112,7 @@ impl Engine<'_> {
                 self.take(done, &mut news);
             }
             if let Some(reason) = side.poll_loss() {
-                self.give_up(&reason.to_string());
+                self.give_up(&side, &reason.to_string());
             }
         }
         let (wall, transfer) = (start.elapsed(), self.in_flight.total(Instant::now()));
@@ -259,8 +259,9 @@ impl Engine<'_> {
         self.workload.moved_bytes(sending.pages, request.input_length)
     }
 
-    /// The other side is gone: what has not begun will not.
-    fn give_up(&mut self, reason: &str) {
+    /// The other side is gone: what has not begun will not, and what waits for it waits in vain.
+    fn give_up(&mut self, side: &Side, reason: &str) {
+        self.rooms.iter().for_each(|sending| side.cancel(RoomId(sending.room)));
         for room in self.next..self.workload.requests.len() {
             let what = format!("not begun: the decode side is gone ({reason})");
             self.recorder.failed(room as u64, what);
