@@ -15,7 +15,7 @@ use crate::transfer::{Grant, Manifest, Part, PartsDue, StateMask, parts_due};
 /// these for each. Order of calls: [`PrefillRoom::handle_grant`] when the grant is
 /// there, [`PrefillRoom::handle_chunk`] for each chunk once [`PrefillRoom::may_send`], the other
 /// `handle_*` as things happen, [`PrefillRoom::handle_timeout`] at [`PrefillRoom::deadline`].
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PrefillRoom {
     deadlines: Deadlines,
     grant: Option<(Arc<Grant>, u32)>,
@@ -34,7 +34,7 @@ pub struct PrefillRoom {
     told: Instant,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Phase {
     Bootstrapping,
     Waiting,
@@ -48,7 +48,7 @@ enum Phase {
     },
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Failing {
     cause: Cause,
     /// The target refused a write: it knows the real reason, so the end waits for its answer.

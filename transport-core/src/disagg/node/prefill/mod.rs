@@ -261,16 +261,16 @@ impl PrefillSide {
             return self.refuse(ctx, from, Cause::DuplicateRoom);
         };
         if room.group.replace(room::group(pairing)).is_none() {
-            room.missing = pairing.counterparts().len().max(1);
+            room.together.set_legs(pairing.counterparts().len().max(1));
         }
-        room.missing -= 1;
+        let all_there = room.together.arrived();
         room.met.push(pairing.rank);
         room.prefix_pages = offer.prefix_pages;
         let machine = PrefillRoom::new(ctx.deadlines(), ctx.now);
         let leg = Leg::new((room.id, key), (peer, pairing), from.grant, machine);
         let leg = self.legs.insert(leg);
         room.legs.push(leg);
-        if room.missing == 0 {
+        if all_there {
             ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
         }
         self.by_grant.insert((peer, from.grant), leg);
@@ -310,7 +310,8 @@ impl PrefillSide {
             // It overtook its grant, or there is none: the room here need not wait for it.
             Some(key) if !stale && self.waits_for(peers, key, from.peer) => {
                 // The decode side knows: a grant that comes now is a new attempt's.
-                self.rooms.get_mut(key).into_iter().for_each(|room| room.missing -= 1);
+                let room = self.rooms.get_mut(key);
+                room.into_iter().for_each(|room| _ = room.together.arrived());
                 self.room_failed(ctx, key, (cause, Some(from.peer)));
                 self.settle(ctx);
             }
@@ -547,12 +548,12 @@ impl PrefillSide {
         key: GrantId,
         failed: (Cause, Option<PeerId>),
     ) {
-        let Some(room) = self.rooms.get_mut(key).filter(|room| room.failed.is_none()) else {
-            return;
-        };
+        let Some(room) = self.rooms.get_mut(key) else { return };
         let only = room.legs.first().filter(|_| room.legs.len() == 1);
         let peer = only.and_then(|leg| self.legs.get_mut(*leg)).map(|leg| leg.peer);
-        room.failed = Some((failed.0, failed.1.or(peer)));
+        if !room.together.fail((failed.0, failed.1.or(peer))) {
+            return;
+        }
         room.show(&mut self.legs);
         let legs = core::mem::take(&mut room.legs);
         for leg in &legs {
@@ -566,12 +567,13 @@ impl PrefillSide {
 
     fn finish_if_over<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let over =
-            |room: &&mut Room| room.legs.is_empty() && (room.missing == 0 || room.failed.is_some());
+            |room: &&mut Room| room.legs.is_empty() && !room.together.waits();
         let Some(room) = self.rooms.get_mut(key).filter(over) else { return };
         ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
         self.by_id.remove(&room.id);
-        if let Some((cause, _)) = room.failed.filter(|_| room.missing > 0) {
-            self.unmet.insert(ctx.now, (), room.id, (cause, room.missing));
+        let (awaited, failed) = (room.together.awaited(), room.together.failed());
+        if let Some((cause, _)) = failed.copied().filter(|_| awaited > 0) {
+            self.unmet.insert(ctx.now, (), room.id, (cause, awaited));
         }
         self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
     }
