@@ -16,6 +16,8 @@ pub(crate) enum Broken {
     ForgetsGrants,
     /// The first writer that is ready decides for all.
     DecidesOnFirst,
+    /// A leg that failed says so when it has drained, and not before.
+    TellsWhenDrained,
     /// A leg that failed leaves the others alone.
     FailsAlone,
     /// The decode side confirms when everything has arrived, before the room is decided.

@@ -199,8 +199,7 @@ impl Leg {
 
     pub(crate) fn post(&mut self, part: Part, sequence: u32) {
         let fate = if self.path.decode_knows { Fate::Dead } else { Fate::Flying };
-        let write =
-            Write { part, sequence, fate, announced: false, over: false, unwanted: false };
+        let write = Write { part, sequence, fate, announced: false, over: false, unwanted: false };
         self.writes.push(write);
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Engines {
     pub(crate) chunks: u32,
     /// Whether the fabric refuses writes of a withdrawn grant, or the writer must drain.
     pub(crate) refuses: bool,
+    /// Whether a write lands, is announced and is over at once, to keep a large world explorable.
+    pub(crate) coarse: bool,
     /// Most crashes, cuts, cancels and expired deadlines in one run.
     pub(crate) faults: u8,
     pub(crate) broken: Option<Broken>,
@@ -73,7 +75,8 @@ impl Engines {
                 steps.push(Step::Chunk(rank));
             }
             let watched = self.broken != Some(Broken::PrefillWaitsForever);
-            steps.extend((watched && world.prefill[rank].waits()).then_some(Step::GrantsLate(rank)));
+            steps
+                .extend((watched && world.prefill[rank].waits()).then_some(Step::GrantsLate(rank)));
         }
     }
 
@@ -90,7 +93,8 @@ impl Engines {
             let heard = leg.net.values().filter(|message| message.to == side && !gone && alive);
             steps.extend(heard.map(|message| Step::Deliver(at, *message)));
         }
-        if !leg.path.decode_knows && leg.decode.machine.as_ref().is_some_and(|m| m.grant().is_none())
+        if !leg.path.decode_knows
+            && leg.decode.machine.as_ref().is_some_and(|m| m.grant().is_none())
         {
             steps.push(Step::Meet(at));
         }
@@ -153,12 +157,20 @@ impl Engines {
         let mut turn = Turn { world, engines: self };
         match step {
             Step::Meet(leg) => {
-                let (grant, aux) = (turn.world.legs[leg].grant(self.chunks), turn.world.legs[leg].aux);
-                turn.at_decode(leg, |room, now, out| room.handle_peer_ready(now, 0, grant, aux, out));
+                let (grant, aux) =
+                    (turn.world.legs[leg].grant(self.chunks), turn.world.legs[leg].aux);
+                turn.at_decode(leg, |room, now, out| {
+                    room.handle_peer_ready(now, 0, grant, aux, out)
+                });
             }
-            Step::Deliver(leg, Message { to: Side::Decode, note }) => turn.note_to_decode(leg, note),
-            Step::Deliver(leg, Message { to: Side::Prefill, note }) => turn.note_to_prefill(leg, note),
+            Step::Deliver(leg, Message { to: Side::Decode, note }) => {
+                turn.note_to_decode(leg, note)
+            }
+            Step::Deliver(leg, Message { to: Side::Prefill, note }) => {
+                turn.note_to_prefill(leg, note)
+            }
             Step::Chunk(rank) => turn.chunk(rank),
+            Step::Land(leg, write) if self.coarse => turn.land_at_once(leg, write),
             Step::Land(leg, write) => turn.world.legs[leg].land(write),
             Step::Refuse(leg, write) => turn.world.legs[leg].writes[write].fate = Fate::Refused,
             Step::Drop(leg, write) => turn.world.legs[leg].writes[write].fate = Fate::Cancelled,
@@ -250,6 +262,10 @@ impl Model for Engines {
                 world.legs.iter().all(|leg| !leg.incomplete)
             }),
             Property::always(TOGETHER, |_, world: &World| all_or_none(world)),
+            Property::always(ALL_FAIL, |_, world: &World| {
+                let legs = world.legs.iter();
+                legs.into_iter().all(|leg| !world.is_left_alone(leg))
+            }),
             Property::always(CONFIRMED, |_, world: &World| confirmed(world)),
             Property::always(ENDS, |engines: &Self, world: &World| {
                 !is_sample(world) || (engines.ends(world, true) && engines.ends(world, false))
@@ -273,11 +289,12 @@ pub(crate) const NOT_LATE: &str = "no page comes back while a write may land";
 pub(crate) const NOT_READ: &str = "no source comes back while it may be read";
 pub(crate) const ALL_LANDED: &str = "success only if every part has landed";
 pub(crate) const TOGETHER: &str = "the legs of a room succeed together or not at all";
+pub(crate) const ALL_FAIL: &str = "the first failure of a room takes all its legs";
 pub(crate) const CONFIRMED: &str = "a sender succeeds only if its readers did";
 pub(crate) const ENDS: &str = "every room ends everywhere, if all or nothing is delivered";
 pub(crate) const STOPS: &str = "every room ends everywhere";
-pub(crate) const ALWAYS: [&str; 8] =
-    [ONCE, NOT_LATE, NOT_READ, ALL_LANDED, TOGETHER, CONFIRMED, ENDS, STOPS];
+pub(crate) const ALWAYS: [&str; 9] =
+    [ONCE, NOT_LATE, NOT_READ, ALL_LANDED, TOGETHER, ALL_FAIL, CONFIRMED, ENDS, STOPS];
 
 fn ends_once(world: &World) -> bool {
     let legs = world.legs.iter();

@@ -8,9 +8,7 @@ use std::collections::VecDeque;
 
 use transport_core::Instant;
 use transport_core::disagg::Cause;
-use transport_core::disagg::room::{
-    Action, ChunkShape, DecodeRoom, Note, PrefillRoom, Together,
-};
+use transport_core::disagg::room::{Action, ChunkShape, DecodeRoom, Note, PrefillRoom, Together};
 use transport_core::fabric::{PathError, Refusal, WriteError};
 use transport_core::transfer::Part;
 
@@ -74,7 +72,8 @@ impl World {
         }
         let of_decode = |rank| legs.iter().filter(|leg| leg.decode_rank == rank).count();
         let of_prefill = |rank| legs.iter().filter(|leg| leg.prefill_rank == rank).count();
-        let ranks = |rank: fn(&Leg) -> usize| legs.iter().map(rank).max().map_or(0, |most| most + 1);
+        let ranks =
+            |rank: fn(&Leg) -> usize| legs.iter().map(rank).max().map_or(0, |most| most + 1);
         let decode = (0..ranks(|leg| leg.decode_rank)).map(|rank| Rank::new(of_decode(rank)));
         let prefill = (0..ranks(|leg| leg.prefill_rank)).map(|rank| Rank::new(of_prefill(rank)));
         let (decode, prefill) = (decode.collect(), prefill.collect());
@@ -98,12 +97,29 @@ impl World {
         }
     }
 
+    /// Whether a leg goes on though its room has failed.
+    pub(crate) fn is_left_alone(&self, leg: &Leg) -> bool {
+        let failed = |rank: &Rank| rank.together.failed().is_some();
+        let decode = leg.decode.machine.as_ref().is_some_and(|room| room.failure().is_none());
+        let prefill = leg.prefill.machine.as_ref().is_some_and(|room| room.failure().is_none());
+        (decode && failed(&self.decode[leg.decode_rank]))
+            || (prefill && failed(&self.prefill[leg.prefill_rank]))
+    }
+
     pub(crate) fn is_alive(&self, leg: &Leg, side: Side) -> bool {
         match side {
             Side::Decode => self.decode[leg.decode_rank].alive,
             Side::Prefill => self.prefill[leg.prefill_rank].alive,
         }
     }
+}
+
+/// What a leg has come to, for its room.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Ready,
+    Failed(Cause),
+    Ended(Result<(), Cause>),
 }
 
 /// A world in which something happens.
@@ -126,8 +142,8 @@ impl Turn<'_> {
     ) {
         let Some(outcomes) = self.decode_event(leg, event) else { return };
         let mut outcomes: VecDeque<_> = outcomes.into();
-        while let Some((leg, action)) = outcomes.pop_front() {
-            outcomes.extend(self.decode_outcome(leg, action));
+        while let Some((leg, outcome)) = outcomes.pop_front() {
+            outcomes.extend(self.decode_outcome(leg, outcome));
         }
     }
 
@@ -135,17 +151,24 @@ impl Turn<'_> {
         &mut self,
         leg: usize,
         event: impl FnOnce(&mut DecodeRoom, Instant, &mut Vec<Action>),
-    ) -> Option<Vec<(usize, Action)>> {
+    ) -> Option<Vec<(usize, Outcome)>> {
         let (mut out, mut outcomes, mut next) = (vec![], vec![], 0);
         let end = &mut self.world.legs[leg].decode;
         let now = end.now();
         event(end.machine.as_mut()?, now, &mut out);
         while let Some(action) = out.get(next).copied() {
             next += 1;
-            if matches!(action, Action::Ready | Action::End(_)) {
-                outcomes.push((leg, action));
+            match action {
+                Action::Ready => outcomes.push((leg, Outcome::Ready)),
+                Action::End(result) => outcomes.push((leg, Outcome::Ended(result))),
+                _ => {}
             }
             self.decode_action(leg, action, &mut out);
+        }
+        let machine = self.world.legs[leg].decode.machine.as_ref();
+        let failure = machine.and_then(DecodeRoom::failure);
+        if let Some(cause) = failure.filter(|_| !self.broken(Broken::TellsWhenDrained)) {
+            outcomes.push((leg, Outcome::Failed(cause)));
         }
         Some(outcomes)
     }
@@ -184,36 +207,36 @@ impl Turn<'_> {
     }
 
     /// What a leg has come to, for its room: what that means for all its legs.
-    fn decode_outcome(&mut self, leg: usize, action: Action) -> Vec<(usize, Action)> {
+    fn decode_outcome(&mut self, leg: usize, outcome: Outcome) -> Vec<(usize, Outcome)> {
         let number = self.world.legs[leg].decode_rank;
-        let (first, alone) = (self.broken(Broken::DecidesOnFirst), self.broken(Broken::FailsAlone));
-        let rank = &mut self.world.decode[number];
-        match action {
-            Action::Ready if rank.together.arrived() || first => {
-                return self.each_decode(number, |room, _, out| room.handle_decided(out));
+        let first = self.broken(Broken::DecidesOnFirst);
+        match outcome {
+            Outcome::Ready if self.world.decode[number].together.arrived() || first => {
+                self.each_decode(number, |room, _, out| room.handle_decided(out))
             }
-            Action::End(result) => {
-                let told = match result {
-                    Err(cause) if rank.together.fail(cause) && !alone => {
-                        self.each_decode(number, |room, now, out| {
-                            room.handle_failure(now, cause, out);
-                        })
-                    }
-                    _ => vec![],
-                };
+            Outcome::Ready => vec![],
+            Outcome::Failed(cause) => self.decode_failed(number, cause),
+            Outcome::Ended(result) => {
+                let told = result.err().map(|cause| self.decode_failed(number, cause));
                 self.complete_decode(number);
-                return told;
+                told.unwrap_or_default()
             }
-            _ => {}
         }
-        vec![]
+    }
+
+    fn decode_failed(&mut self, number: usize, cause: Cause) -> Vec<(usize, Outcome)> {
+        let first = self.world.decode[number].together.fail(cause);
+        if !first || self.broken(Broken::FailsAlone) {
+            return vec![];
+        }
+        self.each_decode(number, |room, now, out| room.handle_failure(now, cause, out))
     }
 
     fn each_decode(
         &mut self,
         rank: usize,
         event: impl Fn(&mut DecodeRoom, Instant, &mut Vec<Action>),
-    ) -> Vec<(usize, Action)> {
+    ) -> Vec<(usize, Outcome)> {
         let legs = self.world.of(Side::Decode, rank).into_iter();
         legs.filter_map(|leg| self.decode_event(leg, &event)).flatten().collect()
     }
@@ -221,8 +244,8 @@ impl Turn<'_> {
     /// Completes a room whose legs have all ended.
     fn complete_decode(&mut self, number: usize) {
         let mut legs = self.world.legs.iter().filter(|leg| leg.decode_rank == number);
-        if legs.all(|leg| !leg.decode.ended.is_empty()) {
-            let rank = &mut self.world.decode[number];
+        let rank = &mut self.world.decode[number];
+        if rank.completed.is_empty() && legs.all(|leg| !leg.decode.ended.is_empty()) {
             rank.completed.push(rank.together.failed().map_or(Ok(()), |cause| Err(*cause)));
         }
     }
@@ -298,7 +321,8 @@ impl Turn<'_> {
                 }
             }
             Action::CancelWrites if returns => {
-                let (now, read) = (leg.prefill.now(), leg.writes.iter().filter(|write| !write.over));
+                let (now, read) =
+                    (leg.prefill.now(), leg.writes.iter().filter(|write| !write.over));
                 for _ in read {
                     let result = Err(WriteError::Cancelled);
                     with(&mut leg.prefill.machine, |room| room.handle_write(now, result, out));
@@ -423,6 +447,18 @@ impl Turn<'_> {
         write.announced = true;
         let (part, sequence) = (write.part, write.sequence);
         self.at_decode(at, |room, now, out| room.handle_arrival(now, part, sequence, 1, out));
+    }
+
+    /// A write lands, and each side that has not lost the path is told.
+    pub(crate) fn land_at_once(&mut self, at: usize, write: usize) {
+        self.world.legs[at].land(write);
+        let path = self.world.legs[at].path;
+        if !path.decode_knows {
+            self.announce(at, write);
+        }
+        if !path.prefill_knows && !self.world.legs[at].writes[write].over {
+            self.write_over(at, write);
+        }
     }
 
     /// The prefill side is told that a write is over.

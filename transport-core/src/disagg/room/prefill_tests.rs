@@ -183,6 +183,8 @@ fn r1_each_state_has_a_deadline_and_a_reason_of_its_own() {
     assert!(stalled.taken().contains(&Action::TearDown));
     let device = PathError::Device(5);
     stalled.written(Err(WriteError::Path(device)));
+    assert!(stalled.ends().is_empty(), "the other end of the path may be there still");
+    stalled.room.handle_path_down(at(60_000), device, &mut stalled.out);
     assert_eq!(stalled.ends(), [Err(Cause::Stalled { silent_ms: 30_000 })]);
 }
 

@@ -52,6 +52,8 @@ pub(super) struct DecodeSide {
 enum Outcome {
     /// Everything of this writer is there.
     Ready { leg: GrantId },
+    /// It fails; some of it may still have to drain.
+    Failed { room: GrantId, peer: Option<PeerId>, cause: Cause },
     /// It has ended; nothing of this writer can land any more.
     Ended { leg: GrantId, room: GrantId, peer: Option<PeerId>, result: Result<(), Cause> },
 }
@@ -423,7 +425,12 @@ impl DecodeSide {
         self.actions = actions;
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Decode(key), &mut leg.armed, leg.machine.deadline());
-        let room = leg.room;
+        let (room, peer, failure) = (leg.room, leg.peer, leg.machine.failure());
+        // A leg that drains says so before it has ended, or the others could be decided without it.
+        let news = |room: &&mut Room| room.together.failed().is_none();
+        if let (Some(cause), Some(_)) = (failure, self.rooms.get_mut(room).filter(news)) {
+            self.outcomes.push_back(Outcome::Failed { room, peer, cause });
+        }
         self.show(room);
     }
 
@@ -465,6 +472,7 @@ impl DecodeSide {
         while let Some(outcome) = self.outcomes.pop_front() {
             match outcome {
                 Outcome::Ready { leg } => self.leg_ready(ctx, leg),
+                Outcome::Failed { room, peer, cause } => self.leg_failed(ctx, room, (cause, peer)),
                 Outcome::Ended { leg, room, peer, result } => {
                     if let Err(cause) = result {
                         self.leg_failed(ctx, room, (cause, peer));

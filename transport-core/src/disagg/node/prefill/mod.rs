@@ -566,8 +566,7 @@ impl PrefillSide {
     }
 
     fn finish_if_over<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let over =
-            |room: &&mut Room| room.legs.is_empty() && !room.together.waits();
+        let over = |room: &&mut Room| room.legs.is_empty() && !room.together.waits();
         let Some(room) = self.rooms.get_mut(key).filter(over) else { return };
         ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
         self.by_id.remove(&room.id);
