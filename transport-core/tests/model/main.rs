@@ -6,8 +6,10 @@
 //! --nocapture --test-threads 1` explores the large ones, and says how many states each has.
 
 mod broken;
+mod decode;
 mod leg;
 mod model;
+mod prefill;
 mod world;
 
 use stateright::{Checker, Model};

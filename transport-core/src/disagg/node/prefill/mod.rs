@@ -393,7 +393,8 @@ impl PrefillSide {
         let Some(key) = self.legs.current(slot) else { return };
         let Some(leg) = self.legs.get_mut(key) else { return };
         let (id, peer) = (leg.id, Some(leg.peer));
-        let failure = result.err().map(|error| Failure { room: id, peer, cause: cause_of(error) });
+        let failure =
+            result.err().map(|error| Failure { room: id, peer, cause: leg::cause_of(error) });
         if let Some(room) = self.rooms.get_mut(leg.room) {
             room.chunks.written(ctx, id, number, failure);
         }
@@ -594,12 +595,4 @@ pub(super) fn reject<E: Endpoint>(
 
 fn abort<E: Endpoint>(ctx: &mut Context<E>, to: Address, cause: Cause) {
     ctx.send_note(to, Note::Abort { cause, drained: true });
-}
-
-fn cause_of(error: WriteError) -> Cause {
-    match error {
-        WriteError::Cancelled => Cause::Cancelled,
-        WriteError::Path(reason) => Cause::PeerDown(reason),
-        WriteError::Refused(refusal) => Cause::Refused(refusal),
-    }
 }
