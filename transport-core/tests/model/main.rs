@@ -5,6 +5,7 @@
 //! The small worlds are tests. `cargo test --release -p transport-core --test model -- --ignored
 //! --nocapture --test-threads 1` explores the large ones, and says how many states each has.
 
+mod admission;
 mod broken;
 mod decode;
 mod leg;
@@ -28,10 +29,16 @@ const TWO_TO_ONE: Legs = &[(0, 0), (0, 1)];
 const ONE_TO_TWO: Legs = &[(0, 0), (1, 0)];
 /// Three pipeline ranks that prefill for one rank.
 const THREE_TO_ONE: Legs = &[(0, 0), (0, 1), (0, 2)];
-/// Two pipeline ranks, each of which prefills for both of two tensor ranks.
-const TWO_TO_TWO: Legs = &[(0, 0), (0, 1), (1, 0), (1, 1)];
-/// Three pipeline stages of two tensor ranks that prefill for one rank.
-const SIX_TO_ONE: Legs = &[(0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (0, 5)];
+
+/// The legs between `pp` stages of `tp` tensor ranks that prefill, and `decode` tensor ranks.
+fn legs_of(pp: usize, tp: usize, decode: usize) -> Legs {
+    let writers = (0..pp).flat_map(|stage| (0..tp).map(move |tensor| (stage, tensor)));
+    let pairs = writers.flat_map(|(stage, tensor)| {
+        let reads = move |rank: &usize| tp != decode || *rank == tensor;
+        (0..decode).filter(reads).map(move |rank| (rank, stage * tp + tensor))
+    });
+    Vec::leak(pairs.collect())
+}
 
 /// Fine, with one chunk.
 fn engines(legs: Legs, refuses: bool, faults: u8) -> Engines {
@@ -102,8 +109,11 @@ fn large_two_legs_with_a_fault() {
 #[ignore = "minutes, in release"]
 fn large_engines_without_faults() {
     explore("three to one", engines(THREE_TO_ONE, false, 0));
-    explore("two to two, coarse", coarse(TWO_TO_TWO, false, 0));
-    explore("six to one, coarse", coarse(SIX_TO_ONE, false, 0));
+    let shapes = (1..=3).flat_map(|pp| [(pp, 1, 1), (pp, 1, 2), (pp, 2, 1), (pp, 2, 2)]);
+    for (pp, tp, decode) in shapes {
+        let name = format!("pp {pp} x tp {tp} to tp {decode}, coarse");
+        explore(&name, coarse(legs_of(pp, tp, decode), false, 0));
+    }
 }
 
 /// Whether the property is violated when the engines are broken so.
