@@ -176,6 +176,21 @@ impl ArrivalGate {
         Some(WriterProgress { kv, aux: seen & AUX_BIT != 0, state, manifest })
     }
 
+    /// A gate that has counted the same. Only where nobody reports to this one meanwhile.
+    pub(crate) fn copy(&self) -> Self {
+        let writers = self.writers.iter().map(Writer::copy).collect();
+        Self { state: copy(&self.state), unfinished: copy(&self.unfinished), writers }
+    }
+
+    /// All that it has counted: gates of the same writers with the same words are the same.
+    pub(crate) fn words(&self) -> impl Iterator<Item = usize> {
+        let own = [&self.state, &self.unfinished];
+        let counted = self.writers.iter().flat_map(|writer| {
+            [&writer.missing, &writer.seen].into_iter().chain(&writer.kv).chain(&writer.manifest)
+        });
+        own.into_iter().chain(counted).map(|word| word.load(Ordering::Relaxed))
+    }
+
     fn writer(&self, name: u32) -> Option<&Writer> {
         self.writers.iter().find(|writer| writer.name == name)
     }
@@ -220,6 +235,13 @@ impl Writer {
         Self { name, limit, missing, seen, kv, manifest }
     }
 
+    fn copy(&self) -> Self {
+        let (name, limit) = (self.name, self.limit);
+        let manifest = self.manifest.each_ref().map(copy);
+        let (missing, seen) = (copy(&self.missing), copy(&self.seen));
+        Self { name, limit, missing, seen, kv: self.kv.iter().map(copy).collect(), manifest }
+    }
+
     /// Sets the delivery's bit: whether it is the first, or `None` when there is no such bit.
     fn mark(&self, part: Part, sequence: u32) -> Option<bool> {
         let (word, bit) = match part {
@@ -257,6 +279,10 @@ impl Writer {
         let exact = |(word, i): (&AtomicUsize, u32)| word.load(Ordering::Acquire) == expected(i);
         seen == parts && words.into_iter().all(exact)
     }
+}
+
+fn copy(word: &AtomicUsize) -> AtomicUsize {
+    AtomicUsize::new(word.load(Ordering::Relaxed))
 }
 
 /// A word whose lowest `n` bits are set.

@@ -29,7 +29,7 @@ impl GrantId {
 
 /// Permission to write these items of the granting node's tables. Both sides hold the same lists:
 /// the target checks writes against them, the initiator of an RDMA write finds addresses in them.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct Grant {
     /// The grant's name at the node that gave it.
     pub id: GrantId,

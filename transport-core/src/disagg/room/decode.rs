@@ -3,6 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::watch::Watch;
 use super::{Action, Deadlines, Note, RoomState, millis};
 use crate::Instant;
 use crate::disagg::{Cause, Missing};
@@ -18,7 +19,7 @@ use crate::transfer::{
 /// A rank that hears from several writers has one of these for each. When everything of one is
 /// there it asks for the decision, [`Action::Ready`], and only [`DecodeRoom::handle_decided`] makes
 /// it a success: so that all succeed, or none.
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct DecodeRoom {
     /// Known once the writer is.
     grant: Option<Arc<Grant>>,
@@ -27,7 +28,7 @@ pub struct DecodeRoom {
     landed: u64,
     deliveries: u32,
     deadlines: Deadlines,
-    gate: Option<(u32, ArrivalGate)>,
+    watch: Option<Watch>,
     /// Whether the writer has said what it will have sent.
     stated: bool,
     phase: Phase,
@@ -37,7 +38,7 @@ pub struct DecodeRoom {
     told: Instant,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Phase {
     /// Waiting for the peer.
     Bootstrapping,
@@ -61,9 +62,9 @@ impl DecodeRoom {
     /// A room that waits for its writer, who may then make at most `deliveries` KV deliveries.
     pub fn new(deliveries: u32, deadlines: Deadlines, now: Instant) -> Self {
         let due = PartsDue { aux: false, state: StateMask::EMPTY };
-        let (phase, grant, gate, stated) = (Phase::Bootstrapping, None, None, false);
+        let (phase, grant, watch, stated) = (Phase::Bootstrapping, None, None, false);
         let (landed, since, told) = (0, now, now);
-        Self { grant, due, landed, deliveries, deadlines, gate, stated, phase, since, told }
+        Self { grant, due, landed, deliveries, deadlines, watch, stated, phase, since, told }
     }
 
     /// What the scheduler sees.
@@ -148,7 +149,7 @@ impl DecodeRoom {
         }
         self.due = PartsDue { aux, ..parts_due(true, &grant.state) };
         self.grant = Some(grant);
-        self.gate = Some((writer, ArrivalGate::new(&[writer], self.deliveries)));
+        self.watch = Some(Watch::new(writer, self.deliveries));
         self.enter(Phase::Waiting { accepted: false }, now);
         out.push(Action::Arm);
         self.offer(now, out);
@@ -203,7 +204,7 @@ impl DecodeRoom {
     /// The gate, while arrivals still matter.
     fn open_gate(&self) -> Option<(u32, &ArrivalGate)> {
         let counts = matches!(self.phase, Phase::Waiting { .. } | Phase::Transferring);
-        self.gate.as_ref().filter(|_| counts).map(|(writer, gate)| (*writer, gate))
+        self.watch.as_ref().filter(|_| counts).map(|watch| (watch.writer, &watch.gate))
     }
 
     fn take_report(&mut self, now: Instant, report: Report, out: &mut Vec<Action>) {
@@ -287,8 +288,8 @@ impl DecodeRoom {
     }
 
     fn drain(&mut self, now: Instant, cause: Cause) {
-        if let Some((_, gate)) = &self.gate {
-            gate.poison();
+        if let Some(watch) = &self.watch {
+            watch.gate.poison();
         }
         self.enter(Phase::Draining { cause, tear_down: false }, now);
     }
@@ -357,8 +358,8 @@ impl DecodeRoom {
     }
 
     fn over(&mut self, cause: Cause, out: &mut Vec<Action>) {
-        if let Some((_, gate)) = &self.gate {
-            gate.poison();
+        if let Some(watch) = &self.watch {
+            watch.gate.poison();
         }
         self.phase = Phase::Over { failure: Some(cause) };
         out.extend([Action::End(Err(cause)), Action::Retire]);
@@ -404,7 +405,7 @@ impl DecodeRoom {
 
     fn missing(&self, now: Instant) -> Missing {
         let none = WriterProgress { kv: 0, aux: false, state: StateMask::EMPTY, manifest: None };
-        let seen = self.gate.as_ref().and_then(|(writer, gate)| gate.progress(*writer));
+        let seen = self.watch.as_ref().and_then(|watch| watch.gate.progress(watch.writer));
         let silent_ms = millis(now - self.since);
         Missing { seen: seen.unwrap_or(none), state_due: self.due.state, silent_ms }
     }

@@ -18,11 +18,14 @@
 
 mod decode;
 mod prefill;
+mod together;
+mod watch;
 
 use core::time::Duration;
 
 pub use decode::DecodeRoom;
 pub use prefill::{ChunkShape, PrefillRoom};
+pub use together::Together;
 
 use super::Cause;
 use crate::transfer::{Manifest, Part};

@@ -15,7 +15,7 @@ use crate::transfer::{Grant, Manifest, Part, PartsDue, StateMask, parts_due};
 /// these for each. Order of calls: [`PrefillRoom::handle_grant`] when the grant is
 /// there, [`PrefillRoom::handle_chunk`] for each chunk once [`PrefillRoom::may_send`], the other
 /// `handle_*` as things happen, [`PrefillRoom::handle_timeout`] at [`PrefillRoom::deadline`].
-#[derive(Debug)]
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub struct PrefillRoom {
     deadlines: Deadlines,
     grant: Option<(Arc<Grant>, u32)>,
@@ -34,7 +34,7 @@ pub struct PrefillRoom {
     told: Instant,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Phase {
     Bootstrapping,
     Waiting,
@@ -48,14 +48,16 @@ enum Phase {
     },
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Failing {
     cause: Cause,
     /// The target refused a write: it knows the real reason, so the end waits for its answer.
     provisional: bool,
     /// The other side knows: its abort is answered when we are drained.
     answer: bool,
-    /// The path is gone or going: there is nobody to tell.
+    /// A write went with its path.
+    lost: bool,
+    /// The path is gone: there is nobody to tell.
     alone: bool,
     tear_down: bool,
 }
@@ -223,7 +225,8 @@ impl PrefillRoom {
         out.push(Action::Send(Note::Manifest(manifest)));
     }
 
-    /// A write is over: its source will not be read again.
+    /// A write is over: its source will not be read again. That it will not land either is said of
+    /// one that its path took along only by [`PrefillRoom::handle_path_down`], which follows.
     pub fn handle_write(
         &mut self,
         now: Instant,
@@ -232,6 +235,7 @@ impl PrefillRoom {
     ) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match (result, self.phase) {
+            (Err(WriteError::Path(reason)), _) => self.lose_write(now, reason, out),
             (_, Phase::Draining(failing)) => self.drained(now, failing, out),
             (Ok(()), Phase::Transferring) => {
                 self.since = now;
@@ -240,7 +244,6 @@ impl PrefillRoom {
             (Err(WriteError::Refused(refusal)), _) => {
                 self.fail(now, Cause::Refused(refusal), true, out);
             }
-            (Err(WriteError::Path(reason)), _) => self.lose_path(now, reason, out),
             (Err(WriteError::Cancelled), _) => self.fail(now, Cause::Cancelled, false, out),
             (Ok(()), _) => {}
         }
@@ -296,12 +299,19 @@ impl PrefillRoom {
         }
     }
 
-    /// The path ended; every write has completed, so nothing is read any more.
-    pub fn handle_path_down(&mut self, now: Instant, reason: PathError, out: &mut Vec<Action>) {
-        self.lose_path(now, reason, out);
+    /// The target's end of the path may be there still, and what is under way may land: until the
+    /// path's end is reported we must not say that we are drained.
+    fn lose_write(&mut self, now: Instant, reason: PathError, out: &mut Vec<Action>) {
+        let failing = match self.phase {
+            Phase::Waiting | Phase::Transferring => Failing::new(Cause::PeerDown(reason)),
+            Phase::Draining(failing) => failing,
+            Phase::Bootstrapping | Phase::Telling(_) | Phase::Over { .. } => return,
+        };
+        self.drain(now, Failing { lost: true, provisional: false, ..failing }, out);
     }
 
-    fn lose_path(&mut self, now: Instant, reason: PathError, out: &mut Vec<Action>) {
+    /// The path ended; nothing lands through it any more, and nobody is left to tell.
+    pub fn handle_path_down(&mut self, now: Instant, reason: PathError, out: &mut Vec<Action>) {
         let failing = match self.phase {
             Phase::Bootstrapping | Phase::Over { .. } => return,
             Phase::Waiting | Phase::Transferring => Failing::new(Cause::PeerDown(reason)),
@@ -339,11 +349,11 @@ impl PrefillRoom {
 
     /// Goes on when no source is read any more.
     fn drained(&mut self, now: Instant, failing: Failing, out: &mut Vec<Action>) {
-        if self.in_flight > 0 {
+        if self.in_flight > 0 || (failing.lost && !failing.alone) {
             return;
         }
         if failing.answer || failing.alone {
-            return self.finish(Some(failing), failing.answer, out);
+            return self.finish(Some(failing), failing.answer && !failing.alone, out);
         }
         self.enter(Phase::Telling(failing), now);
         self.abort(now, failing.cause, true, out);
@@ -421,7 +431,14 @@ impl PrefillRoom {
 
 impl Failing {
     fn new(cause: Cause) -> Self {
-        Self { cause, provisional: false, answer: false, alone: false, tear_down: false }
+        Self {
+            cause,
+            provisional: false,
+            answer: false,
+            lost: false,
+            alone: false,
+            tear_down: false,
+        }
     }
 
     /// The other side gave its reason: it replaces one that we only inferred from a refusal.

@@ -183,6 +183,8 @@ fn r1_each_state_has_a_deadline_and_a_reason_of_its_own() {
     assert!(stalled.taken().contains(&Action::TearDown));
     let device = PathError::Device(5);
     stalled.written(Err(WriteError::Path(device)));
+    assert!(stalled.ends().is_empty(), "the other end of the path may be there still");
+    stalled.room.handle_path_down(at(60_000), device, &mut stalled.out);
     assert_eq!(stalled.ends(), [Err(Cause::Stalled { silent_ms: 30_000 })]);
 }
 
@@ -292,10 +294,14 @@ mod any_event {
             for event in events {
                 feed(&mut room, &mut now, event, &mut out);
             }
-            // Whatever happened: once the fabric has completed every write, time ends the room.
+            // Whatever happened: once the fabric has completed every write, time ends the room, or
+            // has it take down the path.
             let posts = out.iter().filter(|action| matches!(action, Action::Post { .. })).count();
             (0..posts).for_each(|_| feed(&mut room, &mut now, Event::Written(1), &mut out));
             (0..3).for_each(|_| feed(&mut room, &mut now, Event::Later(400_000), &mut out));
+            if out.contains(&Action::TearDown) {
+                feed(&mut room, &mut now, Event::PathDown, &mut out);
+            }
             let ends = out.iter().filter(|action| matches!(action, Action::End(_))).count();
             let retires = out.iter().filter(|action| matches!(action, Action::Retire)).count();
             prop_assert_eq!((ends, retires), (1, 1));

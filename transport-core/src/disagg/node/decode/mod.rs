@@ -23,7 +23,7 @@ use super::remembered::Remembered;
 use super::request::{Completion, Lease, Receive, Request};
 use super::slab::Slab;
 use crate::Instant;
-use crate::disagg::room::{Action, DecodeRoom, Note, RoomState};
+use crate::disagg::room::{Action, DecodeRoom, Note, RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
 use crate::link::Endpoint;
@@ -52,6 +52,8 @@ pub(super) struct DecodeSide {
 enum Outcome {
     /// Everything of this writer is there.
     Ready { leg: GrantId },
+    /// It fails; some of it may still have to drain.
+    Failed { room: GrantId, peer: Option<PeerId>, cause: Cause },
     /// It has ended; nothing of this writer can land any more.
     Ended { leg: GrantId, room: GrantId, peer: Option<PeerId>, result: Result<(), Cause> },
 }
@@ -140,17 +142,16 @@ impl DecodeSide {
         let granted = lists(&pages, &state).map(bytes).fold(0, u64::saturating_add);
         let aux_slot = ctx.take_aux_slot();
         let (legs, aux) = (Vec::with_capacity(1), Vec::new());
-        let (met, unready, landed, partial, failed) = (false, 1, 0, false, None);
+        let (met, together, landed, partial) = (false, Together::new(1), 0, false);
         let room = Room {
             id,
             peer,
             met,
             legs,
-            unready,
+            together,
             granted,
             landed,
             partial,
-            failed,
             ticket,
             pages,
             state,
@@ -186,10 +187,10 @@ impl DecodeSide {
         let writers = pairing.counterparts();
         let Some(room) = self.rooms.get_mut(key) else { return };
         let peer = room.peer;
-        if core::mem::replace(&mut room.met, true) || room.failed.is_some() {
+        if core::mem::replace(&mut room.met, true) || room.together.failed().is_some() {
             return;
         }
-        room.unready = writers.len();
+        room.together.set_legs(writers.len());
         (1..writers.len()).for_each(|_| self.add_leg(ctx, key, None));
         let legs = self.rooms.get_mut(key).map(|room| room.legs.clone()).unwrap_or_default();
         for (leg, writer) in legs.into_iter().zip(writers) {
@@ -424,7 +425,12 @@ impl DecodeSide {
         self.actions = actions;
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Decode(key), &mut leg.armed, leg.machine.deadline());
-        let room = leg.room;
+        let (room, peer, failure) = (leg.room, leg.peer, leg.machine.failure());
+        // A leg that drains says so before it has ended, or the others could be decided without it.
+        let news = |room: &&mut Room| room.together.failed().is_none();
+        if let (Some(cause), Some(_)) = (failure, self.rooms.get_mut(room).filter(news)) {
+            self.outcomes.push_back(Outcome::Failed { room, peer, cause });
+        }
         self.show(room);
     }
 
@@ -466,6 +472,7 @@ impl DecodeSide {
         while let Some(outcome) = self.outcomes.pop_front() {
             match outcome {
                 Outcome::Ready { leg } => self.leg_ready(ctx, leg),
+                Outcome::Failed { room, peer, cause } => self.leg_failed(ctx, room, (cause, peer)),
                 Outcome::Ended { leg, room, peer, result } => {
                     if let Err(cause) = result {
                         self.leg_failed(ctx, room, (cause, peer));
@@ -480,15 +487,12 @@ impl DecodeSide {
     fn leg_ready<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(leg) = self.legs.get_mut(key) else { return };
         let (landed, aux, key) = (leg.machine.landed(), core::mem::take(&mut leg.aux), leg.room);
-        let Some(room) = self.rooms.get_mut(key).filter(|room| room.failed.is_none()) else {
-            return;
-        };
+        let Some(room) = self.rooms.get_mut(key) else { return };
         room.landed = room.landed.saturating_add(landed);
-        room.unready -= 1;
         if !aux.is_empty() {
             room.aux = aux;
         }
-        if room.unready > 0 {
+        if !room.together.arrived() {
             return;
         }
         match room.shortage(ctx) {
@@ -505,8 +509,7 @@ impl DecodeSide {
         failed: (Cause, Option<PeerId>),
     ) {
         let Some(room) = self.rooms.get_mut(key) else { return };
-        if room.failed.is_none() {
-            room.failed = Some(failed);
+        if room.together.fail(failed) {
             self.fail(ctx, key, failed.0);
         }
     }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::disagg::node::client::RoomCell;
 use crate::disagg::node::context::Context;
 use crate::disagg::node::request::{Completion, Lease, Request};
-use crate::disagg::room::RoomState;
+use crate::disagg::room::{RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::PeerId;
 use crate::link::Endpoint;
@@ -23,15 +23,14 @@ pub(super) struct Room {
     pub(super) met: bool,
     /// One for each writer that has not ended.
     pub(super) legs: Vec<GrantId>,
-    /// Writers from whom something is still to come.
-    pub(super) unready: usize,
+    /// Whether everything of every writer is there; or the first reason why the room fails, and
+    /// whose.
+    pub(super) together: Together<(Cause, Option<PeerId>)>,
     /// Bytes of the granted pages and state items, and those that landed.
     pub(super) granted: u64,
     pub(super) landed: u64,
     /// Whether the last page may be filled in part: the other side's pages are smaller.
     pub(super) partial: bool,
-    /// The first reason why it fails, and whose.
-    pub(super) failed: Option<(Cause, Option<PeerId>)>,
     pub(super) ticket: Ticket<Request>,
     pub(super) pages: Lease,
     pub(super) state: Vec<Lease>,
@@ -53,18 +52,18 @@ impl Room {
 
     /// Shows handles what the room has come to; `least` is the state of its slowest leg.
     pub(super) fn show(&self, least: RoomState) {
-        let state = if self.failed.is_some() { RoomState::Failed } else { least };
+        let state = if self.together.failed().is_some() { RoomState::Failed } else { least };
         self.cell.store(state, self.prefix_pages);
     }
 
     /// All legs have ended: completes the request and gives everything back.
     pub(super) fn finish<E: Endpoint>(self, ctx: &mut Context<E>) {
         ctx.return_aux_slot(self.aux_slot);
-        ctx.count_end(self.failed.is_none());
+        ctx.count_end(self.together.failed().is_none());
         self.show(RoomState::Success);
         let (room, pages, state) = (self.id, self.pages, self.state);
-        let result = match self.failed {
-            Some((cause, peer)) => Err(Failure { room, peer, cause }),
+        let result = match self.together.failed() {
+            Some(&(cause, peer)) => Err(Failure { room, peer, cause }),
             None => Ok(self.aux),
         };
         ctx.port.complete(self.ticket, Completion::Received { room, result, pages, state });

@@ -30,12 +30,12 @@ impl PrefillSide {
         key: GrantId,
         failed: (Cause, Option<PeerId>),
     ) {
-        let Some(room) = self.rooms.get_mut(key).filter(|room| room.failed.is_none()) else {
-            return;
-        };
+        let Some(room) = self.rooms.get_mut(key) else { return };
         let only = room.legs.first().filter(|_| room.legs.len() == 1);
         let peer = only.and_then(|leg| self.legs.get_mut(*leg)).map(|leg| leg.peer);
-        room.failed = Some((failed.0, failed.1.or(peer)));
+        if !room.together.fail((failed.0, failed.1.or(peer))) {
+            return;
+        }
         room.show(&mut self.legs);
         let legs = core::mem::take(&mut room.legs);
         for leg in &legs {
@@ -48,13 +48,13 @@ impl PrefillSide {
     }
 
     fn finish_if_over<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let over =
-            |room: &&mut Room| room.legs.is_empty() && (room.missing == 0 || room.failed.is_some());
+        let over = |room: &&mut Room| room.legs.is_empty() && !room.together.waits();
         let Some(room) = self.rooms.get_mut(key).filter(over) else { return };
         ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
         self.by_id.remove(&room.id);
-        if let Some((cause, _)) = room.failed.filter(|_| room.missing > 0) {
-            self.unmet.insert(ctx.now, (), room.id, (cause, room.missing));
+        let (awaited, failed) = (room.together.awaited(), room.together.failed());
+        if let Some((cause, _)) = failed.copied().filter(|_| awaited > 0) {
+            self.unmet.insert(ctx.now, (), room.id, (cause, awaited));
         }
         self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
     }

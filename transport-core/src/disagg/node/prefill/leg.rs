@@ -232,3 +232,12 @@ fn write_aux<E: Endpoint>(
     ctx.write_aux(slot, record, payload);
     Ok(slot)
 }
+
+/// Why a write that did not land fails its room.
+pub(super) fn cause_of(error: WriteError) -> Cause {
+    match error {
+        WriteError::Cancelled => Cause::Cancelled,
+        WriteError::Path(reason) => Cause::PeerDown(reason),
+        WriteError::Refused(refusal) => Cause::Refused(refusal),
+    }
+}

@@ -262,16 +262,16 @@ impl PrefillSide {
             return self.refuse(ctx, from, Cause::DuplicateRoom);
         };
         if room.group.replace(room::group(pairing)).is_none() {
-            room.missing = pairing.counterparts().len().max(1);
+            room.together.set_legs(pairing.counterparts().len().max(1));
         }
-        room.missing -= 1;
+        let all_there = room.together.arrived();
         room.met.push(pairing.rank);
         room.prefix_pages = offer.prefix_pages;
         let machine = PrefillRoom::new(ctx.deadlines(), ctx.now);
         let leg = Leg::new((room.id, key), (peer, pairing), from.grant, machine);
         let leg = self.legs.insert(leg);
         room.legs.push(leg);
-        if room.missing == 0 {
+        if all_there {
             ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
         }
         self.by_grant.insert((peer, from.grant), leg);
@@ -311,7 +311,8 @@ impl PrefillSide {
             // It overtook its grant, or there is none: the room here need not wait for it.
             Some(key) if !stale && self.waits_for(peers, key, from.peer) => {
                 // The decode side knows: a grant that comes now is a new attempt's.
-                self.rooms.get_mut(key).into_iter().for_each(|room| room.missing -= 1);
+                let room = self.rooms.get_mut(key);
+                room.into_iter().for_each(|room| _ = room.together.arrived());
                 self.room_failed(ctx, key, (cause, Some(from.peer)));
                 self.settle(ctx);
             }
@@ -396,7 +397,8 @@ impl PrefillSide {
         let Some(key) = self.legs.current(slot) else { return };
         let Some(leg) = self.legs.get_mut(key) else { return };
         let (id, peer) = (leg.id, Some(leg.peer));
-        let failure = result.err().map(|error| Failure { room: id, peer, cause: cause_of(error) });
+        let failure =
+            result.err().map(|error| Failure { room: id, peer, cause: leg::cause_of(error) });
         if let Some(room) = self.rooms.get_mut(leg.room) {
             room.chunks.written(ctx, id, number, failure);
         }
@@ -548,12 +550,4 @@ pub(super) fn reject<E: Endpoint>(
 
 fn abort<E: Endpoint>(ctx: &mut Context<E>, to: Address, cause: Cause) {
     ctx.send_note(to, Note::Abort { cause, drained: true });
-}
-
-fn cause_of(error: WriteError) -> Cause {
-    match error {
-        WriteError::Cancelled => Cause::Cancelled,
-        WriteError::Path(reason) => Cause::PeerDown(reason),
-        WriteError::Refused(refusal) => Cause::Refused(refusal),
-    }
 }

@@ -157,7 +157,7 @@ impl PrefillSide {
             self.with_leg(ctx, leg, |leg, out| leg.feed(now, out));
             index += 1;
         }
-        let room = self.rooms.get_mut(key).filter(|room| room.failed.is_none());
+        let room = self.rooms.get_mut(key).filter(|room| room.together.failed().is_none());
         room.into_iter().for_each(|room| room.chunks.take_started(ctx, room.id));
     }
 

@@ -11,7 +11,7 @@ use crate::disagg::node::context::Context;
 use crate::disagg::node::pairing::Pairing;
 use crate::disagg::node::request::{Completion, Request};
 use crate::disagg::node::slab::Slab;
-use crate::disagg::room::RoomState;
+use crate::disagg::room::{RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::PeerId;
 use crate::link::Endpoint;
@@ -28,12 +28,11 @@ pub(super) struct Room {
     pub(super) legs: Vec<GrantId>,
     /// Who the readers are: engine and dp group, known from the first grant.
     pub(super) group: Option<(u64, u32)>,
-    /// Readers whose grants have not come.
-    pub(super) missing: usize,
+    /// Whether the grant of every reader is there; or the first reason why the room fails, and
+    /// whose.
+    pub(super) together: Together<(Cause, Option<PeerId>)>,
     /// Ranks whose grants have come.
     pub(super) met: Vec<u32>,
-    /// The first reason why it fails, and whose.
-    pub(super) failed: Option<(Cause, Option<PeerId>)>,
     pub(super) opened: Instant,
     /// Whether the room stands in [`super::PrefillSide::waiting`].
     pub(super) queued: bool,
@@ -50,16 +49,15 @@ impl Room {
         opened: Instant,
     ) -> Self {
         let (chunks, legs, group, met) = (Chunks::default(), Vec::new(), None, Vec::new());
-        let (missing, failed, queued, prefix_pages, armed) = (1, None, false, 0, Instant::FAR);
+        let (together, queued, prefix_pages, armed) = (Together::new(1), false, 0, Instant::FAR);
         Self {
             id,
             ticket,
             chunks,
             legs,
             group,
-            missing,
+            together,
             met,
-            failed,
             opened,
             queued,
             prefix_pages,
@@ -71,13 +69,13 @@ impl Room {
     /// Whether it waits for the grant of a reader that is `pairing`.
     pub(super) fn waits_for(&self, pairing: &Pairing) -> bool {
         let group = self.group.unwrap_or_else(|| group(pairing));
-        let known = group == self::group(pairing) && self.missing > 0 && self.failed.is_none();
-        known && !self.met.contains(&pairing.rank)
+        let known = group == self::group(pairing);
+        known && self.together.waits() && !self.met.contains(&pairing.rank)
     }
 
     /// Whether all readers' grants are there and none has ended.
     pub(super) fn may_send(&self, legs: &mut Slab<Leg>) -> bool {
-        let all = self.missing == 0 && self.failed.is_none() && !self.legs.is_empty();
+        let all = self.together.is_complete() && !self.legs.is_empty();
         let mut may = |leg: &GrantId| legs.get_mut(*leg).is_some_and(|leg| leg.machine.may_send());
         all && self.legs.iter().all(&mut may)
     }
@@ -113,7 +111,7 @@ impl Room {
 
     /// Shows handles what the room has come to.
     pub(super) fn show(&self, legs: &mut Slab<Leg>) {
-        let state = match (self.failed, self.missing) {
+        let state = match (self.together.failed(), self.together.awaited()) {
             (Some(_), _) => RoomState::Failed,
             (None, 1..) => RoomState::Bootstrapping,
             (None, 0) => {
@@ -127,7 +125,7 @@ impl Room {
     }
 
     pub(super) fn failure(&self) -> Option<Failure> {
-        let (cause, peer) = self.failed?;
+        let &(cause, peer) = self.together.failed()?;
         Some(Failure { room: self.id, peer, cause })
     }
 
