@@ -173,7 +173,8 @@ pub enum WriteError {
     /// Cancelled before it began: nothing landed.
     #[error("cancelled")]
     Cancelled,
-    /// The path ended first. A new room over a new path may work.
+    /// The path ended first; its [`FabricEvent::PathDown`] follows, and until then bytes of the write
+    /// may land at a target that cannot refuse them. A new room over a new path may work.
     #[error("the path ended: {0}")]
     Path(PathError),
     /// The target refused it, whole.

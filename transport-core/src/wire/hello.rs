@@ -10,19 +10,17 @@ use crate::link::MAX_MESSAGE;
 use crate::memory::MAX_BUFFERS;
 use crate::transfer::MAX_COMPONENTS;
 
-// Whatever a node's tables are, its hello can be sent: the fixed fields and the address, and, for KV
-// and each state component, a kind, a count and one run per buffer.
-const _: () = assert!(
-    56 + MAX_ADDRESS + (1 + MAX_COMPONENTS) * (1 + 4 + MAX_BUFFERS * 12) + LONGEST_LAYOUT
-        <= MAX_MESSAGE,
-    "the longest hello does not fit a message"
-);
-
-/// The engine and its layout: fixed fields and stages, and each component's layers and tensors.
-const LONGEST_LAYOUT: usize = {
+// Whatever a node's tables and layout are, its hello can be sent: the fixed fields and the address;
+// for KV and each state component, a kind, a count and one run per buffer; and the layout's stages
+// and each component's layers and tensors.
+const _: () = {
+    let sizes = (1 + MAX_COMPONENTS) * (1 + 4 + MAX_BUFFERS * 12);
     let tensors = layout::MAX_TENSORS as usize * (4 + layout::MAX_SHARDED as usize * 8);
     let component = 1 + 4 + 4 + layout::MAX_LAYERS as usize * 4 + 4 + tensors;
-    8 + 1 + 1 + 12 + 4 + layout::MAX_STAGES as usize * 4 + (1 + MAX_COMPONENTS) * component + 1
+    let stages = 4 + layout::MAX_STAGES as usize * 4;
+    let layout = 8 + 1 + 1 + 12 + stages + 1 + (1 + MAX_COMPONENTS) * component;
+    let longest = 56 + MAX_ADDRESS + sizes + layout;
+    assert!(longest <= MAX_MESSAGE, "the longest hello does not fit a message");
 };
 
 pub(super) fn write(writer: &mut Writer<'_>, hello: &Hello) -> Result<(), WireError> {
