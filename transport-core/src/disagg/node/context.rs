@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::config::{NodeConfig, NodeStats};
 use super::farewell::Farewells;
-use super::request::Request;
+use super::request::{Lease, Request, lists};
 use crate::Instant;
 use crate::disagg::room::{Deadlines, Note};
 use crate::disagg::topology::Rank;
@@ -147,6 +147,14 @@ impl<E: Endpoint> Context<E> {
             return 0;
         }
         self.tables.table(part).map_or(0, |table| table.item_bytes())
+    }
+
+    /// Why a request with these items must fail, if one of them is not in the tables.
+    pub(super) fn outsider(&self, pages: &Lease, state: &[Lease]) -> Option<Cause> {
+        lists(pages, state).find_map(|(part, lease)| {
+            let item = self.tables.outsider(part, lease.items())?;
+            Some(Cause::ItemOutOfRange { part: part.to_wire(), item })
+        })
     }
 
     /// Bytes of payload that fit an aux slot.

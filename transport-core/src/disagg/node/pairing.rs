@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::request::Lease;
 use crate::disagg::topology::{
     Fact, Layout, Rank, RankSizes, Route, Side, Stretch, Topology, TopologyError, blocks,
 };
@@ -125,9 +126,9 @@ impl View {
     }
 
     /// All items of a list of ours, as items of the view; none of a part that does not go this way.
-    pub(super) fn items(&self, part: Part, items: &[u32]) -> Vec<u32> {
+    fn items(&self, part: Part, items: &[u32]) -> Arc<[u32]> {
         if !self.has(part) {
-            return Vec::new();
+            return Arc::default();
         }
         let per_item = self.route.blocks(self.side, part);
         let all = items.len().saturating_mul(per_item as usize);
@@ -136,11 +137,11 @@ impl View {
 
     /// The share of a chunk of KV pages that goes to this peer: its items in the view, and the
     /// first granted position. `first` counts pages of the request, `granted` all target blocks.
-    pub(super) fn share(&self, pages: &[u32], first: u32, granted: u32) -> (Vec<u32>, u32) {
+    pub(super) fn share(&self, pages: &[u32], first: u32, granted: u32) -> (Arc<[u32]>, u32) {
         if !self.has(Part::Kv) {
-            return (Vec::new(), 0);
+            return (Arc::default(), 0);
         }
-        let there = self.route.blocks(Side::Decode, Part::Kv).max(1);
+        let there = self.route.blocks(Side::Decode, Part::Kv);
         let chunk = first..first + pages.len() as u32;
         let stretch: Stretch = self.route.stretch(chunk, granted.div_ceil(there));
         let per_page = self.route.blocks(Side::Prefill, Part::Kv);
@@ -150,8 +151,16 @@ impl View {
 
     /// Blocks in a page, at the prefill and at the decode side.
     pub(super) fn page_blocks(&self) -> (u32, u32) {
-        let of = |side| self.route.blocks(side, Part::Kv).max(1);
+        let of = |side| self.route.blocks(side, Part::Kv);
         (of(Side::Prefill), of(Side::Decode))
+    }
+}
+
+/// What of a list a peer with that view has to do with: all of it, as it is, without one.
+pub(super) fn items_of(view: Option<&View>, part: Part, list: &Lease) -> Arc<[u32]> {
+    match view {
+        Some(view) => view.items(part, list.items()),
+        None => list.shared().clone(),
     }
 }
 

@@ -12,6 +12,7 @@ use super::client::RoomCell;
 use crate::disagg::{Failure, RoomId};
 use crate::fabric::PeerId;
 use crate::queue::WorkRequest;
+use crate::transfer::Part;
 
 /// Ownership of pages or state items, while they are handed to a room. Not `Clone`.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -36,12 +37,21 @@ impl Lease {
     }
 }
 
+/// A request's lists, each with its part.
+pub(super) fn lists<'a>(
+    pages: &'a Lease,
+    state: &'a [Lease],
+) -> impl Iterator<Item = (Part, &'a Lease)> {
+    let state = (0..=u8::MAX).zip(state).map(|(k, lease)| (Part::State(k), lease));
+    [(Part::Kv, pages)].into_iter().chain(state)
+}
+
 /// Decode: receive a request's cache into these pages.
 #[derive(Debug)]
 pub struct Receive {
     /// The request's room.
     pub room: RoomId,
-    /// The prefill node.
+    /// The prefill node; of an engine of several ranks, any rank of the group that has the request.
     pub peer: PeerId,
     /// Pages for the request's tokens beyond the prefix; may be none (a full prefix hit).
     pub pages: Lease,

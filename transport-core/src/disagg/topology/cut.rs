@@ -147,8 +147,7 @@ impl Cut {
         self.run * self.count
     }
 
-    /// Whether items are copied whole: [`crate::memory::Segments`] and [`crate::memory::Spans`]
-    /// then plan the copy as they are.
+    /// Whether items are copied whole, so that neighbours merge.
     pub fn is_whole_items(&self) -> bool {
         let whole = |place: &Place| self.run == place.item_bytes;
         self.count == 1 && whole(&self.source) && whole(&self.target)

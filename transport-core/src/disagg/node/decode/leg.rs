@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::Instant;
 use crate::disagg::node::context::{Address, Context};
-use crate::disagg::node::pairing::{Pairing, Split};
+use crate::disagg::node::pairing::{Pairing, Split, items_of};
 use crate::disagg::node::request::Lease;
 use crate::disagg::room::{Action, DecodeRoom, Note};
 use crate::disagg::{Cause, RoomId};
@@ -73,10 +73,7 @@ impl Leg {
         self.peer = Some(peer);
         self.incarnation = pairing.incarnation;
         self.split.clone_from(&pairing.split);
-        let list = |part: Part, lease: &Lease| match pairing.view() {
-            Some(view) => Arc::from(view.items(part, lease.items())),
-            None => lease.shared().clone(),
-        };
+        let list = |part: Part, lease: &Lease| items_of(pairing.view(), part, lease);
         let state = (0..=u8::MAX).zip(granted.state);
         let state: Box<[Arc<[u32]>]> = state.map(|(k, l)| list(Part::State(k), l)).collect();
         let (tag, aux) = (ctx.tag(key, self.id), [granted.aux_slot]);

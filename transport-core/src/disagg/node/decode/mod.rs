@@ -20,7 +20,7 @@ use super::context::{Address, Context, Timer};
 use super::pairing::Pairing;
 use super::peers::Peers;
 use super::remembered::Remembered;
-use super::request::{Completion, Lease, Receive, Request};
+use super::request::{Completion, Lease, Receive, Request, lists};
 use super::slab::Slab;
 use crate::Instant;
 use crate::disagg::room::{Action, DecodeRoom, Note, RoomState, Together};
@@ -120,11 +120,7 @@ impl DecodeSide {
         if self.cancelled.take(&receive.room).is_some() {
             return Some(Cause::Cancelled);
         }
-        let mut lists = lists(&receive.pages, &receive.state);
-        lists.find_map(|(part, lease)| {
-            let item = ctx.tables.outsider(part, lease.items())?;
-            Some(Cause::ItemOutOfRange { part: part.to_wire(), item })
-        })
+        ctx.outsider(&receive.pages, &receive.state)
     }
 
     /// Holds a request, with one leg for the rank that was named.
@@ -394,7 +390,9 @@ impl DecodeSide {
         let legs = self.rooms.get_mut(key).map(|room| core::mem::take(&mut room.legs));
         let legs = legs.unwrap_or_default();
         legs.iter().for_each(|leg| _ = self.with(ctx, *leg, &event));
-        self.rooms.get_mut(key).into_iter().for_each(|room| room.legs.clone_from(&legs));
+        if let Some(room) = self.rooms.get_mut(key) {
+            room.legs = legs;
+        }
     }
 
     /// Feeds an event to a leg and carries out what it wants. False when there is no such leg.
@@ -522,12 +520,6 @@ impl DecodeSide {
             self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
         }
     }
-}
-
-/// A request's lists, each with its part.
-fn lists<'a>(pages: &'a Lease, state: &'a [Lease]) -> impl Iterator<Item = (Part, &'a Lease)> {
-    let state = (0..=u8::MAX).zip(state).map(|(k, lease)| (Part::State(k), lease));
-    [(Part::Kv, pages)].into_iter().chain(state)
 }
 
 /// Completes a request that could not be begun.

@@ -6,11 +6,10 @@
 use alloc::collections::VecDeque;
 
 use crate::disagg::node::context::Context;
-use crate::disagg::node::request::{Chunk, Completion, Last, Lease, Readiness, Request};
+use crate::disagg::node::request::{Chunk, Completion, Readiness, Request};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
-use crate::transfer::Part;
 
 /// A chunk's number has this many bits in a write's id.
 const NUMBER_MASK: u32 = (1 << 24) - 1;
@@ -74,7 +73,10 @@ impl Chunks {
             Readiness::Failed => return Err(Cause::SourceFailed),
             Readiness::Ready => {}
         }
-        check_items(ctx, &next.chunk)?;
+        let state = next.chunk.last.as_ref().map_or(&[][..], |last| &last.state);
+        if let Some(cause) = ctx.outsider(&next.chunk.pages, state) {
+            return Err(cause);
+        }
         if self.last {
             return Err(Cause::AfterLast);
         }
@@ -188,18 +190,4 @@ fn give_back<E: Endpoint>(
 ) {
     let (pages, state) = (chunk.pages, chunk.last.map(|last| last.state).unwrap_or_default());
     ctx.port.complete(ticket, Completion::ChunkSent { room, result, pages, state });
-}
-
-/// All items must be in the node's tables.
-fn check_items<E: Endpoint>(ctx: &Context<E>, chunk: &Chunk) -> Result<(), Cause> {
-    let state = chunk.last.iter().flat_map(|last: &Last| (0..=u8::MAX).zip(&last.state));
-    let state = state.map(|(k, lease)| (Part::State(k), lease));
-    let mut lists = [(Part::Kv, &chunk.pages)].into_iter().chain(state);
-    let outsider = |(part, lease): (Part, &Lease)| {
-        ctx.tables.outsider(part, lease.items()).map(|item| (part, item))
-    };
-    match lists.find_map(outsider) {
-        Some((part, item)) => Err(Cause::ItemOutOfRange { part: part.to_wire(), item }),
-        None => Ok(()),
-    }
 }

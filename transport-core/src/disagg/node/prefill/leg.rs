@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use super::chunks::Started;
 use crate::Instant;
 use crate::disagg::node::context::{Address, Context};
-use crate::disagg::node::pairing::{Pairing, Split};
+use crate::disagg::node::pairing::{Pairing, Split, items_of};
 use crate::disagg::node::request::Lease;
 use crate::disagg::room::{Action, ChunkShape, PrefillRoom};
 use crate::disagg::{Cause, RoomId};
@@ -106,18 +106,12 @@ impl Leg {
         started: &Started<'_>,
         granted: u32,
     ) -> Result<(), Cause> {
-        let (pages, split) = (&started.chunk.pages, self.split.as_ref().map(|split| split.view()));
-        let (kv, first) = match split {
-            Some(view) => {
-                let (items, first) = view.share(pages.items(), started.first, granted);
-                (Arc::from(items), first)
-            }
+        let (pages, view) = (&started.chunk.pages, self.split.as_ref().map(|split| split.view()));
+        let (kv, first) = match view {
+            Some(view) => view.share(pages.items(), started.first, granted),
             None => (pages.shared().clone(), started.first),
         };
-        let list = |(k, lease): (u8, &Lease)| match split {
-            Some(view) => Arc::from(view.items(Part::State(k), lease.items())),
-            None => lease.shared().clone(),
-        };
+        let list = |(k, lease): (u8, &Lease)| items_of(view, Part::State(k), lease);
         let last = started.chunk.last.as_ref();
         let state = last.map_or(&[][..], |last| &last.state);
         self.at_hand.state.clear();

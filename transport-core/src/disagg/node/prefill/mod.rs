@@ -379,8 +379,8 @@ impl PrefillSide {
         write: WriteId,
         result: Result<(), WriteError>,
     ) {
-        let target = self.target(write);
-        let result = result.map_err(|error| target.map_or(error, |to| peers.explain(to, error)));
+        let explain = |error| self.target(write).map_or(error, |to| peers.explain(to, error));
+        let result = result.map_err(explain);
         self.write_over(ctx, write, result);
         self.settle(ctx);
     }

@@ -128,7 +128,8 @@ impl PrefillSide {
         if !room.chunks.has_unstarted() || !room.may_send(&mut self.legs) {
             return Start::Nothing;
         }
-        let granted = room.granted(&mut self.legs).map_or(0, |(granted, _)| granted);
+        let granted = room.granted(&mut self.legs);
+        let items = granted.map_or(0, |(items, _)| items);
         let begun = match room.chunks.start(ctx) {
             Ok(None) => return Start::Fenced,
             Ok(Some(started)) => {
@@ -136,13 +137,13 @@ impl PrefillSide {
                 let mut legs = room
                     .legs
                     .iter()
-                    .filter_map(|leg| Some(legs.get_mut(*leg)?.take_up(ctx, &started, granted)));
+                    .filter_map(|leg| Some(legs.get_mut(*leg)?.take_up(ctx, &started, items)));
                 legs.find_map(Result::err).map_or(Ok(()), Err)
             }
             Err(cause) => Err(cause),
         };
-        let fits = |room: &super::Room, legs: &mut _| room.misfit(legs).map_or(Ok(()), Err);
-        match begun.and_then(|()| fits(room, &mut self.legs)) {
+        let misfit = || granted.and_then(|(items, blocks)| room.misfit(items, blocks));
+        match begun.and_then(|()| misfit().map_or(Ok(()), Err)) {
             Ok(()) => self.feed(ctx, key),
             Err(cause) => self.fail(ctx, key, cause),
         }

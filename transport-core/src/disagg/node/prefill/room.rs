@@ -97,10 +97,9 @@ impl Room {
         blocks.map(|blocks| (granted, blocks))
     }
 
-    /// Why the pages handed over do not fit those granted, if they do not. A last page may be used
-    /// in part where the sides' pages differ in size.
-    pub(super) fn misfit(&self, legs: &mut Slab<Leg>) -> Option<Cause> {
-        let (granted, (ours, theirs)) = self.granted(legs)?;
+    /// Why the pages handed over do not fit those [granted](Self::granted), if they do not. A last
+    /// page may be used in part where the sides' pages differ in size.
+    pub(super) fn misfit(&self, granted: u32, (ours, theirs): (u32, u32)) -> Option<Cause> {
         let (pages, all) = self.chunks.pages();
         let (sent, granted) = (u64::from(pages) * u64::from(ours), u64::from(granted));
         let page = u64::from(ours.max(theirs));
