@@ -66,8 +66,7 @@ impl Pairing {
             let (ours, theirs) = (ours.rank.into(), theirs.rank.into());
             return Err(Cause::Layout(Mismatch { field: Field::Ranks, ours, theirs }));
         };
-        let split = Split::new((ours.role, our_layout, here), (their_layout, place), tables);
-        let split = split.map_err(|error| Cause::Layout(mismatch(ours.role, &error)))?;
+        let split = Split::new((ours.role, our_layout, here), (their_layout, place), tables)?;
         Ok(Self { rank, incarnation, engine, place, split: Some(Arc::new(split)) })
     }
 
@@ -95,26 +94,32 @@ impl Split {
         (role, ours, here): (Role, &Layout, Rank),
         (theirs, there): (&Layout, Rank),
         tables: &CacheTables,
-    ) -> Result<Self, TopologyError> {
+    ) -> Result<Self, Cause> {
+        let refused = |error| Cause::Layout(mismatch(role, &error));
         let (prefill, decode, from, to, side) = match role {
             Role::Prefill => (ours, theirs, here, there, Side::Prefill),
             Role::Decode => (theirs, ours, there, here, Side::Decode),
         };
-        let topology = Topology::new(prefill.clone(), decode.clone())?;
+        let topology = Topology::new(prefill.clone(), decode.clone()).map_err(refused)?;
         let (counterparts, sizes) = match side {
-            Side::Prefill => (topology.readers(from, to.dp)?, decode.sizes()),
-            Side::Decode => (topology.writers(to, from.dp)?.ranks, prefill.sizes()),
+            Side::Prefill => (topology.readers(from, to.dp), decode.sizes()),
+            Side::Decode => (topology.writers(to, from.dp).map(|w| w.ranks), prefill.sizes()),
         };
+        let counterparts = counterparts.map_err(refused)?;
         let counterparts = counterparts.into_iter().map(|rank| rank.number(sizes)).collect();
-        let route = topology.route(from, to)?;
-        Ok(Self { counterparts, view: View::new(route, side, tables) })
+        let route = topology.route(from, to).map_err(refused)?;
+        Ok(Self { counterparts, view: View::new(route, side, tables)? })
     }
 }
 
 impl View {
-    fn new(route: Route, side: Side, tables: &CacheTables) -> Self {
-        let tables = view_tables(&route, side, tables).unwrap_or_else(|| tables.clone());
-        Self { tables, route, side }
+    /// An error when the tables are not what the layout says, or have more blocks than can be
+    /// numbered: nothing may be copied.
+    fn new(route: Route, side: Side, tables: &CacheTables) -> Result<Self, Cause> {
+        let item = tables.table(Part::Kv).map_or(0, |table| table.items());
+        let impossible = Cause::ItemOutOfRange { part: Part::Kv.to_wire(), item };
+        let tables = view_tables(&route, side, tables).ok_or(impossible)?;
+        Ok(Self { tables, route, side })
     }
 
     /// Whether anything of `part` goes between the two.
@@ -223,5 +228,39 @@ fn field_of(fact: Fact) -> Field {
         Fact::Tensors(_) | Fact::Sharded(_) => Field::Tensors,
         Fact::Units(_) => Field::Units,
         Fact::UnitBytes(_) => Field::UnitBytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disagg::topology::Component;
+    use crate::disagg::{DType, KvLayout};
+    use crate::memory::MemoryRegion;
+    use alloc::vec;
+
+    #[test]
+    fn tables_that_are_not_the_layouts_give_no_view() {
+        let engine = |tp| Layout {
+            dtype: DType::Int8,
+            dp: 1,
+            tp,
+            cp: 1,
+            stages: vec![1],
+            kv: Component::kv(KvLayout::Nhd, 4, 2, 8, 1),
+            state: vec![],
+        };
+        let topology = Topology::new(engine(2), engine(1)).unwrap();
+        let rank = Rank { dp: 0, tp: 0, pp: 0, cp: 0 };
+        let route = topology.route(rank, rank).unwrap();
+        let packed = |sizes: &[u64]| {
+            let region = MemoryRegion::allocate(1024).unwrap();
+            PagedTable::packed(&region, sizes, 3).unwrap()
+        };
+        let tables = |kv: &[u64]| CacheTables::new(packed(kv), packed(&[64]), vec![]).unwrap();
+        let view = |kv| View::new(route.clone(), Side::Decode, &tables(kv)).map(drop);
+        assert_eq!(view(&[64, 64]), Ok(()));
+        let refused = Err(Cause::ItemOutOfRange { part: 0, item: 3 });
+        assert_eq!([view(&[64, 32]), view(&[64])], [refused; 2], "not all of the tables instead");
     }
 }
