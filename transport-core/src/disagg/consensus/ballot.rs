@@ -21,17 +21,18 @@ pub struct Ballot {
     ready: Box<[bool]>,
     /// How many of them are false.
     pending: u32,
-    since: Instant,
+    /// When the first rank was ready.
+    since: Option<Instant>,
     decide: Duration,
     decided: Option<Decided>,
 }
 
 impl Ballot {
     /// A ballot of ranks `0..ranks`, all pending.
-    pub fn new(ranks: NonZeroU32, terms: Terms, now: Instant) -> Self {
+    pub fn new(ranks: NonZeroU32, terms: Terms) -> Self {
         let pending = ranks.get();
         let ready = (0..pending).map(|_| false).collect();
-        Self { ready, pending, since: now, decide: terms.decide, decided: None }
+        Self { ready, pending, since: None, decide: terms.decide, decided: None }
     }
 
     /// The decision, once it is made.
@@ -47,11 +48,18 @@ impl Ballot {
 
     /// When [`Ballot::handle_timeout`] wants to be called next.
     pub fn deadline(&self) -> Instant {
-        if self.decided.is_some() { Instant::FAR } else { self.since + self.decide }
+        let since = self.since.filter(|_| self.decided.is_none());
+        since.map_or(Instant::FAR, |since| since + self.decide)
     }
 
     /// A rank, perhaps our own, says how far it is.
-    pub fn handle_report(&mut self, rank: u32, report: Report, out: &mut Vec<Action>) {
+    pub fn handle_report(
+        &mut self,
+        now: Instant,
+        rank: u32,
+        report: Report,
+        out: &mut Vec<Action>,
+    ) {
         if let Some(decided) = self.decided {
             return decided.handle_report(rank, report, out);
         }
@@ -62,6 +70,7 @@ impl Ballot {
             // It counts once: the number of ranks is what matters, not of reports.
             Report::Ready if !core::mem::replace(ready, true) => {
                 self.pending -= 1;
+                self.since.get_or_insert(now);
                 if self.pending == 0 {
                     self.decide(Decision::Success, out);
                 }
@@ -71,8 +80,14 @@ impl Ballot {
     }
 
     /// The path to a rank ended: it has failed. Call it for all rooms of the group.
-    pub fn handle_rank_down(&mut self, rank: u32, reason: PathError, out: &mut Vec<Action>) {
-        self.handle_report(rank, Report::Failed(Cause::PeerDown(reason)), out);
+    pub fn handle_rank_down(
+        &mut self,
+        now: Instant,
+        rank: u32,
+        reason: PathError,
+        out: &mut Vec<Action>,
+    ) {
+        self.handle_report(now, rank, Report::Failed(Cause::PeerDown(reason)), out);
     }
 
     /// The time is `now`.
@@ -80,8 +95,8 @@ impl Ballot {
         if now < self.deadline() {
             return;
         }
-        let Some(rank) = self.pending().next() else { return };
-        let cause = Cause::NotReady { rank, waited_ms: millis(now - self.since) };
+        let (Some(rank), Some(since)) = (self.pending().next(), self.since) else { return };
+        let cause = Cause::NotReady { rank, waited_ms: millis(now - since) };
         self.decide(Decision::Failed { rank, cause }, out);
     }
 

@@ -51,7 +51,7 @@ enum Message {
 /// Milliseconds until a path that is gone is noticed.
 const NOTICED: u64 = 15_000;
 const STEP: usize = 250;
-const END: u64 = 400_000;
+const END: u64 = 700_000;
 
 impl Group {
     fn new(seed: u64, ranks: u32, loss: u32, crashes: bool) -> Self {
@@ -67,7 +67,7 @@ impl Group {
         };
         let ranks: Vec<Rank> = (0..ranks as usize).map(&mut rank).collect();
         let count = (ranks.len() as u32).try_into().unwrap();
-        let ballot = Ballot::new(count, Terms::default(), at(0));
+        let ballot = Ballot::new(count, Terms::default());
         let (net, lost) = (VecDeque::new(), BTreeSet::new());
         Self { rng, loss, now: 0, ballot, ranks, net, lost }
     }
@@ -96,7 +96,8 @@ impl Group {
         for message in due {
             match message {
                 Message::Report(rank, report) if self.alive(COORDINATOR) => {
-                    self.at_coordinator(|ballot, out| ballot.handle_report(rank, report, out));
+                    let now = at(self.now);
+                    self.at_coordinator(|ballot, out| ballot.handle_report(now, rank, report, out));
                 }
                 Message::Tell(rank, decision) if self.alive(rank) => {
                     self.at_member(rank, |member, out| member.handle_decision(decision, out));
@@ -124,7 +125,7 @@ impl Group {
         if rank == COORDINATOR {
             self.at_coordinator(|ballot, out| {
                 if let (Some(risen), None) = (risen, ballot.decided()) {
-                    ballot.handle_report(COORDINATOR, risen, out);
+                    ballot.handle_report(time, COORDINATOR, risen, out);
                 }
                 ballot.handle_timeout(time, out);
             });
@@ -147,7 +148,8 @@ impl Group {
                     self.at_member(rank, |member, out| member.handle_coordinator_down(reason, out));
                 });
             } else if self.ballot.decided().is_none() {
-                self.at_coordinator(|ballot, out| ballot.handle_rank_down(rank, reason, out));
+                let now = at(self.now);
+                self.at_coordinator(|ballot, out| ballot.handle_rank_down(now, rank, reason, out));
             }
         }
     }
@@ -201,7 +203,7 @@ impl Group {
                 prop_assert!(!self.alive(rank), "rank {rank} never ended");
                 continue;
             };
-            prop_assert!(ended <= state.opens + 330_000 + STEP as u64);
+            prop_assert!(ended <= state.ready + 330_000 + STEP as u64);
             self.check_outcome(rank, outcome, decided)?;
         }
         Ok(())

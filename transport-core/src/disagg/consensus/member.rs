@@ -13,43 +13,34 @@ use crate::fabric::PathError;
 pub struct Member {
     rank: u32,
     terms: Terms,
-    own: Report,
     phase: Phase,
-    /// When the phase began.
-    since: Instant,
     /// When the last report was sent.
     told: Instant,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Phase {
+    /// Not there yet.
+    Pending,
     /// Waiting for the decision.
-    Open,
-    /// Gave up: the coordinator is being told.
-    Telling { outcome: Decision },
+    Ready { since: Instant },
+    /// Failed: the coordinator is being told.
+    Failed { cause: Cause, since: Instant },
     /// Nothing more to do.
-    Over { outcome: Decision },
+    Over,
 }
 
 impl Member {
     /// Rank `rank` of its group opens the room. It says so at once.
     pub fn new(rank: u32, terms: Terms, now: Instant, out: &mut Vec<Action>) -> Self {
-        let (own, phase) = (Report::Pending, Phase::Open);
-        out.push(Action::Report(own));
-        Self { rank, terms, own, phase, since: now, told: now }
-    }
-
-    /// How the room ended on this rank, once it has.
-    pub fn outcome(&self) -> Option<Decision> {
-        match self.phase {
-            Phase::Open => None,
-            Phase::Telling { outcome } | Phase::Over { outcome } => Some(outcome),
-        }
+        let mut member = Self { rank, terms, phase: Phase::Pending, told: now };
+        member.say(now, out);
+        member
     }
 
     /// Whether nothing more will come: the machine can be dropped.
     pub fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Over { .. })
+        self.phase == Phase::Over
     }
 
     /// When [`Member::handle_timeout`] wants to be called next.
@@ -57,45 +48,47 @@ impl Member {
         if self.is_over() { Instant::FAR } else { self.end().min(self.told + self.terms.retry) }
     }
 
-    /// When the present phase is over at the latest.
+    /// When the present phase is over at the latest. While it is pending that is the room's to say.
     fn end(&self) -> Instant {
         match self.phase {
-            Phase::Open => self.since + self.terms.decide + self.terms.hear,
-            Phase::Telling { .. } => self.since + self.terms.hear,
-            Phase::Over { .. } => Instant::FAR,
+            Phase::Ready { since } => since + self.terms.decide + self.terms.hear,
+            Phase::Failed { since, .. } => since + self.terms.hear,
+            Phase::Pending | Phase::Over => Instant::FAR,
         }
     }
 
     /// This rank's room is that far. A report that is no higher than the last one changes nothing.
     pub fn handle_report(&mut self, now: Instant, report: Report, out: &mut Vec<Action>) {
-        let risen = self.own.merge(report);
-        if self.phase == Phase::Open && risen != self.own {
-            self.own = risen;
-            self.say(now, out);
+        match (self.phase, report) {
+            (Phase::Pending, Report::Ready) => {
+                self.phase = Phase::Ready { since: now };
+                self.say(now, out);
+            }
+            (Phase::Pending | Phase::Ready { .. }, Report::Failed(cause)) => {
+                self.fail(now, cause, out);
+            }
+            _ => {}
         }
     }
 
     /// The coordinator has decided, or has heard that this rank is lost.
     pub fn handle_decision(&mut self, decision: Decision, out: &mut Vec<Action>) {
-        if decision == Decision::Success && self.own_failure().is_some() {
-            // Decided before our failure was heard. The answer to that will say so.
-            return;
-        }
-        match self.phase {
-            Phase::Open => self.finish(decision, out),
-            Phase::Telling { outcome } => self.phase = Phase::Over { outcome },
-            Phase::Over { .. } => {}
+        match (self.phase, decision) {
+            // Decided before our failure was heard. The answer to that will say so; and of a rank
+            // that is not ready nobody can have decided it.
+            (Phase::Failed { .. } | Phase::Pending, Decision::Success) | (Phase::Over, _) => {}
+            (Phase::Failed { .. }, Decision::Failed { .. }) => self.phase = Phase::Over,
+            (Phase::Pending | Phase::Ready { .. }, decision) => self.finish(decision, out),
         }
     }
 
     /// The path to the coordinator ended: nobody will tell, and nobody can be told.
     pub fn handle_coordinator_down(&mut self, reason: PathError, out: &mut Vec<Action>) {
-        let gone = Decision::Failed { rank: COORDINATOR, cause: Cause::PeerDown(reason) };
-        match self.phase {
-            Phase::Open => self.finish(self.own_failure().unwrap_or(gone), out),
-            Phase::Telling { outcome } => self.phase = Phase::Over { outcome },
-            Phase::Over { .. } => {}
+        if matches!(self.phase, Phase::Pending | Phase::Ready { .. }) {
+            let cause = Cause::PeerDown(reason);
+            self.finish(Decision::Failed { rank: COORDINATOR, cause }, out);
         }
+        self.phase = Phase::Over;
     }
 
     /// The time is `now`.
@@ -109,37 +102,32 @@ impl Member {
 
     fn expire(&mut self, now: Instant, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Open => self.give_up(now, out),
-            Phase::Telling { outcome } => self.phase = Phase::Over { outcome },
-            Phase::Over { .. } => {}
+            Phase::Ready { since } => {
+                self.fail(now, Cause::Undecided { waited_ms: millis(now - since) }, out);
+            }
+            _ => self.phase = Phase::Over,
         }
     }
 
-    fn give_up(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let cause = Cause::Undecided { waited_ms: millis(now - self.since) };
-        let outcome = self.own_failure().unwrap_or(Decision::Failed { rank: self.rank, cause });
-        self.finish(outcome, out);
-        self.own = self.own.merge(Report::Failed(cause));
-        self.phase = Phase::Telling { outcome };
-        self.since = now;
+    fn fail(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
+        self.finish(Decision::Failed { rank: self.rank, cause }, out);
+        self.phase = Phase::Failed { cause, since: now };
         self.say(now, out);
     }
 
     /// The only place where an outcome is applied.
     fn finish(&mut self, outcome: Decision, out: &mut Vec<Action>) {
-        self.phase = Phase::Over { outcome };
+        self.phase = Phase::Over;
         out.push(Action::Apply(outcome));
-    }
-
-    fn own_failure(&self) -> Option<Decision> {
-        match self.own {
-            Report::Failed(cause) => Some(Decision::Failed { rank: self.rank, cause }),
-            Report::Pending | Report::Ready => None,
-        }
     }
 
     fn say(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.told = now;
-        out.push(Action::Report(self.own));
+        match self.phase {
+            Phase::Pending => out.push(Action::Report(Report::Pending)),
+            Phase::Ready { .. } => out.push(Action::Report(Report::Ready)),
+            Phase::Failed { cause, .. } => out.push(Action::Report(Report::Failed(cause))),
+            Phase::Over => {}
+        }
     }
 }

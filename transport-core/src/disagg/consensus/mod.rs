@@ -20,8 +20,11 @@
 //! 2. Success is decided only when *each* rank, by its number, has reported that it is ready. What
 //!    is repeated, late or from a stranger changes nothing.
 //! 3. A rank that lags is pending, which is no error. The first failure that reaches the coordinator
-//!    decides at once, and its cause is every rank's; a rank whose path is down has failed.
-//! 4. Every rank ends, once: within [`Terms::decide`] plus [`Terms::hear`] after it opened the room.
+//!    decides at once, and its cause is that of every rank that has none of its own; a rank whose
+//!    path is down has failed.
+//! 4. A rank that fails ends at once, for its own reason, and one that is ready within
+//!    [`Terms::decide`] plus [`Terms::hear`]. Each ends once. That it becomes one or the other is its
+//!    room's to see to, whose states have deadlines.
 //! 5. No rank that failed, or gave up waiting, applies Success; and no rank does if the decision was
 //!    to fail.
 //!
@@ -57,10 +60,10 @@ pub const COORDINATOR: u32 = 0;
 /// How long a group waits. The same on all its ranks.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Terms {
-    /// For all ranks to be ready: then the coordinator fails the room.
+    /// For all ranks to be ready once the first of them is: then the coordinator fails the room.
     pub decide: Duration,
-    /// How much longer a member waits for the decision, so that the coordinator, which knows who was
-    /// not ready, gives up first. For as long again it repeats that it gave up.
+    /// How much longer a member that is ready waits for the decision, so that the coordinator, which
+    /// knows who was not, gives up first. For so long a member that failed repeats that it did.
     pub hear: Duration,
     /// Between repetitions of a report that was not answered.
     pub retry: Duration,
@@ -74,7 +77,8 @@ impl Default for Terms {
     }
 }
 
-/// How far a rank is with a room. It only rises: Pending, Ready, Failed.
+/// How far a rank is with a room. It only rises: Pending, Ready, Failed. What comes late or again and
+/// is not higher changes nothing.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Report {
     /// Not there yet.
@@ -83,22 +87,6 @@ pub enum Report {
     Ready,
     /// Unable to.
     Failed(Cause),
-}
-
-impl Report {
-    /// The higher of two reports of one rank, in whichever order they came. Of two failures, `self`.
-    #[must_use]
-    pub fn merge(self, other: Self) -> Self {
-        if other.height() > self.height() { other } else { self }
-    }
-
-    fn height(self) -> u8 {
-        match self {
-            Self::Pending => 0,
-            Self::Ready => 1,
-            Self::Failed(_) => 2,
-        }
-    }
 }
 
 /// How the group ends a room.

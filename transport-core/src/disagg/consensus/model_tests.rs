@@ -23,8 +23,8 @@ const TERMS: Terms = Terms {
     hear: Duration::from_nanos(1),
     retry: Duration::from_nanos(1),
 };
-/// Members open the room at this tick at the latest, or never.
-const LAST_OPEN: u64 = 1;
+/// Members open the room at this tick at the latest, or never; they may be ready or fail at any.
+const LAST_OPEN: u64 = 0;
 const HORIZON: u64 = LAST_OPEN + 4;
 
 /// A group of which at most `faults` ranks die or lose their path.
@@ -66,9 +66,10 @@ struct Rank {
     alive: bool,
     /// Its path to the coordinator is there.
     linked: bool,
-    opened: Option<u64>,
     member: Option<Member>,
     own: Report,
+    /// When it was first ready or failed.
+    rose: Option<u64>,
     was_ready: bool,
     applied: Vec<Decision>,
     succeeded_after_failing: bool,
@@ -94,13 +95,13 @@ enum Step {
 
 impl World {
     fn new(ranks: u32) -> Self {
-        let ballot = Ballot::new(ranks.try_into().unwrap(), TERMS, Instant::ZERO);
+        let ballot = Ballot::new(ranks.try_into().unwrap(), TERMS);
         let rank = Rank {
             alive: true,
             linked: true,
-            opened: None,
             member: None,
             own: Report::Pending,
+            rose: None,
             was_ready: false,
             applied: vec![],
             succeeded_after_failing: false,
@@ -151,35 +152,36 @@ impl World {
     fn open(&mut self, rank: u32) {
         let (mut out, now) = (vec![], self.instant());
         self.rank(rank).member = Some(Member::new(rank, TERMS, now, &mut out));
-        self.rank(rank).opened = Some(self.now);
         self.carry_out(rank, out);
     }
 
     fn rise(&mut self, rank: u32, report: Report, hidden: bool) {
+        let now = self.now;
         self.rank(rank).own = report;
+        self.rank(rank).rose.get_or_insert(now);
         self.rank(rank).was_ready |= report == Report::Ready;
         let now = self.instant();
         if hidden {
             return;
         }
         if rank == COORDINATOR {
-            self.at_coordinator(|ballot, out| ballot.handle_report(rank, report, out));
+            self.at_coordinator(|ballot, out| ballot.handle_report(now, rank, report, out));
         } else {
             self.at_member(rank, |member, out| member.handle_report(now, report, out));
         }
     }
 
     fn report(&mut self, rank: u32, report: Report, broken: Option<Broken>) {
-        let mut rank = rank;
+        let (mut rank, now) = (rank, self.instant());
         if broken == Some(Broken::CountsReports) && report == Report::Ready {
             rank = self.ballot.pending().last().unwrap_or(rank);
         }
         let failed = matches!(report, Report::Failed(_));
         if broken == Some(Broken::DecidesAgain) && failed {
             let ranks = (self.ranks.len() as u32).try_into().unwrap();
-            self.ballot = Ballot::new(ranks, TERMS, self.instant());
+            self.ballot = Ballot::new(ranks, TERMS);
         }
-        self.at_coordinator(|ballot, out| ballot.handle_report(rank, report, out));
+        self.at_coordinator(|ballot, out| ballot.handle_report(now, rank, report, out));
     }
 
     fn tell(&mut self, rank: u32, decision: Decision, broken: Option<Broken>) {
@@ -221,11 +223,19 @@ impl Rank {
         self.applied.push(decision);
     }
 
-    /// Ended in time, or dead.
+    /// Ended in time after it was ready or failed, or dead.
     fn ends_by(&self, now: u64) -> bool {
-        let since = self.opened.map_or(0, |opened| now - opened);
+        let since = self.rose.map_or(0, |rose| now - rose);
         let is_over = self.member.as_ref().is_none_or(Member::is_over);
         !self.alive || ((since < 3 || !self.applied.is_empty()) && (since < 4 || is_over))
+    }
+}
+
+fn is_higher(own: Report, report: Report) -> bool {
+    match own {
+        Report::Pending => report != Report::Pending,
+        Report::Ready => matches!(report, Report::Failed(_)),
+        Report::Failed(_) => false,
     }
 }
 
@@ -255,7 +265,7 @@ impl Model for Group {
             }
             if rank.member.is_some() || number == COORDINATOR {
                 let higher = [Report::Ready, failure_of(number)];
-                let risen = higher.into_iter().filter(|report| rank.own.merge(*report) != rank.own);
+                let risen = higher.into_iter().filter(|report| is_higher(rank.own, *report));
                 steps.extend(risen.map(|report| Step::Rise(number, report)));
             }
             if faults < self.faults {
@@ -273,7 +283,7 @@ impl Model for Group {
 
     fn next_state(&self, world: &World, step: Step) -> Option<World> {
         let mut next = world.clone();
-        let (broken, reason) = (self.broken, PathError::Timeout);
+        let (broken, reason, now) = (self.broken, PathError::Timeout, world.instant());
         let reachable = |rank: u32| world.ranks[rank as usize].linked;
         match step {
             Step::Open(rank) => next.open(rank),
@@ -295,7 +305,9 @@ impl Model for Group {
             Step::Cut(rank) => next.rank(rank).linked = false,
             Step::Notice(rank) => {
                 if world.ranks[0].alive {
-                    next.at_coordinator(|ballot, out| ballot.handle_rank_down(rank, reason, out));
+                    next.at_coordinator(|ballot, out| {
+                        ballot.handle_rank_down(now, rank, reason, out);
+                    });
                 }
             }
             Step::NoticeCoordinator(rank) => {
@@ -329,7 +341,9 @@ impl Model for Group {
                 world.ranks.iter().all(|rank| !rank.succeeded_after_failing)
             }),
             Property::always(ENDS, |_, world: &World| {
-                let decided = world.now < 2 || world.decision().is_some() || !world.ranks[0].alive;
+                let coordinator = &world.ranks[0];
+                let waits = coordinator.rose.is_none_or(|rose| world.now < rose + 2);
+                let decided = waits || world.decision().is_some() || !coordinator.alive;
                 decided && world.members().iter().all(|member| member.ends_by(world.now))
             }),
             Property::sometimes("all succeed", |_, world: &World| {

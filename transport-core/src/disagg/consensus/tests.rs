@@ -18,7 +18,7 @@ fn at(ms: u64) -> Instant {
 }
 
 fn ballot(ranks: u32) -> Ballot {
-    Ballot::new(ranks.try_into().unwrap(), Terms::default(), at(0))
+    Ballot::new(ranks.try_into().unwrap(), Terms::default())
 }
 
 /// A member of rank 2 that opened the room at time 0.
@@ -34,7 +34,7 @@ fn asked(event: impl FnOnce(&mut Vec<Action>)) -> Vec<Action> {
 }
 
 fn reported(ballot: &mut Ballot, rank: u32, report: Report) -> Vec<Action> {
-    asked(|out| ballot.handle_report(rank, report, out))
+    asked(|out| ballot.handle_report(at(0), rank, report, out))
 }
 
 fn failed(rank: u32, cause: Cause) -> Decision {
@@ -92,7 +92,7 @@ fn r3_a_rank_whose_path_is_down_has_failed() {
     let mut ballot = ballot(2);
     reported(&mut ballot, 1, Report::Ready);
     let down = failed(1, Cause::PeerDown(PathError::ClosedByPeer));
-    let actions = asked(|out| ballot.handle_rank_down(1, PathError::ClosedByPeer, out));
+    let actions = asked(|out| ballot.handle_rank_down(at(9), 1, PathError::ClosedByPeer, out));
     assert_eq!(actions, [tell(1, down), Action::Apply(down)]);
 }
 
@@ -115,12 +115,14 @@ fn r3_a_failure_after_success_is_reported_and_changes_nothing() {
 #[test]
 fn r3_a_rank_that_lags_is_waited_for_and_then_named() {
     let mut ballot = ballot(4);
-    reported(&mut ballot, 0, Report::Ready);
-    reported(&mut ballot, 2, Report::Ready);
-    assert_eq!(asked(|out| ballot.handle_timeout(at(299_999), out)), []);
-    assert_eq!(ballot.deadline(), at(300_000));
+    reported(&mut ballot, 1, Report::Pending);
+    assert_eq!(ballot.deadline(), Instant::FAR, "nobody waits for it yet");
+    asked(|out| ballot.handle_report(at(5), 0, Report::Ready, out));
+    asked(|out| ballot.handle_report(at(9), 2, Report::Ready, out));
+    assert_eq!(asked(|out| ballot.handle_timeout(at(300_004), out)), []);
+    assert_eq!(ballot.deadline(), at(300_005));
     let late = failed(1, Cause::NotReady { rank: 1, waited_ms: 300_000 });
-    let actions = asked(|out| ballot.handle_timeout(at(300_000), out));
+    let actions = asked(|out| ballot.handle_timeout(at(300_005), out));
     assert_eq!(actions.last(), Some(&Action::Apply(late)));
 }
 
@@ -144,17 +146,16 @@ fn r3_a_member_repeats_its_report_until_it_hears() {
 }
 
 #[test]
-fn r3_a_member_that_hears_nothing_fails_and_says_so_until_answered() {
+fn r3_a_member_that_is_ready_and_hears_nothing_fails_and_says_so_until_answered() {
     let mut member = member();
     member.handle_report(at(5), Report::Ready, &mut vec![]);
     let cause = Cause::Undecided { waited_ms: 330_000 };
     let gave_up = [Action::Apply(failed(2, cause)), Action::Report(Report::Failed(cause))];
-    assert_eq!(asked(|out| member.handle_timeout(at(330_000), out)), gave_up);
-    assert_eq!(member.outcome(), Some(failed(2, cause)));
+    assert_eq!(asked(|out| member.handle_timeout(at(330_005), out)), gave_up);
     // A Success that was on its way changes nothing, and is not the answer.
     assert_eq!(asked(|out| member.handle_decision(Decision::Success, out)), []);
     let again = [Action::Report(Report::Failed(cause))];
-    assert_eq!(asked(|out| member.handle_timeout(at(331_000), out)), again);
+    assert_eq!(asked(|out| member.handle_timeout(at(331_005), out)), again);
     assert_eq!(asked(|out| member.handle_decision(failed(2, cause), out)), []);
     assert!(member.is_over());
 }
@@ -162,35 +163,42 @@ fn r3_a_member_that_hears_nothing_fails_and_says_so_until_answered() {
 #[test]
 fn r3_a_member_that_nobody_answers_falls_silent() {
     let mut member = member();
-    member.handle_timeout(at(330_000), &mut vec![]);
-    member.handle_timeout(at(359_999), &mut vec![]);
+    member.handle_report(at(5), FAILED, &mut vec![]);
+    member.handle_timeout(at(30_004), &mut vec![]);
     assert!(!member.is_over());
-    assert_eq!(asked(|out| member.handle_timeout(at(360_000), out)), []);
+    assert_eq!(asked(|out| member.handle_timeout(at(30_005), out)), []);
     assert!(member.is_over());
 }
 
 #[test]
-fn r3_a_member_that_failed_takes_the_first_reason_but_never_success() {
+fn r3_a_member_that_fails_ends_at_once_for_its_own_reason() {
+    for first in [Report::Pending, Report::Ready] {
+        let mut member = member();
+        member.handle_report(at(5), first, &mut vec![]);
+        let said = [Action::Apply(failed(2, CAUSE)), Action::Report(FAILED)];
+        assert_eq!(asked(|out| member.handle_report(at(6), FAILED, out)), said);
+        // Another's failure, which came first there, is an answer to it, and nothing more.
+        assert_eq!(asked(|out| member.handle_decision(failed(1, Cause::Cancelled), out)), []);
+        assert!(member.is_over());
+    }
+}
+
+#[test]
+fn r3_a_member_that_is_not_ready_does_not_succeed() {
     let mut member = member();
-    member.handle_report(at(5), FAILED, &mut vec![]);
-    assert_eq!(member.outcome(), None);
     assert_eq!(asked(|out| member.handle_decision(Decision::Success, out)), []);
-    let first = failed(1, Cause::Cancelled);
-    let apply = [Action::Apply(first)];
-    assert_eq!(asked(|out| member.handle_decision(first, out)), apply);
+    let first = [Action::Apply(failed(1, CAUSE))];
+    assert_eq!(asked(|out| member.handle_decision(failed(1, CAUSE), out)), first);
 }
 
 #[test]
 fn r3_a_member_whose_coordinator_is_gone_fails_at_once() {
     let reason = PathError::Timeout;
-    let mut waiting = member();
-    let gone = failed(COORDINATOR, Cause::PeerDown(reason));
-    let apply = [Action::Apply(gone)];
+    let (mut waiting, mut broken) = (member(), member());
+    let apply = [Action::Apply(failed(COORDINATOR, Cause::PeerDown(reason)))];
     assert_eq!(asked(|out| waiting.handle_coordinator_down(reason, out)), apply);
-    let mut broken = member();
     broken.handle_report(at(5), FAILED, &mut vec![]);
-    let apply = [Action::Apply(failed(2, CAUSE))];
-    assert_eq!(asked(|out| broken.handle_coordinator_down(reason, out)), apply);
+    assert_eq!(asked(|out| broken.handle_coordinator_down(reason, out)), []);
     assert!(waiting.is_over() && broken.is_over());
 }
 
@@ -202,7 +210,7 @@ fn r3_a_storm_of_failures_costs_each_room_its_ranks() {
     for _ in 0..1000 {
         let mut ballot = ballot(RANKS);
         for rank in (0..RANKS).rev() {
-            ballot.handle_report(rank, FAILED, &mut out);
+            ballot.handle_report(at(0), rank, FAILED, &mut out);
         }
         // Seven are told at once, and six of them again when they report; rank 0 applies it.
         assert_eq!(out.len() as u32, (RANKS - 1) + (RANKS - 2) + 1);
@@ -213,12 +221,19 @@ fn r3_a_storm_of_failures_costs_each_room_its_ranks() {
 
 proptest! {
     #[test]
-    fn r3_merging_gives_the_same_height_in_any_order(seed: u64, heights in prop::collection::vec(0..3u8, 0..9)) {
-        let report = |height: &u8| [Report::Pending, Report::Ready, FAILED][*height as usize];
-        let merged = |heights: &[u8]| heights.iter().map(report).fold(Report::Pending, Report::merge);
-        let mut shuffled = heights.clone();
-        Rng::new(seed).shuffle(&mut shuffled);
-        shuffled.extend(&heights);
-        prop_assert_eq!(merged(&heights), merged(&shuffled));
+    fn r3_reports_in_any_order_and_number_come_to_the_same(seed: u64, heights in prop::collection::vec(0..3u8, 1..6)) {
+        let report = |height: u8| [Report::Pending, Report::Ready, FAILED][usize::from(height)];
+        let ranks = heights.len() as u32;
+        let all: Vec<(u32, Report)> = (0..ranks).zip(heights.iter().map(|h| report(*h))).collect();
+        let mut reports = [&all[..], &all].concat();
+        Rng::new(seed).shuffle(&mut reports);
+        let mut ballot = ballot(ranks);
+        reports.into_iter().for_each(|(rank, said)| _ = reported(&mut ballot, rank, said));
+        let is_success = ballot.decided().map(|decided| decided.decision() == Decision::Success);
+        let expected = match heights.iter().max().unwrap() {
+            2 => Some(false),
+            _ => heights.iter().all(|height| *height == 1).then_some(true),
+        };
+        prop_assert_eq!(is_success, expected);
     }
 }
