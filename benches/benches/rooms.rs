@@ -86,7 +86,14 @@ impl Pair {
         let mut pair = Self::new();
         for other in 0..u64::from(count) {
             let (room, pages) = (RoomId(u64::MAX - other), Lease::new([3]));
-            let receive = Receive { room, peer: pair.peer, pages, state: vec![], prefix_pages: 0 };
+            let receive = Receive {
+                room,
+                peer: pair.peer,
+                pages,
+                state: vec![],
+                prefix_pages: 0,
+                attempt: 0,
+            };
             pair.decode.client.receive(receive).expect("room in the queue");
             pair.turn();
         }
@@ -99,7 +106,7 @@ impl Pair {
         let room = RoomId(self.room);
         self.room += 1;
         let (peer, pages) = (self.peer, Lease::new([7]));
-        let receive = Receive { room, peer, pages, state: vec![], prefix_pages: 0 };
+        let receive = Receive { room, peer, pages, state: vec![], prefix_pages: 0, attempt: 0 };
         self.decode.client.receive(receive).expect("room in the queue");
         self.prefill.client.open(Open { room }).expect("room in the queue");
         let chunk =
@@ -117,7 +124,7 @@ impl Pair {
 fn poll(c: &mut Criterion) {
     let mut pair = Pair::new();
     let (room, peer, pages) = (RoomId(u64::MAX), pair.peer, Lease::new([3]));
-    let receive = Receive { room, peer, pages, state: vec![], prefix_pages: 0 };
+    let receive = Receive { room, peer, pages, state: vec![], prefix_pages: 0, attempt: 0 };
     let handle = pair.decode.client.receive(receive).expect("room in the queue");
     (0..100).for_each(|_| pair.turn());
     let mut group = c.benchmark_group("poll");

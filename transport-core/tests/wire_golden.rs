@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use transport_core::disagg::consensus::{Attempt, Decision, Report};
 use transport_core::disagg::topology::{Axes, Component, Layout, Sharded};
 use transport_core::disagg::{
     Cause, DType, Field, Geometry, ItemSizes, KvLayout, Mismatch, Missing, RoomId, StateGeometry,
@@ -23,6 +24,7 @@ const INCARNATION: u64 = 0x1122_3344_5566_7788;
 /// One of each kind and more: what they mean and their bytes.
 fn messages() -> Vec<(&'static str, Message, &'static str)> {
     let (room, grant, cause) = (ROOM, GRANT, Cause::Cancelled);
+    let attempt = Attempt { room, number: 1 };
     let layout = Mismatch { field: Field::PageTokens, ours: 16, theirs: 32 };
     vec![
         (
@@ -101,6 +103,28 @@ fn messages() -> Vec<(&'static str, Message, &'static str)> {
             Message::Proof(DIALLER_PROOF),
             "4b56544301000c007be6f3fb72f44222371000c9ad7ce5b7caff07758692991f1d7e0fee
              a59b516c",
+        ),
+        (
+            "report-ready",
+            Message::Report { attempt, report: Report::Ready },
+            "4b56544301000d002a000000000000000100000001",
+        ),
+        (
+            "report-failed",
+            Message::Report { attempt, report: Report::Failed(cause) },
+            "4b56544301000d002a000000000000000100000003040000000000000000000000000000
+             0000000000000000000000",
+        ),
+        (
+            "decision-success",
+            Message::Decision { attempt, decision: Decision::Success },
+            "4b56544301000e002a000000000000000100000001",
+        ),
+        (
+            "decision-failed",
+            Message::Decision { attempt, decision: Decision::Failed { rank: 3, cause } },
+            "4b56544301000e002a000000000000000100000000030000000400000000000000000000
+             000000000000000000000000000000",
         ),
     ]
 }
@@ -294,7 +318,7 @@ fn bad() -> Vec<(&'static str, WireError, &'static str)> {
             WireError::Version { ours: 1, theirs: 2 },
             "4b565443020003000700000000000000",
         ),
-        ("bad-kind", WireError::UnknownKind { kind: 13 }, "4b56544301000d00"),
+        ("bad-kind", WireError::UnknownKind { kind: 200 }, "4b5654430100c800"),
         ("bad-flags", WireError::Flags { flags: 1 }, "4b565443010003010700000000000000"),
         (
             "bad-truncated",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use transport_core::disagg::consensus::{Attempt, Decision, Report};
 use transport_core::disagg::topology::{Axes, Component, Layout, Sharded};
 use transport_core::disagg::{
     Cause, DType, Field, Geometry, ItemSizes, KvLayout, Mismatch, Missing, RoomId, StateGeometry,
@@ -241,6 +242,29 @@ fn message() -> impl Strategy<Value = Message> {
             Message::Challenge(Challenge { nonce, incarnation })
         }),
         any::<[u8; 32]>().prop_map(Message::Proof),
+        (attempt(), report()).prop_map(|(attempt, report)| Message::Report { attempt, report }),
+        (attempt(), decision())
+            .prop_map(|(attempt, decision)| Message::Decision { attempt, decision }),
+    ]
+}
+
+fn attempt() -> impl Strategy<Value = Attempt> {
+    any::<(u64, u32)>().prop_map(|(room, number)| Attempt { room: RoomId(room), number })
+}
+
+fn report() -> impl Strategy<Value = Report> {
+    prop_oneof![
+        Just(Report::Pending),
+        Just(Report::Ready),
+        cause().prop_map(Report::Withdrawn),
+        cause().prop_map(Report::Failed),
+    ]
+}
+
+fn decision() -> impl Strategy<Value = Decision> {
+    prop_oneof![
+        Just(Decision::Success),
+        (any::<u32>(), cause()).prop_map(|(rank, cause)| Decision::Failed { rank, cause }),
     ]
 }
 

@@ -64,6 +64,7 @@ fn receive(decode: &Side, peer: PeerId) {
         pages: lease(0..PAGES),
         state: vec![],
         prefix_pages: 0,
+        attempt: 0,
     };
     decode.client.receive(receive).expect("room in the queue");
 }

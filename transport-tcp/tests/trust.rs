@@ -99,7 +99,7 @@ fn w3_nodes_with_the_same_key_serve_each_other() {
         Side::start_with(Role::Prefill, TcpConfig::default(), decode.address, Some(key(1)));
     let peer = event(&decode, ready);
     let pages = nodes::lease(0..2);
-    let receive = Receive { room: ROOM, peer, pages, state: vec![], prefix_pages: 0 };
+    let receive = Receive { room: ROOM, peer, pages, state: vec![], prefix_pages: 0, attempt: 0 };
     decode.client.receive(receive).unwrap();
     prefill.open(ROOM);
     prefill.send(ROOM, 2..4, Some(b"token"));

@@ -70,7 +70,7 @@ fn receive(side: &Side, room: u64, pages: Vec<u32>, state: Vec<Vec<u32>>, prefix
     side.ranks.iter().all(|rank| {
         let state = state.iter().map(|items| Lease::new(items.clone())).collect();
         let (room, peer, pages) = (RoomId(room), rank.peer, Lease::new(pages.clone()));
-        let receive = Receive { room, peer, pages, state, prefix_pages: prefix };
+        let receive = Receive { room, peer, pages, state, prefix_pages: prefix, attempt: 0 };
         rank.client.receive(receive).is_ok()
     })
 }

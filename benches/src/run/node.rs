@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -79,6 +79,7 @@ impl Side {
         let common = Common { role, engine, key, cache, workload, args };
         let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank));
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        let endpoints = common.acquaint(endpoints)?;
         if let Meet::Listen(_, tell) = meet {
             tell(endpoints.iter().filter_map(TcpEndpoint::local_addr).collect());
         }
@@ -86,10 +87,8 @@ impl Side {
         let started = ranks.map(|(rank, endpoint)| common.node(endpoint, rank));
         let started = started.collect::<Result<Vec<_>, RunError>>()?;
         // All are started before any is waited for: a peer needs several of them.
-        let ready = started.into_iter().zip(&cache.ranks).map(|(node, rank)| {
-            let peers = common.counterparts(rank.rank).len();
-            node.ready(peers, &common, rank)
-        });
+        let ready =
+            started.into_iter().zip(&cache.ranks).map(|(node, rank)| node.ready(&common, rank));
         let ranks = ready.collect::<Result<Vec<_>, RunError>>()?;
         Ok(Self { gather: Gather::new(ranks.len()), ranks })
     }
@@ -179,6 +178,26 @@ impl Common<'_> {
         Ok(endpoint)
     }
 
+    /// Ranks of a decode engine dial the first of them, which hears how far each is.
+    fn acquaint(&self, mut endpoints: Vec<TcpEndpoint>) -> Result<Vec<TcpEndpoint>, RunError> {
+        let first = endpoints.first().filter(|_| self.role == Role::Decode);
+        if let Some(first) = first.and_then(TcpEndpoint::local_addr) {
+            for endpoint in &mut endpoints[1..] {
+                endpoint.dial(reachable(first)).map_err(RunError::io("cannot dial"))?;
+            }
+        }
+        Ok(endpoints)
+    }
+
+    /// Ranks of the own engine that `rank` has a link with.
+    fn siblings(&self, rank: &RankCache) -> usize {
+        match (self.role, self.number(rank.rank)) {
+            (Role::Prefill, _) => 0,
+            (Role::Decode, 0) => self.cache.ranks.len() - 1,
+            (Role::Decode, _) => 1,
+        }
+    }
+
     /// Where those wait that `rank` has to do with.
     fn addresses(&self, all: &[SocketAddr], rank: Rank) -> Result<Vec<SocketAddr>, RunError> {
         let sizes = self.workload.topology.layout(topology::Side::Decode).sizes();
@@ -263,19 +282,16 @@ struct Started {
 }
 
 impl Started {
-    /// Waits until so many peers are ready. A refusal is final: the other side has other arguments.
-    fn ready(
-        self,
-        peers: usize,
-        common: &Common<'_>,
-        rank: &RankCache,
-    ) -> Result<RankNode, RunError> {
+    /// Waits until all peers are ready. A refusal is final: the other side has other arguments.
+    fn ready(self, common: &Common<'_>, rank: &RankCache) -> Result<RankNode, RunError> {
+        let (peers, mut missing) = (common.counterparts(rank.rank).len(), common.siblings(rank));
         let patience = common.args.transfer.stall().max(Duration::from_secs(600));
         let start = std::time::Instant::now();
         let mut ready = BTreeMap::new();
         while start.elapsed() < patience {
             match self.client.poll_event() {
                 Some(NodeEvent::PeerReady { peer, rank, .. }) => _ = ready.insert(rank, peer),
+                Some(NodeEvent::SiblingUp { .. }) => missing = missing.saturating_sub(1),
                 Some(NodeEvent::Unprotected) => common.warn_unprotected(rank),
                 Some(NodeEvent::PeerRefused { cause, .. }) if common.is_strangers(cause) => {
                     eprintln!("turned away: {cause}");
@@ -285,7 +301,8 @@ impl Started {
                 }
                 _ => std::thread::sleep(Duration::from_millis(1)),
             }
-            if let Some(peer) = ready.values().next().filter(|_| ready.len() == peers) {
+            let all = ready.len() == peers && missing == 0;
+            if let Some(peer) = ready.values().next().filter(|_| all) {
                 let Self { client, completions, driver } = self;
                 let (peer, peers) = (*peer, ready.values().copied().collect());
                 return Ok(RankNode { client, completions, peer, peers, _driver: driver });
@@ -294,6 +311,16 @@ impl Started {
         let came = ready.len();
         Err(RunError::Peer(format!("{came} of {peers} peers came in {patience:?}")))
     }
+}
+
+/// An address of this host where a port that is open there can be dialled.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// The same address, so many ports further on; port 0 is any.

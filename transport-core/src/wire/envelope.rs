@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use super::codec::{Reader, Writer};
-use super::{Challenge, Message, Opening, WireError, cause, hello, room};
+use super::{Challenge, Message, Opening, WireError, cause, consensus, hello, room};
 use crate::link::MAX_MESSAGE;
 
 /// The first four bytes of every control message, as a number: `KVTC`.
@@ -108,6 +108,8 @@ const ABORT: u8 = 9;
 const DRAINED: u8 = 10;
 const CHALLENGE: u8 = 11;
 const PROOF: u8 = 12;
+const REPORT: u8 = 13;
+const DECISION: u8 = 14;
 
 fn kind_of(message: &Message) -> u8 {
     match message {
@@ -123,6 +125,8 @@ fn kind_of(message: &Message) -> u8 {
         Message::Drained { .. } => DRAINED,
         Message::Challenge(_) => CHALLENGE,
         Message::Proof(_) => PROOF,
+        Message::Report { .. } => REPORT,
+        Message::Decision { .. } => DECISION,
     }
 }
 
@@ -146,6 +150,12 @@ fn write_body(message: &Message, writer: &mut Writer<'_>) -> Result<(), WireErro
             writer.u64(*incarnation);
         }
         Message::Proof(seal) => writer.bytes(seal),
+        Message::Report { attempt, report } => {
+            consensus::write_report(writer, *attempt, *report);
+        }
+        Message::Decision { attempt, decision } => {
+            consensus::write_decision(writer, *attempt, *decision);
+        }
     }
     Ok(())
 }
@@ -168,6 +178,14 @@ fn read_body(kind: u8, reader: &mut Reader<'_>) -> Result<Message, WireError> {
         DRAINED => room::read_ids(reader).map(|(room, grant)| Message::Drained { room, grant }),
         CHALLENGE => read_challenge(reader).map(Message::Challenge),
         PROOF => reader.array().map(Message::Proof),
+        REPORT => {
+            let (attempt, report) = consensus::read_report(reader)?;
+            Ok(Message::Report { attempt, report })
+        }
+        DECISION => {
+            let (attempt, decision) = consensus::read_decision(reader)?;
+            Ok(Message::Decision { attempt, decision })
+        }
         kind => Err(WireError::UnknownKind { kind }),
     }
 }

@@ -164,6 +164,8 @@ pub enum WireField {
     LayerNumbers,
     /// How a list of items is written.
     ListForm,
+    /// How far a rank is: a [`Report`](crate::disagg::consensus::Report).
+    Report,
     /// A [`Role`](super::Role).
     Role,
     /// Sharded runs of a tensor.
@@ -191,6 +193,7 @@ impl fmt::Display for WireField {
             Self::KvLayout => "kv layout",
             Self::LayerNumbers => "layer numbers",
             Self::ListForm => "form of list",
+            Self::Report => "report",
             Self::Role => "role",
             Self::ShardedRuns => "sharded runs",
             Self::Stages => "pipeline stages",

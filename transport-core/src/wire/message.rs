@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::disagg::consensus::{Attempt, Decision, Report};
 use crate::disagg::topology::Layout;
 use crate::disagg::trust::SEAL_BYTES;
 use crate::disagg::{Cause, Geometry, RoomId};
@@ -61,6 +62,20 @@ pub enum Message {
     Challenge(Challenge),
     /// The proof: a seal over both challenges, see [`crate::disagg::trust::Handshake`].
     Proof([u8; SEAL_BYTES]),
+    /// A rank to the coordinator of its group: how far it is. Repeated until answered.
+    Report {
+        /// The room, and which use of its id.
+        attempt: Attempt,
+        /// How far the rank is.
+        report: Report,
+    },
+    /// A group's coordinator to another of its ranks: how the room ends.
+    Decision {
+        /// The room, and which use of its id.
+        attempt: Attempt,
+        /// What was decided.
+        decision: Decision,
+    },
 }
 
 /// What a proof of the shared key must be over.

@@ -17,6 +17,7 @@
 pub mod aux_record;
 mod cause;
 mod codec;
+mod consensus;
 mod envelope;
 mod error;
 mod hello;

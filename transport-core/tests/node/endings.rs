@@ -249,7 +249,7 @@ fn r2_more_state_lists_than_can_be_counted_fail_their_room_only() {
     let mut world = World::new(111, SimConfig::checked());
     let lists = || (0..300).map(|_| Lease::default()).collect::<Vec<_>>();
     let (room, peer, pages) = (RoomId(1), world.peer, Lease::new([8]));
-    let receive = Receive { room, peer, pages, state: lists(), prefix_pages: 0 };
+    let receive = Receive { room, peer, pages, state: lists(), prefix_pages: 0, attempt: 0 };
     world.decode.client.receive(receive).unwrap();
     world.decode.receive(world.peer, 2, &[9], &[]);
     world.prefill.open(2);

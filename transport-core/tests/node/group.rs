@@ -51,7 +51,7 @@ fn value(part: Part, tensor: usize, layer: u32, token: u64, unit: u32, byte: u32
 }
 
 impl World {
-    /// All decode ranks dial all prefill ranks. `Err`: why the first of them refused each other.
+    /// All decode ranks dial all prefill ranks, and the first of their own.
     pub(crate) fn new(prefill: &Layout, decode: &Layout, sim: SimConfig) -> Self {
         let topology = Topology::new(prefill.clone(), decode.clone()).expect("layouts that fit");
         let net = SimNet::new(5, sim);
@@ -95,13 +95,16 @@ impl World {
     /// Every decode rank receives `room` into `pages` of its pool, whoever of the prefill group it
     /// happens to name.
     pub(crate) fn receive(&self, room: u64, pages: &[u32]) {
-        for (index, member) in self.decode.iter().enumerate() {
-            let peer = PeerId((index % self.prefill.len()) as u32);
-            let state = member.state_items(room);
-            let pages = Lease::new(pages);
-            let receive = Receive { room: RoomId(room), peer, pages, state, prefix_pages: 0 };
-            member.client.receive(receive).expect("room in the queue");
-        }
+        (0..self.decode.len()).for_each(|index| self.receive_at(index, room, pages, 0));
+    }
+
+    /// One decode rank does.
+    pub(crate) fn receive_at(&self, index: usize, room: u64, pages: &[u32], attempt: u32) {
+        let member = &self.decode[index];
+        let peer = PeerId((index % self.prefill.len()) as u32);
+        let (state, pages, room) = (member.state_items(room), Lease::new(pages), RoomId(room));
+        let receive = Receive { room, peer, pages, state, prefix_pages: 0, attempt };
+        member.client.receive(receive).expect("room in the queue");
     }
 
     /// Every prefill rank that has a part in it opens `room`.
@@ -171,8 +174,14 @@ fn members(
     peers: &[NodeId],
 ) -> Vec<Member> {
     let side = if role == Role::Prefill { Side::Prefill } else { Side::Decode };
-    let ranks = layout.sizes().group(0);
-    ranks.map(|rank| Member::new(net, role, side, (layout, topology), rank, peers)).collect()
+    let mut dialled = peers.to_vec();
+    let mut members: Vec<Member> = vec![];
+    for rank in layout.sizes().group(0) {
+        members.push(Member::new(net, role, side, (layout, topology), rank, &dialled));
+        let first = (role == Role::Decode && dialled.len() == peers.len()).then(|| &members[0]);
+        dialled.extend(first.map(|first| first.address));
+    }
+    members
 }
 
 pub(crate) fn rank_config(role: Role, layout: &Layout, rank: Rank) -> NodeConfig {

@@ -11,5 +11,6 @@ mod ranks;
 mod rooms;
 mod scripted;
 mod settings;
+mod siblings;
 mod trust;
 mod world;

@@ -17,7 +17,7 @@ fn granted() -> Stage {
     let mut stage = Stage::new(Role::Decode);
     stage.meet(PEER);
     let (pages, room) = (Lease::new([8]), RoomId(1));
-    let receive = Receive { room, peer: PEER, pages, state: vec![], prefix_pages: 0 };
+    let receive = Receive { room, peer: PEER, pages, state: vec![], prefix_pages: 0, attempt: 0 };
     stage.client.receive(receive).unwrap();
     stage.turn();
     assert_eq!(stage.connects(), 1);

@@ -128,7 +128,8 @@ impl Side {
         state: &[u32],
     ) -> RoomHandle {
         let (pages, state) = (Lease::new(pages), vec![Lease::new(state)]);
-        let receive = Receive { room: RoomId(room), peer, pages, state, prefix_pages: 0 };
+        let receive =
+            Receive { room: RoomId(room), peer, pages, state, prefix_pages: 0, attempt: 0 };
         self.client.receive(receive).expect("room in the queue")
     }
 

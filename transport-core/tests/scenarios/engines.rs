@@ -69,6 +69,38 @@ fn f01_a_stage_that_gave_up_takes_one_along_that_was_granted_just_then() {
 }
 
 #[test]
+fn f01_decode_stages_whose_clocks_differ_end_the_room_alike() {
+    let stages = engine(1, &[2, 2]);
+    let mut world = World::new(&stages, &stages, SimConfig::checked());
+    world.receive_at(0, 1, &[3], 0);
+    world.run_for(Duration::from_secs(3));
+    world.receive_at(1, 1, &[3], 0);
+    // The first stage is told that its grant is not kept any longer, the second's still is; then
+    // prefill begins after all.
+    world.run_for(Duration::from_secs(16));
+    world.open(1);
+    world.run_for(SOON);
+    let never = received(&world.decode[0].done, 1).unwrap_err();
+    assert!(matches!(never, Cause::NeverOpened { .. }), "{never:?}");
+    for stage in &world.decode {
+        assert_eq!(received(&stage.done, 1), Err(never), "{}", stage.rank);
+    }
+    for stage in &world.prefill {
+        assert_eq!(closed(&stage.done, 1), Err(never), "{}", stage.rank);
+    }
+    (0..2).for_each(|rank| world.receive_at(rank, 1, &[3], 1));
+    world.open(1);
+    world.send(1, 0, &[5], true);
+    world.run_for(SOON);
+    assert_eq!(world.decode.iter().filter(|m| received_again(&m.done)).count(), 2);
+}
+
+/// Whether the second receive of room 1 succeeded.
+fn received_again(done: &[Completion]) -> bool {
+    receives(done, 1).get(1).is_some_and(|(result, _)| result.is_ok())
+}
+
+#[test]
 fn s1_a_stage_that_lags_behind_a_timeout_is_waiting_and_not_wrong() {
     let mut world = World::new(&engine(1, &[2, 2]), &engine(1, &[4]), SimConfig::checked());
     world.prefill[0].client.open(Open { room: RoomId(1) }).unwrap();
@@ -89,9 +121,10 @@ fn s1_a_stage_that_lags_behind_a_timeout_is_waiting_and_not_wrong() {
 
 #[test]
 fn f02_a_storm_of_aborts_ends_every_room_once_on_every_stage_and_the_pipeline_serves_on() {
-    for seed in 0..8 {
-        let sim = SimConfig::checked();
-        let mut world = World::new(&engine(1, &[1, 1, 1, 1]), &engine(1, &[4]), sim);
+    let (whole, stages) = (engine(1, &[4]), engine(1, &[1, 1, 1, 1]));
+    let shapes = [(&stages, &whole), (&whole, &stages), (&stages, &stages)];
+    for (seed, (from, to)) in (0..24).zip(shapes.into_iter().cycle()) {
+        let mut world = World::new(from, to, SimConfig::checked());
         let mut rng = Rng::new(seed);
         let rooms = 0..20;
         for room in rooms.clone() {
@@ -103,9 +136,8 @@ fn f02_a_storm_of_aborts_ends_every_room_once_on_every_stage_and_the_pipeline_se
         }
         for room in rooms.clone() {
             world.run_for(Duration::from_micros(rng.below(200)));
-            // A stage or, as the fifth, the decode rank.
-            let stage = rng.below(5) as usize;
-            let member = world.prefill.get(stage).unwrap_or(&world.decode[0]);
+            let members = world.prefill.iter().chain(&world.decode).count();
+            let member = world.prefill.iter().chain(&world.decode).nth(rng.index(members)).unwrap();
             member.client.cancel(RoomId(room)).unwrap();
         }
         world.run_for(Duration::from_secs(30));
@@ -114,6 +146,10 @@ fn f02_a_storm_of_aborts_ends_every_room_once_on_every_stage_and_the_pipeline_se
             for stage in &world.prefill {
                 let closed = closed(&stage.done, room);
                 assert_eq!(closed, decode, "seed {seed} room {room} {}", stage.rank);
+            }
+            for stage in &world.decode {
+                let received = received(&stage.done, room).map(drop);
+                assert_eq!(received, decode, "seed {seed} room {room} {}", stage.rank);
             }
         }
         // Cancels that came too late are remembered for their rooms; this one had none.

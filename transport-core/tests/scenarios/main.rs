@@ -7,8 +7,8 @@
 //!
 //! | scenario | tests, or why it cannot be |
 //! |---|---|
-//! | F1 pipeline stages time out at different moments, one crashes | `decisions::f01_`, `engines::f01_`; a handle's state may be read at any time: there is no state that a reader must not meet |
-//! | F2 aborts on several stages lock the pipeline | `decisions::f02_`, `engines::f02_`; `tests/node/ranks.rs` `r3_`, `disagg/consensus/model_tests.rs` |
+//! | F1 pipeline stages time out at different moments, one crashes | `decisions::f01_`, `engines::f01_` (two); a handle's state may be read at any time: there is no state that a reader must not meet |
+//! | F2 aborts on several stages lock the pipeline | `decisions::f02_`, `engines::f02_`; `tests/node/ranks.rs` and `tests/node/siblings.rs` `r3_`, `disagg/consensus/model_tests.rs` |
 //! | F3 decode is full, prefill waits out its deadline | `decisions::f03_`, `rooms::f03_`; `tests/node/endings.rs` `r7_a_decode_node_that_is_full_says_so_to_the_prefill_side` |
 //! | F4 pages are offered to a room that prefill gave up | `rooms::f04_`; `tests/node/messages.rs` `rooms_and_early_grants_are_bounded`, `disagg/directory/registry_tests.rs` `f04_`, `transport-tcp/tests/bootstrap/server.rs` `f04_` |
 //! | F5 a room number used again adopts old destinations | `rooms::f05_` |

@@ -18,7 +18,7 @@ fn dense(decode: Vec<Lease>, prefill: Vec<Lease>) {
     let mut world = World::new(8, SimConfig::checked());
     world.prefill.fill(Part::Kv, 2, 9);
     let (room, peer, pages) = (RoomId(1), world.peer, Lease::new([8]));
-    let receive = Receive { room, peer, pages, state: decode, prefix_pages: 0 };
+    let receive = Receive { room, peer, pages, state: decode, prefix_pages: 0, attempt: 0 };
     world.decode.client.receive(receive).unwrap();
     world.prefill.open(1);
     let last = Some(Last { aux: b"first token".to_vec(), state: prefill });
@@ -59,7 +59,11 @@ fn f10_a_full_prefix_hit_completes_without_a_page() {
     let mut world = World::new(10, SimConfig::checked());
     let (room, peer) = (RoomId(1), world.peer);
     let (pages, state) = (Lease::default(), vec![Lease::default()]);
-    world.decode.client.receive(Receive { room, peer, pages, state, prefix_pages: 5 }).unwrap();
+    world
+        .decode
+        .client
+        .receive(Receive { room, peer, pages, state, prefix_pages: 5, attempt: 0 })
+        .unwrap();
     let open = world.prefill.open(1);
     world.run_for(SOON);
     assert_eq!((open.poll(), open.prefix_pages()), (RoomState::WaitingForInput, Some(5)));

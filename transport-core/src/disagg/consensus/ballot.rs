@@ -66,7 +66,9 @@ impl Ballot {
         let Some(ready) = self.ready.get_mut(rank as usize) else { return };
         match report {
             Report::Pending => {}
-            Report::Failed(cause) => self.decide(Decision::Failed { rank, cause }, out),
+            Report::Withdrawn(cause) | Report::Failed(cause) => {
+                self.decide(Decision::Failed { rank, cause }, out);
+            }
             // It counts once: the number of ranks is what matters, not of reports.
             Report::Ready if !core::mem::replace(ready, true) => {
                 self.pending -= 1;
@@ -122,7 +124,8 @@ impl Decided {
         self.decision
     }
 
-    /// A rank that has not heard the decision, or could not act on it, reports.
+    /// A rank that has not heard the decision, or could not act on it, reports. One that asks to fail
+    /// is bound by a success.
     pub fn handle_report(&self, rank: u32, report: Report, out: &mut Vec<Action>) {
         if rank >= self.ranks {
             return;

@@ -120,7 +120,7 @@ impl Group {
             self.ranks[rank as usize].member = Some(member);
             self.carry_out(rank, out);
         }
-        let failed = fails.filter(|fails| *fails <= now).map(|_| own_failure(rank));
+        let failed = fails.filter(|fails| *fails <= now).map(|at| own_failure(rank, ready <= at));
         let risen = failed.or_else(|| (ready <= now).then_some(Report::Ready));
         if rank == COORDINATOR {
             self.at_coordinator(|ballot, out| {
@@ -209,7 +209,8 @@ impl Group {
         Ok(())
     }
 
-    /// A rank ended as decided, or was reported lost, or had lost the coordinator.
+    /// A rank ended as decided, or failed for itself when the group failed, or was reported lost, or
+    /// had lost the coordinator.
     fn check_outcome(
         &self,
         rank: u32,
@@ -223,13 +224,16 @@ impl Group {
         let gone = matches!(outcome, Decision::Failed { rank: 0, cause: Cause::PeerDown(_) });
         let coordinator_died = !self.alive(COORDINATOR);
         let reported = self.lost.contains(&rank) || coordinator_died || !self.alive(rank);
+        let reported = reported || matches!(decided, Some(Decision::Failed { .. }));
         prop_assert!((own && reported) || (gone && coordinator_died), "{rank}: {outcome:?}");
         Ok(())
     }
 }
 
-fn own_failure(rank: u32) -> Report {
-    Report::Failed(Cause::TooMany { limit: rank.into() })
+/// Who was ready may only ask.
+fn own_failure(rank: u32, was_ready: bool) -> Report {
+    let cause = Cause::TooMany { limit: rank.into() };
+    if was_ready { Report::Withdrawn(cause) } else { Report::Failed(cause) }
 }
 
 fn at(ms: u64) -> Instant {

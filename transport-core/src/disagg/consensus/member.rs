@@ -22,8 +22,8 @@ pub struct Member {
 enum Phase {
     /// Not there yet.
     Pending,
-    /// Waiting for the decision.
-    Ready { since: Instant },
+    /// Waiting for the decision; perhaps it had better be to fail.
+    Ready { since: Instant, doubt: Option<Cause> },
     /// Failed: the coordinator is being told.
     Failed { cause: Cause, since: Instant },
     /// Nothing more to do.
@@ -51,24 +51,31 @@ impl Member {
     /// When the present phase is over at the latest. While it is pending that is the room's to say.
     fn end(&self) -> Instant {
         match self.phase {
-            Phase::Ready { since } => since + self.terms.decide + self.terms.hear,
+            Phase::Ready { since, .. } => since + self.terms.decide + self.terms.hear,
             Phase::Failed { since, .. } => since + self.terms.hear,
             Phase::Pending | Phase::Over => Instant::FAR,
         }
     }
 
     /// This rank's room is that far. A report that is no higher than the last one changes nothing.
+    /// Who is ready must not fail while it can wait: see [`Report::Withdrawn`].
     pub fn handle_report(&mut self, now: Instant, report: Report, out: &mut Vec<Action>) {
         match (self.phase, report) {
-            (Phase::Pending, Report::Ready) => {
-                self.phase = Phase::Ready { since: now };
-                self.say(now, out);
-            }
-            (Phase::Pending | Phase::Ready { .. }, Report::Failed(cause)) => {
+            (Phase::Pending, Report::Ready) => self.ready(now, now, None, out),
+            (Phase::Pending, Report::Withdrawn(cause) | Report::Failed(cause)) => {
                 self.fail(now, cause, out);
             }
+            (Phase::Ready { since, doubt: None }, Report::Withdrawn(cause)) => {
+                self.ready(now, since, Some(cause), out);
+            }
+            (Phase::Ready { .. }, Report::Failed(cause)) => self.fail(now, cause, out),
             _ => {}
         }
+    }
+
+    fn ready(&mut self, now: Instant, since: Instant, doubt: Option<Cause>, out: &mut Vec<Action>) {
+        self.phase = Phase::Ready { since, doubt };
+        self.say(now, out);
     }
 
     /// The coordinator has decided, or has heard that this rank is lost.
@@ -102,7 +109,7 @@ impl Member {
 
     fn expire(&mut self, now: Instant, out: &mut Vec<Action>) {
         match self.phase {
-            Phase::Ready { since } => {
+            Phase::Ready { since, .. } => {
                 self.fail(now, Cause::Undecided { waited_ms: millis(now - since) }, out);
             }
             _ => self.phase = Phase::Over,
@@ -125,7 +132,10 @@ impl Member {
         self.told = now;
         match self.phase {
             Phase::Pending => out.push(Action::Report(Report::Pending)),
-            Phase::Ready { .. } => out.push(Action::Report(Report::Ready)),
+            Phase::Ready { doubt: None, .. } => out.push(Action::Report(Report::Ready)),
+            Phase::Ready { doubt: Some(cause), .. } => {
+                out.push(Action::Report(Report::Withdrawn(cause)));
+            }
             Phase::Failed { cause, .. } => out.push(Action::Report(Report::Failed(cause))),
             Phase::Over => {}
         }

@@ -25,15 +25,17 @@
 //! 4. A rank that fails ends at once, for its own reason, and one that is ready within
 //!    [`Terms::decide`] plus [`Terms::hear`]. Each ends once. That it becomes one or the other is its
 //!    room's to see to, whose states have deadlines.
-//! 5. No rank that failed, or gave up waiting, applies Success; and no rank does if the decision was
+//! 5. A rank that was ready is bound by the decision. If it would rather fail, it can
+//!    [ask](Report::Withdrawn) for that, and is heard if nothing is decided yet.
+//! 6. No rank that failed, or gave up waiting, applies Success; and no rank does if the decision was
 //!    to fail.
 //!
 //! What nobody can promise: that a rank hears of a Success. If it cannot be told in time (promise
-//! 4), or fails after it was counted as ready, then it fails *alone*, while others may have
-//! succeeded. The embedder sees [`Cause::Undecided`], [`Cause::PeerDown`] or the rank's own cause on
-//! that rank, and on the coordinator [`Action::Lost`] as soon as the rank's word gets there; if it
-//! never does, the path's end. Either way the room is to be cancelled on all ranks like any running
-//! request that has lost one. The reverse cannot happen.
+//! 4), or loses the coordinator, then it fails *alone*, while others may have succeeded. The embedder
+//! sees [`Cause::Undecided`] or [`Cause::PeerDown`] on that rank, and on the coordinator
+//! [`Action::Lost`] as soon as the rank's word gets there; if it never does, the path's end. Either
+//! way the room is to be cancelled on all ranks like any running request that has lost one. The
+//! reverse cannot happen.
 //!
 //! Costs: a report is O(1), a decision O(ranks), and nothing is allocated after [`Ballot::new`] but
 //! what `out` may grow by. No machine waits for another, so a storm of failures cannot block.
@@ -52,7 +54,7 @@ use core::time::Duration;
 pub use ballot::{Ballot, Decided};
 pub use member::Member;
 
-use super::Cause;
+use super::{Cause, RoomId};
 
 /// The rank that decides. It is a rank of the group like the others, and reports to itself.
 pub const COORDINATOR: u32 = 0;
@@ -77,14 +79,26 @@ impl Default for Terms {
     }
 }
 
-/// How far a rank is with a room. It only rises: Pending, Ready, Failed. What comes late or again and
-/// is not higher changes nothing.
+/// One use of a room's id by a group. All its ranks must name it alike; a room that is tried again
+/// under its old id gets another number, or late reports about the one would count for the other.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Attempt {
+    /// The room.
+    pub room: RoomId,
+    /// Which use of its id.
+    pub number: u32,
+}
+
+/// How far a rank is with a room. It only rises, in this order. What comes late or again and is not
+/// higher changes nothing.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Report {
     /// Not there yet.
     Pending,
     /// Able to succeed.
     Ready,
+    /// Able to, and bound by what is decided; but it asks to fail, for this reason.
+    Withdrawn(Cause),
     /// Unable to.
     Failed(Cause),
 }

@@ -23,9 +23,10 @@ const TERMS: Terms = Terms {
     hear: Duration::from_nanos(1),
     retry: Duration::from_nanos(1),
 };
-/// Members open the room at this tick at the latest, or never; they may be ready or fail at any.
-const LAST_OPEN: u64 = 0;
-const HORIZON: u64 = LAST_OPEN + 4;
+/// Members open the room at this tick or never, in any order with everything else; they may be ready
+/// or fail at any tick.
+const OPENING: u64 = 0;
+const HORIZON: u64 = OPENING + 4;
 
 /// A group of which at most `faults` ranks die or lose their path.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +47,7 @@ enum Broken {
     AppliesAgain,
     /// A member has no deadline.
     WaitsForever,
-    /// A rank that fails does not say so to its own machine.
+    /// A rank that fails says to its own machine that it is ready.
     HidesFailure,
 }
 
@@ -161,9 +162,7 @@ impl World {
         self.rank(rank).rose.get_or_insert(now);
         self.rank(rank).was_ready |= report == Report::Ready;
         let now = self.instant();
-        if hidden {
-            return;
-        }
+        let report = if hidden { Report::Ready } else { report };
         if rank == COORDINATOR {
             self.at_coordinator(|ballot, out| ballot.handle_report(now, rank, report, out));
         } else {
@@ -233,10 +232,14 @@ impl Rank {
 
 fn is_higher(own: Report, report: Report) -> bool {
     match own {
-        Report::Pending => report != Report::Pending,
-        Report::Ready => matches!(report, Report::Failed(_)),
-        Report::Failed(_) => false,
+        Report::Pending => matches!(report, Report::Ready | Report::Failed(_)),
+        Report::Ready => matches!(report, Report::Withdrawn(_)),
+        Report::Withdrawn(_) | Report::Failed(_) => false,
     }
+}
+
+fn withdrawal_of(rank: u32) -> Report {
+    Report::Withdrawn(Cause::TooMany { limit: rank.into() })
 }
 
 /// Each rank has a reason of its own to fail.
@@ -260,11 +263,11 @@ impl Model for Group {
                 steps.extend((number != COORDINATOR).then_some(Step::Notice(number)));
                 continue;
             }
-            if rank.member.is_none() && number != COORDINATOR && world.now <= LAST_OPEN {
+            if rank.member.is_none() && number != COORDINATOR && world.now == OPENING {
                 steps.push(Step::Open(number));
             }
             if rank.member.is_some() || number == COORDINATOR {
-                let higher = [Report::Ready, failure_of(number)];
+                let higher = [Report::Ready, withdrawal_of(number), failure_of(number)];
                 let risen = higher.into_iter().filter(|report| is_higher(rank.own, *report));
                 steps.extend(risen.map(|report| Step::Rise(number, report)));
             }
@@ -288,7 +291,7 @@ impl Model for Group {
         match step {
             Step::Open(rank) => next.open(rank),
             Step::Rise(rank, report) => {
-                let fails = report != Report::Ready;
+                let fails = matches!(report, Report::Failed(_));
                 next.rise(rank, report, fails && broken == Some(Broken::HidesFailure));
             }
             Step::Deliver(Message::Report(rank, report)) => {
@@ -362,6 +365,15 @@ impl Model for Group {
                 });
                 gave_up && world.decision() == Some(Decision::Success)
             }),
+            Property::sometimes(
+                "a rank that asks to fail is bound to succeed",
+                |_, world: &World| {
+                    world.members().iter().any(|member| {
+                        let asked = matches!(member.own, Report::Withdrawn(_));
+                        asked && member.applied == [Decision::Success]
+                    })
+                },
+            ),
             Property::sometimes("a lost rank is reported", |_, world: &World| world.lost),
         ]
     }

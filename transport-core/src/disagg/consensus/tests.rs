@@ -172,15 +172,40 @@ fn r3_a_member_that_nobody_answers_falls_silent() {
 
 #[test]
 fn r3_a_member_that_fails_ends_at_once_for_its_own_reason() {
-    for first in [Report::Pending, Report::Ready] {
+    let mut member = member();
+    let said = [Action::Apply(failed(2, CAUSE)), Action::Report(FAILED)];
+    assert_eq!(asked(|out| member.handle_report(at(6), FAILED, out)), said);
+    // Another's failure, which came first there, is an answer to it, and nothing more.
+    assert_eq!(asked(|out| member.handle_decision(failed(1, Cause::Cancelled), out)), []);
+    assert!(member.is_over());
+}
+
+#[test]
+fn r3_a_member_that_was_ready_asks_to_fail_and_does_what_is_decided() {
+    for decision in [Decision::Success, failed(2, CAUSE)] {
         let mut member = member();
-        member.handle_report(at(5), first, &mut vec![]);
-        let said = [Action::Apply(failed(2, CAUSE)), Action::Report(FAILED)];
-        assert_eq!(asked(|out| member.handle_report(at(6), FAILED, out)), said);
-        // Another's failure, which came first there, is an answer to it, and nothing more.
-        assert_eq!(asked(|out| member.handle_decision(failed(1, Cause::Cancelled), out)), []);
-        assert!(member.is_over());
+        member.handle_report(at(5), Report::Ready, &mut vec![]);
+        let asks = [Action::Report(Report::Withdrawn(CAUSE))];
+        assert_eq!(asked(|out| member.handle_report(at(6), Report::Withdrawn(CAUSE), out)), asks);
+        let again = Report::Withdrawn(Cause::Cancelled);
+        assert_eq!(asked(|out| member.handle_report(at(7), again, out)), []);
+        assert_eq!(asked(|out| member.handle_timeout(at(1006), out)), asks);
+        let apply = [Action::Apply(decision)];
+        assert_eq!(asked(|out| member.handle_decision(decision, out)), apply);
     }
+}
+
+#[test]
+fn r3_a_rank_that_asks_to_fail_is_heard_until_the_decision() {
+    let withdrawn = Report::Withdrawn(CAUSE);
+    let mut early = ballot(2);
+    reported(&mut early, 1, Report::Ready);
+    let first = failed(1, CAUSE);
+    assert_eq!(reported(&mut early, 1, withdrawn), [tell(1, first), Action::Apply(first)]);
+    let mut late = ballot(2);
+    reported(&mut late, 1, Report::Ready);
+    reported(&mut late, 0, Report::Ready);
+    assert_eq!(reported(&mut late, 1, withdrawn), [tell(1, Decision::Success)]);
 }
 
 #[test]

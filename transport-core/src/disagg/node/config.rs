@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use thiserror::Error;
 
+use crate::disagg::consensus::Attempt;
 use crate::disagg::room::Deadlines;
 use crate::disagg::topology::Layout;
 use crate::disagg::trust::{Secret, SharedKey};
@@ -195,6 +196,34 @@ pub enum NodeEvent {
         /// The peer.
         peer: PeerId,
         /// Why.
+        cause: Cause,
+    },
+    /// A rank of our own group can be told how rooms end.
+    SiblingUp {
+        /// The peer. It cannot be named in requests.
+        peer: PeerId,
+        /// Its rank.
+        rank: u32,
+        /// Its life.
+        incarnation: u64,
+    },
+    /// A rank of our own group is gone: what it took part in has failed.
+    SiblingDown {
+        /// The peer.
+        peer: PeerId,
+        /// Its rank.
+        rank: u32,
+        /// Why.
+        reason: PathError,
+    },
+    /// A room succeeded in this group, of which this node is the coordinator, and a rank of it failed
+    /// after it had been counted: cancel the request on all ranks. It may come more than once.
+    RankLost {
+        /// The room.
+        attempt: Attempt,
+        /// The rank's place in the group.
+        rank: u32,
+        /// Why it failed.
         cause: Cause,
     },
     /// The node has no shared key: whoever reaches it can take part. Once, when it is made. Warn,

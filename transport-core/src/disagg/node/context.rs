@@ -4,7 +4,7 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use super::config::{NodeConfig, NodeStats};
+use super::config::{NodeConfig, NodeEvent, NodeStats};
 use super::farewell::Farewells;
 use super::request::{Lease, Request, lists};
 use crate::Instant;
@@ -16,6 +16,7 @@ use crate::fabric::PeerId;
 use crate::link::{Endpoint, MAX_MESSAGE};
 use crate::memory::{CacheTables, PagedTable};
 use crate::queue::Port;
+use crate::sync::ArrayQueue;
 use crate::transfer::{Grant, GrantId, MAX_COMPONENTS, Part};
 use crate::wire::{self, AuxRecord, GrantOffer, Message, Stated, WireError};
 
@@ -28,6 +29,7 @@ pub(super) struct Context<E> {
     pub(super) timers: Timers,
     pub(super) farewells: Farewells,
     pub(super) stats: NodeStats,
+    events: Arc<ArrayQueue<NodeEvent>>,
     pub(super) now: Instant,
     /// Parts that no layer of this rank has, by their wire numbers: nobody writes their tables.
     absent: u32,
@@ -52,6 +54,7 @@ impl<E: Endpoint> Context<E> {
         tables: CacheTables,
         config: NodeConfig,
         port: Port<Request>,
+        events: Arc<ArrayQueue<NodeEvent>>,
     ) -> Self {
         let absent = absent_parts(&config);
         let mint = Mint::new(config.secret, config.incarnation);
@@ -64,11 +67,20 @@ impl<E: Endpoint> Context<E> {
             timers: Timers::default(),
             farewells: Farewells::default(),
             stats: NodeStats::default(),
+            events,
             now: Instant::ZERO,
             absent,
             mint,
             free_aux: (0..slots).rev().collect(),
             bytes: Vec::new(),
+        }
+    }
+
+    /// Something for [`Client::poll_event`](super::Client::poll_event).
+    pub(super) fn report(&self, event: NodeEvent) {
+        if let Err(event) = self.events.push(event) {
+            let _oldest = self.events.pop();
+            let _full_again = self.events.push(event);
         }
     }
 
@@ -248,6 +260,8 @@ pub(super) enum Timer {
     Prefill(GrantId),
     /// A prefill room that waits for its grants.
     Grants(GrantId),
+    /// A room of the group.
+    Group(GrantId),
 }
 
 impl Timers {

@@ -13,6 +13,7 @@ mod context;
 mod decode;
 mod early;
 mod farewell;
+mod group;
 mod pairing;
 mod peers;
 mod prefill;
@@ -61,7 +62,6 @@ pub struct Node<E> {
     peers: Peers,
     decode: DecodeSide,
     prefill: PrefillSide,
-    events: Arc<ArrayQueue<NodeEvent>>,
     tick: Instant,
     /// Reused for every message that comes in.
     message: Vec<u8>,
@@ -93,15 +93,14 @@ impl<E: Endpoint> Node<E> {
         let unprotected = config.key.is_none();
         let node = Self {
             peers: Peers::new(hello),
-            decode: DecodeSide::new(config.tombstones, config.remember),
+            decode: DecodeSide::new(&config),
             prefill: PrefillSide::new(&config),
-            ctx: Context::new(endpoint, tables, config, port),
-            events,
+            ctx: Context::new(endpoint, tables, config, port, events),
             tick: Instant::ZERO,
             message: Vec::new(),
         };
         if unprotected {
-            node.report(NodeEvent::Unprotected);
+            node.ctx.report(NodeEvent::Unprotected);
         }
         Ok((node, client, completions))
     }
@@ -200,9 +199,29 @@ impl<E: Endpoint> Node<E> {
                 let change = self.peers.unproven(&mut self.ctx, peer, Cause::KeyOnOneSide);
                 self.take_change(Some(change));
             }
+            message => self.take_about_room(peer, message),
+        }
+    }
+
+    fn take_about_room(&mut self, peer: PeerId, message: Message) {
+        match (self.peers.sibling(peer), self.ctx.config.role) {
+            (Some(place), _) => self.take_from_sibling(place, message),
             _ if !self.peers.greeted(peer) => self.ctx.stats.note_foreign(),
-            message if self.ctx.config.role == Role::Decode => self.take_as_decode(peer, message),
-            message => self.take_as_prefill(peer, message),
+            (None, Role::Decode) => self.take_as_decode(peer, message),
+            (None, Role::Prefill) => self.take_as_prefill(peer, message),
+        }
+    }
+
+    fn take_from_sibling(&mut self, place: u32, message: Message) {
+        let ctx = &mut self.ctx;
+        match message {
+            Message::Report { attempt, report } => {
+                self.decode.group_reported(ctx, place, attempt, report);
+            }
+            Message::Decision { attempt, decision } => {
+                self.decode.group_told(ctx, place, attempt, decision);
+            }
+            _ => ctx.stats.note_foreign(),
         }
     }
 
@@ -279,15 +298,12 @@ impl<E: Endpoint> Node<E> {
                 ctx.farewells.forget(peer);
             }
             PeerChange::Refused { peer, cause } => self.decode.peer_refused(ctx, peer, cause),
+            PeerChange::SiblingUp { peer, place, .. } => self.decode.sibling_up(place, peer),
+            PeerChange::SiblingDown { peer, place, reason, .. } => {
+                self.decode.sibling_down(ctx, (place, peer), reason);
+            }
         }
-        self.report(change.into());
-    }
-
-    fn report(&self, event: NodeEvent) {
-        if let Err(event) = self.events.push(event) {
-            let _oldest = self.events.pop();
-            let _full_again = self.events.push(event);
-        }
+        self.ctx.report(change.into());
     }
 
     fn take_requests(&mut self) -> bool {
@@ -335,6 +351,7 @@ impl<E: Endpoint> Node<E> {
             match timer {
                 Timer::Decode(room) => self.decode.timeout(&mut self.ctx, room),
                 Timer::Prefill(room) => self.prefill.timeout(&mut self.ctx, room),
+                Timer::Group(entry) => self.decode.group_timeout(&mut self.ctx, entry),
                 Timer::Grants(room) => self.prefill.grants_late(&mut self.ctx, room),
             }
         }

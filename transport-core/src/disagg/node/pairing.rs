@@ -85,6 +85,28 @@ impl Pairing {
     }
 }
 
+/// A rank of this node's own group: one that ends rooms with it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sibling {
+    /// Its rank number in the engine, and its place in the group.
+    pub(super) rank: u32,
+    pub(super) place: u32,
+    pub(super) incarnation: u64,
+}
+
+impl Sibling {
+    /// Who that is, if it is one. Prefill ranks have nothing to say to each other.
+    pub(super) fn of(ours: &Hello, theirs: &Hello) -> Option<Self> {
+        let sizes = ours.layout.as_ref().filter(|_| ours.layout == theirs.layout)?.sizes();
+        let ranks = sizes.group_ranks();
+        let group = |hello: &Hello| (hello.role, hello.engine, hello.rank / ranks);
+        let is_one = ours.role == Role::Decode && group(ours) == group(theirs);
+        let Hello { rank, incarnation, .. } = *theirs;
+        let is_other = rank != ours.rank && u64::from(rank) < sizes.total();
+        (is_one && is_other).then_some(Self { rank, place: rank % ranks, incarnation })
+    }
+}
+
 impl Split {
     pub(super) fn view(&self) -> &View {
         &self.view

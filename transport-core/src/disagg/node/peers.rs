@@ -16,7 +16,7 @@ use hashbrown::HashMap;
 
 use super::config::{NodeEvent, NodeStats};
 use super::context::Context;
-use super::pairing::Pairing;
+use super::pairing::{Pairing, Sibling};
 use crate::Instant;
 use crate::disagg::trust::Handshake;
 use crate::disagg::{Cause, Geometry};
@@ -41,6 +41,8 @@ struct Peer {
     hello: Option<Pairing>,
     /// The same and its fabric's address, while the path before has not ended.
     waiting: Option<(Pairing, Vec<u8>)>,
+    /// Or which rank of our own group it is. It has no path.
+    sibling: Option<Sibling>,
     /// With a shared key: what it must prove, and has proven.
     trust: Option<Handshake>,
     path: bool,
@@ -57,6 +59,8 @@ pub(super) enum PeerChange {
     Ready { peer: PeerId, rank: u32, incarnation: u64 },
     Down { peer: PeerId, reason: PathError },
     Refused { peer: PeerId, cause: Cause },
+    SiblingUp { peer: PeerId, rank: u32, place: u32, incarnation: u64 },
+    SiblingDown { peer: PeerId, rank: u32, place: u32, reason: PathError },
 }
 
 impl Peers {
@@ -75,6 +79,11 @@ impl Peers {
         self.peers.get(&peer)?.hello.as_ref()
     }
 
+    /// The place in our own group of a peer that is in it.
+    pub(super) fn sibling(&self, peer: PeerId) -> Option<u32> {
+        Some(self.peers.get(&peer)?.sibling?.place)
+    }
+
     /// The peer of that engine and rank, if it is ready.
     pub(super) fn find(&self, writer: (u64, u32)) -> Option<(PeerId, &Pairing)> {
         let peer = *self.by_rank.get(&writer)?;
@@ -83,10 +92,18 @@ impl Peers {
 
     pub(super) fn link_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: PeerId, dialler: bool) {
         let now = ctx.now;
-        let (hello, waiting, path, why) = (None, None, false, None);
-        let trust = self.begin_proof(ctx, id, dialler);
-        let peer =
-            Peer { dialler, trust, hello, waiting, path, why, up: now, heard: now, asked: now };
+        let peer = Peer {
+            dialler,
+            hello: None,
+            waiting: None,
+            sibling: None,
+            trust: self.begin_proof(ctx, id, dialler),
+            path: false,
+            why: None,
+            up: now,
+            heard: now,
+            asked: now,
+        };
         self.peers.insert(id, peer);
     }
 
@@ -101,6 +118,9 @@ impl Peers {
         ctx.endpoint.disconnect(id);
         let peer = self.remove(id)?;
         let reason = peer.why.unwrap_or(reason);
+        if let Some(Sibling { rank, place, .. }) = peer.sibling {
+            return Some(PeerChange::SiblingDown { peer: id, rank, place, reason });
+        }
         if peer.hello.is_some() {
             self.ending.insert(id, reason);
         }
@@ -187,11 +207,16 @@ impl Peers {
         theirs: Hello,
     ) -> Option<PeerChange> {
         let peer = self.peers.get_mut(&id)?;
-        if peer.hello.is_some() || peer.waiting.is_some() {
+        if peer.has_greeted() {
             return None;
         }
         if !peer.is_life(theirs.incarnation) {
             return Some(self.unproven(ctx, id, Cause::Unproven));
+        }
+        if let Some(sibling) = Sibling::of(&self.hello, &theirs) {
+            peer.sibling = Some(sibling);
+            let Sibling { rank, place, incarnation } = sibling;
+            return Some(PeerChange::SiblingUp { peer: id, rank, place, incarnation });
         }
         match Pairing::new(&self.hello, &theirs, &ctx.tables) {
             Ok(pairing) => peer.waiting = Some((pairing, theirs.address)),
@@ -238,8 +263,7 @@ impl Peers {
         let (now, heartbeat) = (ctx.now, ctx.config.heartbeat);
         let silence = heartbeat * (ctx.config.missed + 1);
         for (id, peer) in &mut self.peers {
-            let silent = peer.hello.is_none() && peer.waiting.is_none();
-            let late = silent && now >= peer.up + ctx.config.handshake;
+            let late = !peer.has_greeted() && now >= peer.up + ctx.config.handshake;
             if late || now >= peer.heard + silence {
                 ctx.stats.unproven += u64::from(peer.why.is_none() && !peer.is_proven());
                 peer.why.get_or_insert(PathError::Timeout);
@@ -255,6 +279,12 @@ impl Peers {
 
     pub(super) fn geometry(&self) -> &Geometry {
         &self.hello.geometry
+    }
+}
+
+impl Peer {
+    fn has_greeted(&self) -> bool {
+        self.hello.is_some() || self.waiting.is_some() || self.sibling.is_some()
     }
 }
 
@@ -283,6 +313,12 @@ impl From<PeerChange> for NodeEvent {
             }
             PeerChange::Down { peer, reason } => Self::PeerDown { peer, reason },
             PeerChange::Refused { peer, cause } => Self::PeerRefused { peer, cause },
+            PeerChange::SiblingUp { peer, rank, incarnation, .. } => {
+                Self::SiblingUp { peer, rank, incarnation }
+            }
+            PeerChange::SiblingDown { peer, rank, reason, .. } => {
+                Self::SiblingDown { peer, rank, reason }
+            }
         }
     }
 }

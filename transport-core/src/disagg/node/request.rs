@@ -59,6 +59,9 @@ pub struct Receive {
     pub state: Vec<Lease>,
     /// Pages of the request's start that this side holds already: the sender skips them.
     pub prefix_pages: u32,
+    /// Which use of the room's id this is; the same on all ranks of the engine. 0, unless a room is
+    /// tried again under its old id: then one more each time.
+    pub attempt: u32,
 }
 
 /// Prefill: a request's chunks will be sent into this room.

@@ -48,8 +48,8 @@ enum Phase {
     Transferring,
     /// Everything arrived; the aux record is being checked.
     Checking,
-    /// Everything is there; waiting for the decision.
-    Ready,
+    /// Everything is there; waiting for the decision. `alone`: nobody is left to tell.
+    Ready { alone: bool },
     /// Failed; a write may still land.
     Draining { cause: Cause, tear_down: bool },
     /// Ended here; the other side is being told why.
@@ -72,7 +72,7 @@ impl DecodeRoom {
         match self.phase {
             Phase::Bootstrapping => RoomState::Bootstrapping,
             Phase::Waiting { .. } => RoomState::WaitingForInput,
-            Phase::Transferring | Phase::Checking | Phase::Ready => RoomState::Transferring,
+            Phase::Transferring | Phase::Checking | Phase::Ready { .. } => RoomState::Transferring,
             Phase::Over { failure: None } => RoomState::Success,
             Phase::Draining { .. } | Phase::Telling { .. } | Phase::Over { .. } => {
                 RoomState::Failed
@@ -125,8 +125,8 @@ impl DecodeRoom {
             Phase::Bootstrapping => self.deadlines.bootstrap,
             Phase::Waiting { .. } => self.deadlines.waiting,
             Phase::Transferring if !self.stated => self.deadlines.waiting,
-            // Others may have their whole time still before them.
-            Phase::Ready => self.deadlines.bootstrap + self.deadlines.waiting,
+            // Longer than the ranks of a group wait for each other: they know who was not ready.
+            Phase::Ready { .. } => self.deadlines.decide() + self.deadlines.drain * 2,
             Phase::Transferring | Phase::Checking => self.deadlines.stall,
             Phase::Draining { .. } | Phase::Telling { .. } | Phase::Over { .. } => {
                 self.deadlines.drain
@@ -229,7 +229,7 @@ impl DecodeRoom {
     }
 
     fn ready(&mut self, now: Instant, out: &mut Vec<Action>) {
-        self.enter(Phase::Ready, now);
+        self.enter(Phase::Ready { alone: false }, now);
         out.push(Action::Ready);
     }
 
@@ -246,10 +246,10 @@ impl DecodeRoom {
 
     /// Everything of every writer is there, at every rank: the room has succeeded.
     pub fn handle_decided(&mut self, out: &mut Vec<Action>) {
-        if self.phase == Phase::Ready {
-            self.phase = Phase::Over { failure: None };
-            out.extend([Action::Send(Note::Complete), Action::End(Ok(())), Action::Retire]);
-        }
+        let Phase::Ready { alone } = self.phase else { return };
+        self.phase = Phase::Over { failure: None };
+        out.extend((!alone).then_some(Action::Send(Note::Complete)));
+        out.extend([Action::End(Ok(())), Action::Retire]);
     }
 
     /// The scheduler gave up.
@@ -257,7 +257,8 @@ impl DecodeRoom {
         self.fail(now, Cause::Cancelled, out);
     }
 
-    /// The node found a reason why the room cannot go on, such as a fabric that refuses the grant.
+    /// The node has a reason why the room cannot go on, such as a fabric that refuses the grant, or
+    /// another writer that failed.
     pub fn handle_failure(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
         self.fail(now, cause, out);
     }
@@ -266,6 +267,8 @@ impl DecodeRoom {
     pub fn handle_peer_refused(&mut self, now: Instant, cause: Cause, out: &mut Vec<Action>) {
         match self.phase {
             Phase::Bootstrapping => self.over(cause, out),
+            // It has done its part.
+            Phase::Ready { .. } => {}
             _ => self.fail(now, cause, out),
         }
     }
@@ -278,7 +281,11 @@ impl DecodeRoom {
                 self.abort(now, cause, out);
                 out.push(Action::End(Err(cause)));
             }
-            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking | Phase::Ready => {
+            Phase::Ready { alone: true } => self.over(cause, out),
+            Phase::Waiting { .. }
+            | Phase::Transferring
+            | Phase::Checking
+            | Phase::Ready { alone: false } => {
                 self.drain(now, cause);
                 self.abort(now, cause, out);
                 out.push(Action::Revoke);
@@ -310,6 +317,11 @@ impl DecodeRoom {
         drained: bool,
         out: &mut Vec<Action>,
     ) {
+        if let Phase::Ready { alone } = &mut self.phase {
+            *alone |= drained;
+            out.extend(drained.then_some(Action::Send(Note::Drained)));
+            return out.push(Action::Doubt(cause));
+        }
         if drained {
             return self.handle_writer_gone(cause, true, out);
         }
@@ -319,12 +331,9 @@ impl DecodeRoom {
         }
     }
 
-    /// Whether the writer was granted something, and nothing is decided.
+    /// Whether the writer was granted something that is not all there.
     fn is_open(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking | Phase::Ready
-        )
+        matches!(self.phase, Phase::Waiting { .. } | Phase::Transferring | Phase::Checking)
     }
 
     /// The prefill side has ended the room: its writes are drained.
@@ -335,15 +344,19 @@ impl DecodeRoom {
         }
     }
 
-    /// The path ended: nothing can land through it, and nobody is left to tell.
+    /// The path ended: nothing can land through it, and nobody is left to tell. A writer of whom all
+    /// is there is not needed any more.
     pub fn handle_path_down(&mut self, reason: PathError, out: &mut Vec<Action>) {
+        if let Phase::Ready { alone } = &mut self.phase {
+            return *alone = true;
+        }
         self.handle_writer_gone(Cause::PeerDown(reason), false, out);
     }
 
     fn handle_writer_gone(&mut self, cause: Cause, answer: bool, out: &mut Vec<Action>) {
         let first = match self.phase {
-            Phase::Bootstrapping | Phase::Over { .. } => return,
-            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking | Phase::Ready => cause,
+            Phase::Bootstrapping | Phase::Ready { .. } | Phase::Over { .. } => return,
+            Phase::Waiting { .. } | Phase::Transferring | Phase::Checking => cause,
             Phase::Draining { cause, .. } | Phase::Telling { cause } => cause,
         };
         if answer {
@@ -390,7 +403,7 @@ impl DecodeRoom {
             Phase::Waiting { .. } | Phase::Transferring | Phase::Checking => {
                 self.fail(now, Cause::Incomplete(self.missing(now)), out);
             }
-            Phase::Ready => self.fail(now, Cause::Stalled { silent_ms: waited_ms }, out),
+            Phase::Ready { .. } => self.fail(now, Cause::Stalled { silent_ms: waited_ms }, out),
             Phase::Draining { cause, tear_down: false } => {
                 self.phase = Phase::Draining { cause, tear_down: true };
                 out.push(Action::TearDown);

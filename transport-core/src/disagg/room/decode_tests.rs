@@ -108,27 +108,64 @@ fn what_landed_is_counted_once_and_without_the_aux_record() {
     assert_eq!(bench.room.landed(), 2 * PAGE_BYTES + 20);
 }
 
+/// A room whose writer has done everything.
+fn ready() -> Bench {
+    let mut bench = Bench::granted(&[]);
+    bench.manifest(DRY);
+    bench.arrive(Part::Aux, 0, 64);
+    bench.arrive(Part::Kv, 0, PAGES * PAGE_BYTES);
+    bench.taken();
+    bench.room.handle_aux(at(2), true, &mut bench.out);
+    assert_eq!(bench.taken(), [Action::Ready]);
+    bench
+}
+
 #[test]
 fn r3_a_writer_that_is_done_waits_for_the_decision_and_may_still_fail() {
-    let ready = || {
-        let mut bench = Bench::granted(&[]);
-        bench.manifest(DRY);
-        bench.arrive(Part::Aux, 0, 64);
-        bench.arrive(Part::Kv, 0, PAGES * PAGE_BYTES);
-        bench.taken();
-        bench.room.handle_aux(at(2), true, &mut bench.out);
-        assert_eq!(bench.taken(), [Action::Ready]);
-        bench
-    };
     let mut failed = ready();
     failed.room.handle_failure(at(3), Cause::Cancelled, &mut failed.out);
     failed.room.handle_fenced(at(3), &mut failed.out);
     failed.room.handle_decided(&mut failed.out);
     assert_eq!(failed.ends(), [Err(Cause::Cancelled)]);
     let mut forgotten = ready();
-    forgotten.room.handle_timeout(at(2 + 600_000), &mut forgotten.out);
-    forgotten.room.handle_fenced(at(2 + 600_000), &mut forgotten.out);
-    assert_eq!(forgotten.ends(), [Err(Cause::Stalled { silent_ms: 600_000 })]);
+    forgotten.room.handle_timeout(at(2 + 660_000), &mut forgotten.out);
+    forgotten.room.handle_fenced(at(2 + 660_000), &mut forgotten.out);
+    assert_eq!(forgotten.ends(), [Err(Cause::Stalled { silent_ms: 660_000 })]);
+}
+
+#[test]
+fn r3_a_writer_that_is_done_can_go_or_change_its_mind_and_the_decision_stands() {
+    let told = |event: fn(&mut DecodeRoom, &mut Vec<Action>), decision| {
+        let mut bench = ready();
+        event(&mut bench.room, &mut bench.out);
+        let said = bench.taken();
+        match decision {
+            Ok(()) => bench.room.handle_decided(&mut bench.out),
+            Err(cause) => bench.room.handle_failure(at(4), cause, &mut bench.out),
+        }
+        (said, bench.taken())
+    };
+    let gone = |room: &mut DecodeRoom, out: &mut Vec<Action>| {
+        room.handle_path_down(PathError::Timeout, out);
+    };
+    let ended = |result| vec![Action::End(result), Action::Retire];
+    let cause = Cause::Stalled { silent_ms: 1 };
+    assert_eq!(told(gone, Ok(())), (vec![], ended(Ok(()))), "nobody is told");
+    assert_eq!(told(gone, Err(cause)), (vec![], ended(Err(cause))));
+    let refused = |room: &mut DecodeRoom, out: &mut Vec<Action>| {
+        room.handle_peer_refused(at(3), Cause::SameRole, out);
+    };
+    let success = [vec![Action::Send(Note::Complete)], ended(Ok(()))].concat();
+    assert_eq!(told(refused, Ok(())), (vec![], success.clone()));
+    let aborts = |room: &mut DecodeRoom, out: &mut Vec<Action>| {
+        room.handle_abort(at(3), Cause::Cancelled, false, out);
+    };
+    assert_eq!(told(aborts, Ok(())), (vec![Action::Doubt(Cause::Cancelled)], success));
+    let ends = |room: &mut DecodeRoom, out: &mut Vec<Action>| {
+        room.handle_abort(at(3), Cause::Cancelled, true, out);
+    };
+    let doubt = vec![Action::Send(Note::Drained), Action::Doubt(Cause::Cancelled)];
+    assert_eq!(told(ends, Err(Cause::Cancelled)), (doubt, ended(Err(Cause::Cancelled))));
 }
 
 #[test]

@@ -85,6 +85,9 @@ pub enum Action {
     CheckAux,
     /// Decode: everything of this writer is there; call `handle_decided` once it is of all.
     Ready,
+    /// Decode: everything of this writer is there, but the other side would rather fail. Call
+    /// `handle_failure`, unless the ranks of the group are asked first.
+    Doubt(Cause),
     /// Prefill: post this part of the chunk at hand.
     Post {
         /// Which part.
@@ -129,6 +132,14 @@ pub enum Note {
     },
     /// The room has ended here too.
     Drained,
+}
+
+impl Deadlines {
+    /// How long who is ready may wait for the others: all their states' time may still be before
+    /// them.
+    pub(in crate::disagg) fn decide(&self) -> Duration {
+        self.bootstrap + self.waiting
+    }
 }
 
 /// Milliseconds of a duration, as messages and causes carry them.

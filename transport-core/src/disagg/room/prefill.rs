@@ -137,15 +137,15 @@ impl PrefillRoom {
     }
 
     /// How long the present phase may last. Between chunks it is the engine that computes. Once all
-    /// is sent it is the decode side that decides, within a stall; it knows what never came, so its
-    /// reason gets the time of a drain to reach us.
+    /// is sent it is the decode side that decides, all its ranks together; it knows what never came
+    /// and who was not ready, so its reason gets the time of a drain to reach us.
     fn allowed(&self) -> Duration {
         let (idle, all_stated) = (self.in_flight == 0, self.manifest.is_some());
         match self.phase {
             Phase::Bootstrapping => self.deadlines.bootstrap,
             Phase::Waiting => self.deadlines.waiting,
             Phase::Transferring if idle && !all_stated => self.deadlines.waiting,
-            Phase::Transferring if idle => self.deadlines.stall + self.deadlines.drain,
+            Phase::Transferring if idle => self.deadlines.decide() + self.deadlines.drain * 3,
             Phase::Transferring => self.deadlines.stall,
             Phase::Draining(_) | Phase::Telling(_) | Phase::Over { .. } => self.deadlines.drain,
         }

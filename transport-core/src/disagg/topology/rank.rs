@@ -71,6 +71,11 @@ impl RankSizes {
         sizes.into_iter().fold(1, |total: u64, size| total.saturating_mul(size.into()))
     }
 
+    /// Ranks in a dp group: a rank's place in its group is its number modulo this. Saturates.
+    pub fn group_ranks(self) -> u32 {
+        self.tp.saturating_mul(self.pp).saturating_mul(self.cp)
+    }
+
     /// Whether the engine has that rank.
     pub const fn contains(self, rank: Rank) -> bool {
         rank.dp < self.dp && rank.tp < self.tp && rank.pp < self.pp && rank.cp < self.cp

@@ -101,7 +101,9 @@ impl Leg {
                 self.address(key).into_iter().for_each(|to| ctx.send_note(to, note));
             }
             Action::TearDown => self.peer.into_iter().for_each(|p| ctx.endpoint.disconnect(p)),
-            Action::Ready | Action::End(_) | Action::Retire => return false,
+            Action::Ready | Action::Doubt(_) | Action::End(_) | Action::Retire => {
+                return false;
+            }
             Action::Post { .. } | Action::CancelWrites => {}
         }
         true

@@ -4,6 +4,7 @@
 //! Events go to legs; what a leg comes to goes to its room as an [`Outcome`], and from there to the
 //! other legs: all succeed, or all fail for the first reason (R3).
 
+mod group;
 mod leg;
 mod room;
 
@@ -16,13 +17,16 @@ use hashbrown::HashMap;
 use self::leg::{Granted, Leg};
 use self::room::Room;
 use super::client::RoomCell;
+use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
+use super::group::{Group, Told};
 use super::pairing::Pairing;
 use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Completion, Lease, Receive, Request, lists};
 use super::slab::Slab;
 use crate::Instant;
+use crate::disagg::consensus::{Attempt, Report};
 use crate::disagg::room::{Action, DecodeRoom, Note, RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
@@ -42,6 +46,8 @@ pub(super) struct DecodeSide {
     ended: Remembered<PeerId, GrantId, Option<Cause>>,
     /// Cancels that came before their open.
     cancelled: Remembered<(), RoomId, ()>,
+    /// The other ranks of this engine, which end rooms as we do.
+    group: Group,
     /// Reused for every event.
     actions: Vec<Action>,
     outcomes: VecDeque<Outcome>,
@@ -52,6 +58,8 @@ pub(super) struct DecodeSide {
 enum Outcome {
     /// Everything of this writer is there.
     Ready { leg: GrantId },
+    /// All of this writer is there, but it would rather fail.
+    Doubted { room: GrantId, peer: Option<PeerId>, cause: Cause },
     /// It fails; some of it may still have to drain.
     Failed { room: GrantId, peer: Option<PeerId>, cause: Cause },
     /// It has ended; nothing of this writer can land any more.
@@ -59,13 +67,15 @@ enum Outcome {
 }
 
 impl DecodeSide {
-    pub(super) fn new(tombstones: usize, keep: core::time::Duration) -> Self {
+    pub(super) fn new(config: &NodeConfig) -> Self {
+        let (tombstones, keep) = (config.tombstones, config.remember);
         Self {
             rooms: Slab::new(),
             legs: Slab::new(),
             by_id: HashMap::new(),
             ended: Remembered::new(tombstones, keep),
             cancelled: Remembered::new(tombstones, keep),
+            group: Group::new(config),
             actions: Vec::new(),
             outcomes: VecDeque::new(),
         }
@@ -84,16 +94,21 @@ impl DecodeSide {
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
     ) {
+        let attempt = Attempt { room: receive.room, number: receive.attempt };
         if let Err(cause) = self.admit(ctx, &receive) {
+            self.refuse(ctx, attempt, cause);
             // There is no room to tell it, and the one that is open already lives on.
             if cause != Cause::DuplicateRoom {
                 let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
                 ctx.bid_farewell(Address { peer, room, grant }, cause);
             }
-            return reject(ctx, receive, ticket, &cell, cause);
+            reject(ctx, receive, ticket, &cell, cause);
+            return self.settle(ctx);
         }
         let (peer, unfit) = (receive.peer, self.unfit(ctx, &receive));
         let key = self.insert(ctx, receive, ticket, cell);
+        let vote = self.group.open(ctx, attempt, key);
+        self.rooms.get_mut(key).into_iter().for_each(|room| room.vote = vote);
         let full = Cause::TooMany { limit: ctx.aux_slots() };
         let no_slot = self.rooms.get_mut(key).is_some_and(|room| room.aux_slot.is_none());
         match (unfit.or(no_slot.then_some(full)), peers.ready(peer)) {
@@ -131,7 +146,7 @@ impl DecodeSide {
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
     ) -> GrantId {
-        let Receive { room: id, peer, pages, state, prefix_pages } = receive;
+        let Receive { room: id, peer, pages, state, prefix_pages, attempt } = receive;
         let bytes = |(part, lease): (Part, &Lease)| {
             ctx.item_bytes(part).saturating_mul(lease.items().len() as u64)
         };
@@ -141,6 +156,8 @@ impl DecodeSide {
         let (met, together, landed, partial) = (false, Together::new(1), 0, false);
         let room = Room {
             id,
+            attempt,
+            vote: None,
             peer,
             met,
             legs,
@@ -224,7 +241,9 @@ impl DecodeSide {
             self.cancelled.insert(ctx.now, (), room, ());
             return false;
         };
-        self.each_leg(ctx, key, |room, now, out| room.handle_cancel(now, out));
+        if !self.withdraw(ctx, key, Cause::Cancelled) {
+            self.each_leg(ctx, key, |room, now, out| room.handle_cancel(now, out));
+        }
         self.settle(ctx);
         true
     }
@@ -373,6 +392,7 @@ impl DecodeSide {
     pub(super) fn tick(&mut self, now: Instant) {
         self.ended.expire(now);
         self.cancelled.expire(now);
+        self.group.tick(now);
     }
 
     /// Fails a room that has not ended: its legs see to it.
@@ -437,6 +457,10 @@ impl DecodeSide {
         let Some(leg) = self.legs.get_mut(key) else { return };
         match action {
             Action::Ready => self.outcomes.push_back(Outcome::Ready { leg: key }),
+            Action::Doubt(cause) => {
+                let (room, peer) = (leg.room, leg.peer);
+                self.outcomes.push_back(Outcome::Doubted { room, peer, cause });
+            }
             Action::End(result) => {
                 let (room, peer) = (leg.room, leg.peer);
                 self.outcomes.push_back(Outcome::Ended { leg: key, room, peer, result });
@@ -467,21 +491,36 @@ impl DecodeSide {
 
     /// Lets rooms decide what their legs have come to, until nothing is left to decide.
     fn settle<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
-        while let Some(outcome) = self.outcomes.pop_front() {
-            match outcome {
-                Outcome::Ready { leg } => self.leg_ready(ctx, leg),
-                Outcome::Failed { room, peer, cause } => self.leg_failed(ctx, room, (cause, peer)),
-                Outcome::Ended { leg, room, peer, result } => {
-                    if let Err(cause) = result {
-                        self.leg_failed(ctx, room, (cause, peer));
-                    }
-                    self.leg_ended(ctx, room, leg);
-                }
+        loop {
+            if let Some(outcome) = self.outcomes.pop_front() {
+                self.take_outcome(ctx, outcome);
+            } else if let Some(told) = self.group.next_told() {
+                self.decided(ctx, told);
+            } else {
+                return;
             }
         }
     }
 
-    /// Everything of a writer is there. When it is of all, the room has succeeded.
+    fn take_outcome<E: Endpoint>(&mut self, ctx: &mut Context<E>, outcome: Outcome) {
+        match outcome {
+            Outcome::Ready { leg } => self.leg_ready(ctx, leg),
+            Outcome::Doubted { room, peer, cause } => {
+                if !self.withdraw(ctx, room, cause) {
+                    self.leg_failed(ctx, room, (cause, peer));
+                }
+            }
+            Outcome::Failed { room, peer, cause } => self.leg_failed(ctx, room, (cause, peer)),
+            Outcome::Ended { leg, room, peer, result } => {
+                if let Err(cause) = result {
+                    self.leg_failed(ctx, room, (cause, peer));
+                }
+                self.leg_ended(ctx, room, leg);
+            }
+        }
+    }
+
+    /// Everything of a writer is there. When it is of all, the room may succeed.
     fn leg_ready<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(leg) = self.legs.get_mut(key) else { return };
         let (landed, aux, key) = (leg.machine.landed(), core::mem::take(&mut leg.aux), leg.room);
@@ -495,7 +534,22 @@ impl DecodeSide {
         }
         match room.shortage(ctx) {
             Some(cause) => self.fail(ctx, key, cause),
-            None => self.each_leg(ctx, key, |room, _, out| room.handle_decided(out)),
+            None => match room.vote {
+                Some(vote) => self.group.report(ctx, vote, Report::Ready),
+                None => self.succeed(ctx, key),
+            },
+        }
+    }
+
+    fn succeed<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+        self.each_leg(ctx, key, |room, _, out| room.handle_decided(out));
+    }
+
+    /// The ranks of our engine have come to this, together.
+    fn decided<E: Endpoint>(&mut self, ctx: &mut Context<E>, told: Told) {
+        match told.result {
+            Ok(()) => self.succeed(ctx, told.room),
+            Err(failed) => self.leg_failed(ctx, told.room, failed),
         }
     }
 
@@ -508,6 +562,8 @@ impl DecodeSide {
     ) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         if room.together.fail(failed) {
+            let vote = room.vote;
+            vote.into_iter().for_each(|v| self.group.report(ctx, v, Report::Failed(failed.0)));
             self.fail(ctx, key, failed.0);
         }
     }
@@ -517,6 +573,7 @@ impl DecodeSide {
         room.legs.retain(|other| *other != leg);
         if room.legs.is_empty() {
             self.by_id.remove(&room.id);
+            room.vote.into_iter().for_each(|vote| self.group.leave(vote));
             self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
         }
     }
@@ -530,7 +587,7 @@ pub(super) fn reject<E: Endpoint>(
     cell: &RoomCell,
     cause: Cause,
 ) {
-    let Receive { room, peer, pages, state, prefix_pages } = receive;
+    let Receive { room, peer, pages, state, prefix_pages, .. } = receive;
     cell.store(RoomState::Failed, prefix_pages);
     ctx.count_end(false);
     let result = Err(Failure { room, peer: Some(peer), cause });

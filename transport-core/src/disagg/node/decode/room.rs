@@ -17,6 +17,10 @@ use crate::transfer::{GrantId, Part};
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) id: RoomId,
+    /// Which use of that name it is.
+    pub(super) attempt: u32,
+    /// Where the ranks of our engine agree on it, if there are others.
+    pub(super) vote: Option<GrantId>,
     /// The prefill rank that the scheduler named: it, or others of its group, are the writers.
     pub(super) peer: PeerId,
     /// Whether the writers are known.

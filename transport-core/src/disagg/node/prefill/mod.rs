@@ -521,7 +521,7 @@ impl PrefillSide {
                 self.outcomes.push_back(Outcome { leg: key, room, peer, result });
             }
             Action::Retire => self.retire(ctx, key),
-            Action::Arm | Action::Revoke | Action::CheckAux | Action::Ready => {}
+            Action::Arm | Action::Revoke | Action::CheckAux | Action::Ready | Action::Doubt(_) => {}
         }
     }
 
