@@ -16,10 +16,12 @@ pub(crate) enum Broken {
     ForgetsGrants,
     /// The first writer that is ready decides for all.
     DecidesOnFirst,
-    /// A leg that failed says so when it has drained, and not before.
-    TellsWhenDrained,
+    /// A rank that has everything does not ask the others.
+    AsksNobody,
     /// A leg that failed leaves the others alone.
     FailsAlone,
+    /// A rank whose scheduler cancels fails, though it has said that it is ready.
+    BreaksItsWord,
     /// The decode side confirms when everything has arrived, before the room is decided.
     ConfirmsEarly,
     /// A decode machine's deadlines are not watched.

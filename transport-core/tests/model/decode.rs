@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use transport_core::Instant;
 use transport_core::disagg::Cause;
+use transport_core::disagg::consensus::Report;
 use transport_core::disagg::room::{Action, DecodeRoom, Note};
 use transport_core::transfer::Part;
 
@@ -16,6 +17,7 @@ use super::world::{GONE, Turn, gone, with};
 #[derive(Clone, Copy, Debug)]
 enum Outcome {
     Ready,
+    Doubted(Cause),
     Failed(Cause),
     Ended(Result<(), Cause>),
 }
@@ -27,7 +29,11 @@ impl Turn<'_> {
         leg: usize,
         event: impl FnOnce(&mut DecodeRoom, Instant, &mut Vec<Action>),
     ) {
-        let Some(outcomes) = self.decode_event(leg, event) else { return };
+        let outcomes = self.decode_event(leg, event).unwrap_or_default();
+        self.settle(outcomes);
+    }
+
+    fn settle(&mut self, outcomes: Vec<(usize, Outcome)>) {
         let mut outcomes: VecDeque<_> = outcomes.into();
         while let Some((leg, outcome)) = outcomes.pop_front() {
             outcomes.extend(self.decode_outcome(leg, outcome));
@@ -47,6 +53,7 @@ impl Turn<'_> {
             next += 1;
             match action {
                 Action::Ready => outcomes.push((leg, Outcome::Ready)),
+                Action::Doubt(cause) => outcomes.push((leg, Outcome::Doubted(cause))),
                 Action::End(result) => outcomes.push((leg, Outcome::Ended(result))),
                 _ => {}
             }
@@ -54,7 +61,7 @@ impl Turn<'_> {
         }
         let machine = self.world.legs[leg].decode.machine.as_ref();
         let failure = machine.and_then(DecodeRoom::failure);
-        if let Some(cause) = failure.filter(|_| !self.broken(Broken::TellsWhenDrained)) {
+        if let Some(cause) = failure {
             outcomes.push((leg, Outcome::Failed(cause)));
         }
         Some(outcomes)
@@ -76,14 +83,18 @@ impl Turn<'_> {
                 with(&mut leg.decode.machine, |room| room.handle_aux(now, aux, out));
             }
             Action::Send(note) => leg.send(Side::Prefill, note),
-            Action::Ready if confirms => leg.send(Side::Prefill, Note::Complete),
             Action::TearDown if gives_up => {
                 with(&mut leg.decode.machine, |room| room.handle_path_down(GONE, out));
             }
             Action::TearDown => leg.path.cut = true,
             Action::End(result) => {
-                leg.incomplete |= result.is_ok() && !leg.all_landed(self.engines.chunks);
                 leg.decode.ended.push(result);
+            }
+            Action::Ready => {
+                leg.whole = leg.all_landed(self.engines.chunks);
+                if confirms {
+                    leg.send(Side::Prefill, Note::Complete);
+                }
             }
             Action::Retire => {
                 let room = leg.decode.machine.take();
@@ -99,9 +110,14 @@ impl Turn<'_> {
         let first = self.broken(Broken::DecidesOnFirst);
         match outcome {
             Outcome::Ready if self.world.decode[number].together.arrived() || first => {
-                self.each_decode(number, |room, _, out| room.handle_decided(out))
+                self.all_ready(number)
             }
             Outcome::Ready => vec![],
+            Outcome::Doubted(cause) if self.is_asked(number) => {
+                self.report(number, Report::Withdrawn(cause));
+                vec![]
+            }
+            Outcome::Doubted(cause) => self.decode_failed(number, cause),
             Outcome::Failed(cause) => self.decode_failed(number, cause),
             Outcome::Ended(result) => {
                 let told = result.err().map(|cause| self.decode_failed(number, cause));
@@ -111,10 +127,32 @@ impl Turn<'_> {
         }
     }
 
+    /// Everything of every writer is there, at this rank.
+    fn all_ready(&mut self, number: usize) -> Vec<(usize, Outcome)> {
+        if !self.world.has_siblings() || self.broken(Broken::AsksNobody) {
+            return self.each_decode(number, |room, _, out| room.handle_decided(out));
+        }
+        self.each_decode(number, |room, now, _| room.handle_asked(now));
+        self.report(number, Report::Ready);
+        vec![]
+    }
+
+    /// The ranks of the engine have come to this.
+    pub(crate) fn decide(&mut self, rank: usize, result: Result<(), Cause>) {
+        let outcomes = match result {
+            Ok(()) => self.each_decode(rank, |room, _, out| room.handle_decided(out)),
+            Err(cause) => self.decode_failed(rank, cause),
+        };
+        self.settle(outcomes);
+    }
+
     fn decode_failed(&mut self, number: usize, cause: Cause) -> Vec<(usize, Outcome)> {
         let first = self.world.decode[number].together.fail(cause);
         if !first || self.broken(Broken::FailsAlone) {
             return vec![];
+        }
+        if self.world.has_siblings() {
+            self.report(number, Report::Failed(cause));
         }
         self.each_decode(number, |room, now, out| room.handle_failure(now, cause, out))
     }
@@ -134,12 +172,6 @@ impl Turn<'_> {
         let rank = &mut self.world.decode[number];
         if rank.completed.is_empty() && legs.all(|leg| !leg.decode.ended.is_empty()) {
             rank.completed.push(rank.together.failed().map_or(Ok(()), |cause| Err(*cause)));
-        }
-    }
-
-    pub(crate) fn cancel_decode(&mut self, rank: usize) {
-        for leg in self.world.of(Side::Decode, rank) {
-            self.at_decode(leg, |room, now, out| room.handle_cancel(now, out));
         }
     }
 

@@ -24,9 +24,9 @@ pub(crate) const DEADLINES: Deadlines = Deadlines {
     retry: Duration::ZERO,
 };
 /// More than any state may last: a machine whose clock goes on by this has a deadline behind it.
-const TICK: u64 = 4;
+pub(crate) const TICK: u64 = 8;
 /// As often as any machine lets a deadline pass: it fails, asks for the path's end, stops telling.
-const TICKS: u64 = 3;
+pub(crate) const TICKS: u64 = 3;
 
 /// Which of a leg's two machines.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -55,8 +55,8 @@ pub(crate) struct Leg {
     pub(crate) landed_late: bool,
     /// The prefill machine ended while the fabric could still read a source.
     pub(crate) read_late: bool,
-    /// The decode machine succeeded before all parts had landed.
-    pub(crate) incomplete: bool,
+    /// All parts had landed when the decode machine was ready.
+    pub(crate) whole: bool,
 }
 
 /// A machine, as the node at its side keeps it.
@@ -120,8 +120,9 @@ impl<M> End<M> {
     }
 
     /// Whether a deadline can pass still. A machine that wants more of them never ends.
-    pub(crate) fn can_wait(&self) -> bool {
-        self.clock < TICKS * TICK
+    pub(crate) fn can_wait(&self, deadline: impl Fn(&M) -> Instant) -> bool {
+        let waits = |machine| deadline(machine) != Instant::FAR;
+        self.machine.as_ref().is_some_and(waits) && self.clock < TICKS * TICK
     }
 
     /// Moves the clock behind whatever deadline the machine has now.
@@ -156,7 +157,7 @@ impl Leg {
             adopted: 0,
             landed_late: false,
             read_late: false,
-            incomplete: false,
+            whole: false,
         }
     }
 
@@ -172,6 +173,7 @@ impl Leg {
 
     pub(crate) fn open_decode(&mut self, deliveries: u32) {
         self.decode = End::none();
+        self.whole = false;
         self.decode.machine = Some(DecodeRoom::new(deliveries, DEADLINES, Instant::ZERO));
     }
 

@@ -4,9 +4,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use stateright::{Model, Property};
 use transport_core::disagg::Cause;
+use transport_core::disagg::room::{DecodeRoom, PrefillRoom};
 
 use super::broken::Broken;
 use super::leg::{Fate, Leg, Message, Side};
+use super::siblings::{Word, ranks_agree, ranks_have_all};
 use super::world::{Turn, World};
 
 /// Two engines with one room, and what may go wrong.
@@ -49,17 +51,31 @@ pub(crate) enum Step {
     Cancel(Side, usize),
     Crash(Side, usize),
     Restart(Side, usize),
+    Hear(Word),
+    ExpireVote(usize),
+    CutSibling(usize),
+    LoseCoordinator(usize),
+    LoseMember(usize),
 }
 
 impl Step {
     fn is_fault(self) -> bool {
-        use Step::{Cancel, Crash, Cut, Expire, GrantsLate};
-        matches!(self, Cancel(..) | Crash(..) | Cut(_) | Expire(..) | GrantsLate(_))
+        use Step::{Cancel, Crash, Cut, CutSibling, Expire, ExpireVote, GrantsLate};
+        matches!(
+            self,
+            Cancel(..)
+                | Crash(..)
+                | Cut(_)
+                | CutSibling(_)
+                | Expire(..)
+                | ExpireVote(_)
+                | GrantsLate(_)
+        )
     }
 
     /// What the passing of time brings about, if all else stands still.
     fn is_time(self) -> bool {
-        matches!(self, Self::Expire(..) | Self::GrantsLate(_))
+        matches!(self, Self::Expire(..) | Self::ExpireVote(_) | Self::GrantsLate(_))
     }
 }
 
@@ -78,6 +94,7 @@ impl Engines {
             steps
                 .extend((watched && world.prefill[rank].waits()).then_some(Step::GrantsLate(rank)));
         }
+        world.vote_moves(steps);
     }
 
     fn leg_moves(&self, world: &World, (at, leg): (usize, &Leg), steps: &mut Vec<Step>) {
@@ -88,7 +105,10 @@ impl Engines {
             steps.extend(notices.then_some(Step::Notice(at, side)));
             if self.watches(leg, side) && alive {
                 steps.push(Step::Repeat(at, side));
-                steps.extend(can_wait(leg, side).then_some(Step::Expire(at, side)));
+                // Who asks its siblings waits longer than they may take.
+                let asks = side == Side::Decode && world.waits_for_siblings(leg.decode_rank);
+                let expires = can_wait(leg, side) && !asks;
+                steps.extend(expires.then_some(Step::Expire(at, side)));
             }
             let heard = leg.net.values().filter(|message| message.to == side && !gone && alive);
             steps.extend(heard.map(|message| Step::Deliver(at, *message)));
@@ -143,10 +163,14 @@ impl Engines {
                 let path = world.legs[*leg].path;
                 path.decode_knows && path.prefill_knows
             };
-            if !rank.alive && world.of(side, number).iter().all(closed) {
+            // An engine that has lost a rank has lost its rooms; it comes back as a whole.
+            let whole = side == Side::Prefill || !world.has_siblings();
+            if !rank.alive && whole && world.of(side, number).iter().all(closed) {
                 steps.push(Step::Restart(side, number));
             }
         }
+        let uncut = (1..world.votes.len()).filter(|rank| !world.votes[*rank].cut);
+        steps.extend(uncut.map(Step::CutSibling));
     }
 
     fn take(&self, world: &mut World, step: Step) {
@@ -192,6 +216,11 @@ impl Engines {
                     Side::Prefill => turn.fail_prefill(rank, Cause::Cancelled),
                 }
             }
+            Step::Hear(word) => turn.hear(word),
+            Step::ExpireVote(rank) => turn.expire_vote(rank),
+            Step::CutSibling(rank) => turn.world.votes[rank].cut = true,
+            Step::LoseCoordinator(rank) => turn.lose_coordinator(rank),
+            Step::LoseMember(rank) => turn.lose_member(rank),
             Step::Crash(side, rank) => turn.crash(side, rank),
             Step::Restart(side, rank) => turn.restart(side, rank),
         }
@@ -205,7 +234,7 @@ impl Engines {
         for _ in 0..1000 {
             steps.clear();
             self.moves(&world, &mut steps);
-            steps.retain(|step| delivers || !matches!(step, Step::Deliver(..)));
+            steps.retain(|step| delivers || !matches!(step, Step::Deliver(..) | Step::Hear(_)));
             steps.sort_by_key(|step| step.is_time());
             let next = steps.iter().find_map(|step| {
                 let mut next = world.clone();
@@ -259,7 +288,7 @@ impl Model for Engines {
                 world.legs.iter().all(|leg| !leg.read_late)
             }),
             Property::always(ALL_LANDED, |_, world: &World| {
-                world.legs.iter().all(|leg| !leg.incomplete)
+                world.legs.iter().all(|leg| leg.whole || !leg.decode.ended.contains(&Ok(())))
             }),
             Property::always(TOGETHER, |_, world: &World| all_or_none(world)),
             Property::always(ALL_FAIL, |_, world: &World| {
@@ -267,6 +296,8 @@ impl Model for Engines {
                 legs.into_iter().all(|leg| !world.is_left_alone(leg))
             }),
             Property::always(CONFIRMED, |_, world: &World| confirmed(world)),
+            Property::always(AGREE, |_, world: &World| ranks_agree(world)),
+            Property::always(EVERYWHERE, |_, world: &World| ranks_have_all(world)),
             Property::always(ENDS, |engines: &Self, world: &World| {
                 !is_sample(world) || (engines.ends(world, true) && engines.ends(world, false))
             }),
@@ -291,10 +322,14 @@ pub(crate) const ALL_LANDED: &str = "success only if every part has landed";
 pub(crate) const TOGETHER: &str = "the legs of a room succeed together or not at all";
 pub(crate) const ALL_FAIL: &str = "the first failure of a room takes all its legs";
 pub(crate) const CONFIRMED: &str = "a sender succeeds only if its readers did";
+pub(crate) const AGREE: &str = "the ranks of an engine end a room alike, or one has lost the first";
+pub(crate) const EVERYWHERE: &str = "a rank succeeds only if every rank has everything";
 pub(crate) const ENDS: &str = "every room ends everywhere, if all or nothing is delivered";
 pub(crate) const STOPS: &str = "every room ends everywhere";
-pub(crate) const ALWAYS: [&str; 9] =
-    [ONCE, NOT_LATE, NOT_READ, ALL_LANDED, TOGETHER, ALL_FAIL, CONFIRMED, ENDS, STOPS];
+pub(crate) const ALWAYS: [&str; 11] = [
+    ONCE, NOT_LATE, NOT_READ, ALL_LANDED, TOGETHER, ALL_FAIL, CONFIRMED, AGREE, EVERYWHERE, ENDS,
+    STOPS,
+];
 
 fn ends_once(world: &World) -> bool {
     let legs = world.legs.iter();
@@ -331,8 +366,8 @@ fn is_over(world: &World) -> bool {
 
 fn can_wait(leg: &Leg, side: Side) -> bool {
     match side {
-        Side::Decode => leg.decode.can_wait(),
-        Side::Prefill => leg.prefill.can_wait(),
+        Side::Decode => leg.decode.can_wait(DecodeRoom::deadline),
+        Side::Prefill => leg.prefill.can_wait(PrefillRoom::deadline),
     }
 }
 

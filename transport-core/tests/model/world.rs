@@ -11,6 +11,7 @@ use transport_core::fabric::PathError;
 use super::broken::Broken;
 use super::leg::{Leg, Side};
 use super::model::Engines;
+use super::siblings::{Vote, Words, votes};
 
 /// Why a path ends.
 pub(crate) const GONE: PathError = PathError::Timeout;
@@ -20,6 +21,9 @@ pub(crate) struct World {
     pub(crate) legs: Vec<Leg>,
     pub(crate) decode: Vec<Rank>,
     pub(crate) prefill: Vec<Rank>,
+    /// What the decode ranks have with each other, and what was said.
+    pub(crate) votes: Vec<Vote>,
+    pub(crate) words: Words,
     /// Crashes, cuts, cancels and expired deadlines so far.
     pub(crate) faults: u8,
 }
@@ -72,9 +76,10 @@ impl World {
             |rank: fn(&Leg) -> usize| legs.iter().map(rank).max().map_or(0, |most| most + 1);
         let decode = (0..ranks(|leg| leg.decode_rank)).map(|rank| Rank::new(of_decode(rank)));
         let prefill = (0..ranks(|leg| leg.prefill_rank)).map(|rank| Rank::new(of_prefill(rank)));
-        let (decode, prefill) = (decode.collect(), prefill.collect());
+        let (decode, prefill): (Vec<_>, _) = (decode.collect(), prefill.collect());
+        let (votes, words) = votes(decode.len());
         legs.iter_mut().for_each(|leg| leg.open_decode(engines.chunks));
-        Self { legs, decode, prefill, faults: 0 }
+        Self { legs, decode, prefill, votes, words, faults: 0 }
     }
 
     /// The legs of a rank.
@@ -153,6 +158,9 @@ impl Turn<'_> {
     /// A rank dies. What it wrote may still land; what is written to it lands nowhere.
     pub(crate) fn crash(&mut self, side: Side, rank: usize) {
         self.world.rank(side, rank).alive = false;
+        if side == Side::Decode {
+            self.world.cut_siblings(rank);
+        }
         for leg in self.world.of(side, rank) {
             let leg = &mut self.world.legs[leg];
             leg.path.cut = true;

@@ -48,8 +48,9 @@ enum Phase {
     Transferring,
     /// Everything arrived; the aux record is being checked.
     Checking,
-    /// Everything is there; waiting for the decision. `alone`: nobody is left to tell.
-    Ready { alone: bool },
+    /// Everything is there; waiting for the decision. `alone`: nobody is left to tell. `asked`: of
+    /// the other legs too, and the ranks of the group are asked.
+    Ready { alone: bool, asked: bool },
     /// Failed; a write may still land.
     Draining { cause: Cause, tear_down: bool },
     /// Ended here; the other side is being told why.
@@ -109,7 +110,8 @@ impl DecodeRoom {
         let retry = self.told + self.deadlines.retry;
         let end = self.since + self.allowed();
         match self.phase {
-            Phase::Over { .. } => Instant::FAR,
+            // Other legs may go on for long; their deadlines are this one's too.
+            Phase::Ready { asked: false, .. } | Phase::Over { .. } => Instant::FAR,
             Phase::Waiting { accepted: false } | Phase::Telling { .. } => retry.min(end),
             Phase::Draining { tear_down: false, .. } => retry.min(end),
             Phase::Draining { tear_down: true, .. } => retry,
@@ -229,7 +231,7 @@ impl DecodeRoom {
     }
 
     fn ready(&mut self, now: Instant, out: &mut Vec<Action>) {
-        self.enter(Phase::Ready { alone: false }, now);
+        self.enter(Phase::Ready { alone: false, asked: false }, now);
         out.push(Action::Ready);
     }
 
@@ -244,9 +246,16 @@ impl DecodeRoom {
         self.ready(now, out);
     }
 
+    /// Everything of every writer is there, and the other ranks of the group are asked.
+    pub fn handle_asked(&mut self, now: Instant) {
+        if let Phase::Ready { alone, .. } = self.phase {
+            self.enter(Phase::Ready { alone, asked: true }, now);
+        }
+    }
+
     /// Everything of every writer is there, at every rank: the room has succeeded.
     pub fn handle_decided(&mut self, out: &mut Vec<Action>) {
-        let Phase::Ready { alone } = self.phase else { return };
+        let Phase::Ready { alone, .. } = self.phase else { return };
         self.phase = Phase::Over { failure: None };
         out.extend((!alone).then_some(Action::Send(Note::Complete)));
         out.extend([Action::End(Ok(())), Action::Retire]);
@@ -281,11 +290,11 @@ impl DecodeRoom {
                 self.abort(now, cause, out);
                 out.push(Action::End(Err(cause)));
             }
-            Phase::Ready { alone: true } => self.over(cause, out),
+            Phase::Ready { alone: true, .. } => self.over(cause, out),
             Phase::Waiting { .. }
             | Phase::Transferring
             | Phase::Checking
-            | Phase::Ready { alone: false } => {
+            | Phase::Ready { alone: false, .. } => {
                 self.drain(now, cause);
                 self.abort(now, cause, out);
                 out.push(Action::Revoke);
@@ -317,7 +326,7 @@ impl DecodeRoom {
         drained: bool,
         out: &mut Vec<Action>,
     ) {
-        if let Phase::Ready { alone } = &mut self.phase {
+        if let Phase::Ready { alone, .. } = &mut self.phase {
             *alone |= drained;
             out.extend(drained.then_some(Action::Send(Note::Drained)));
             return out.push(Action::Doubt(cause));
@@ -347,7 +356,7 @@ impl DecodeRoom {
     /// The path ended: nothing can land through it, and nobody is left to tell. A writer of whom all
     /// is there is not needed any more.
     pub fn handle_path_down(&mut self, reason: PathError, out: &mut Vec<Action>) {
-        if let Phase::Ready { alone } = &mut self.phase {
+        if let Phase::Ready { alone, .. } = &mut self.phase {
             return *alone = true;
         }
         self.handle_writer_gone(Cause::PeerDown(reason), false, out);
@@ -380,7 +389,8 @@ impl DecodeRoom {
 
     /// Time has passed: repeat what was not answered, end what took too long.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut Vec<Action>) {
-        if now >= self.since + self.allowed() {
+        let waits_for_others = matches!(self.phase, Phase::Ready { asked: false, .. });
+        if now >= self.since + self.allowed() && !waits_for_others {
             self.expire(now, out);
         }
         if now < self.told + self.deadlines.retry {

@@ -444,7 +444,7 @@ impl DecodeSide {
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Decode(key), &mut leg.armed, leg.machine.deadline());
         let (room, peer, failure) = (leg.room, leg.peer, leg.machine.failure());
-        // A leg that drains says so before it has ended, or the others could be decided without it.
+        // A leg that drains says so before it has ended: the others would go on for nothing.
         let news = |room: &&mut Room| room.together.failed().is_none();
         if let (Some(cause), Some(_)) = (failure, self.rooms.get_mut(room).filter(news)) {
             self.outcomes.push_back(Outcome::Failed { room, peer, cause });
@@ -535,7 +535,10 @@ impl DecodeSide {
         match room.shortage(ctx) {
             Some(cause) => self.fail(ctx, key, cause),
             None => match room.vote {
-                Some(vote) => self.group.report(ctx, vote, Report::Ready),
+                Some(vote) => {
+                    self.each_leg(ctx, key, |room, now, _| room.handle_asked(now));
+                    self.group.report(ctx, vote, Report::Ready);
+                }
                 None => self.succeed(ctx, key),
             },
         }
