@@ -27,13 +27,13 @@ const POISON: u8 = 0xee;
 pub(crate) fn config(role: Role, incarnation: u64) -> NodeConfig {
     let millis = Duration::from_millis;
     let deadlines = Deadlines {
-        bootstrap: millis(1000),
-        waiting: millis(1000),
-        stall: millis(1000),
+        bootstrap: millis(1200),
+        waiting: millis(1200),
+        stall: millis(1200),
         drain: millis(500),
         retry: millis(100),
     };
-    let (heartbeat, missed, handshake) = (millis(150), 3, millis(1000));
+    let (heartbeat, missed, handshake) = (millis(200), 3, millis(1200));
     NodeConfig { deadlines, heartbeat, missed, handshake, incarnation, ..nodes::node_config(role) }
 }
 

@@ -19,7 +19,7 @@ pub(crate) const PAGES: u32 = 64;
 pub(crate) const PAGE_BYTES: u64 = 2 << 20;
 
 /// Longer than anything here takes on a busy machine; a hang is then a failure with a name.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Side {
     pub(crate) client: Client,
