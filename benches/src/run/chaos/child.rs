@@ -5,7 +5,9 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use transport_core::disagg::Cause;
 use transport_core::disagg::node::Completion;
+use transport_core::disagg::topology::Side;
 use transport_core::wire::Role;
 
 use super::super::RunError;
@@ -20,7 +22,6 @@ use super::wire::{Asked, Balance, Order, Said};
 use crate::args::ChaosNodeArgs;
 use crate::signal;
 use crate::workload::{Workload, WorkloadError};
-use transport_core::disagg::topology::Side;
 
 /// How long the engine looks away; completions wake it.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -186,7 +187,7 @@ pub(super) fn say_ended(number: u64, result: Result<u64, String>) {
 }
 
 /// The name of a cause, without its numbers: what failures are counted by.
-pub(super) fn name_of(cause: &transport_core::disagg::Cause) -> String {
+pub(super) fn name_of(cause: &Cause) -> String {
     let words = format!("{cause:?}");
     let end = words.find(|c: char| !c.is_alphanumeric()).unwrap_or(words.len());
     words[..end].to_owned()
@@ -195,7 +196,6 @@ pub(super) fn name_of(cause: &transport_core::disagg::Cause) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use transport_core::disagg::Cause;
     use transport_core::fabric::PathError;
 
     #[test]

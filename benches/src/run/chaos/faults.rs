@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use transport_core::disagg::topology::Side;
 use transport_core::rng::Rng;
 
 use super::PEERS;
 use super::plan::SILENCE;
 use super::process::NodeId;
-use transport_core::disagg::topology::Side;
 
 /// What is done to a node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

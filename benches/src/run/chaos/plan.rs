@@ -4,12 +4,11 @@
 use std::time::Duration;
 
 use transport_core::disagg::room::Deadlines;
+use transport_core::disagg::topology::Topology;
 use transport_core::rng::{GOLDEN, Rng};
 
-use crate::model::{Geometry, GeometryOptions, ModelError, SMALL_HYBRID};
-use crate::model::{Split, StateItems};
+use crate::model::{Geometry, GeometryOptions, ModelError, SMALL_HYBRID, Split, StateItems};
 use crate::workload::Workload;
-use transport_core::disagg::topology::Topology;
 
 /// Most pages of a request.
 pub(super) const MOST_PAGES: u32 = 96;

@@ -8,13 +8,14 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread;
 
+use transport_core::disagg::topology::Side;
+
 use super::super::RunError;
 use super::super::link::{hear, write_line};
 use super::PEERS;
 use super::wire::{Order, Said};
 use crate::args::RunArgs;
 use crate::signal;
-use transport_core::disagg::topology::Side;
 
 /// Which node, in whichever life: the prefill nodes, then the decode nodes.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
+use transport_core::disagg::topology::Side;
+
 use super::super::RunError;
 use super::faults::{Deed, Misfortune, Misfortunes};
 use super::plan::Timing;
@@ -12,7 +14,6 @@ use super::tally::{Pair, Tally};
 use super::wire::{Order, Said};
 use super::{ChaosReport, PEERS};
 use crate::args::RunArgs;
-use transport_core::disagg::topology::Side;
 
 /// How often the parent looks whether something is due.
 const TICK: Duration = Duration::from_millis(2);

@@ -5,12 +5,12 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use transport_core::disagg::topology::Side;
 use transport_core::rng::Rng;
 
 use super::process::NodeId;
 use super::wire::{Asked, Balance};
 use super::{AT_A_PAIR, ChaosReport, PEERS};
-use transport_core::disagg::topology::Side;
 
 /// Problems that are kept in words; more are counted.
 const MOST_PROBLEMS: usize = 30;
