@@ -114,6 +114,20 @@ stage_smoke() { # two processes move real KV and verify it; each injected fault 
     kvperf_says chunk 1 loopback --fault drop-chunk
 }
 
+stage_chaos() { # nodes are killed, stopped and restarted: no wrong byte, no lost page, no room without an end
+    local field
+    cargo build --release
+    logged bounded cargo run --release --quiet -- loopback --chaos 20 --json || fail "exit status $?"
+    for field in wrong_bytes lost_pages endless_rooms; do
+        grep -q "\"$field\":0[,}]" "$CI_TMP/log" || fail "$field is not 0"
+    done
+    # Each of the three is found when it is there.
+    kvperf_says 'wrong bytes  *[1-9]' 1 loopback --chaos 2 --fault flip-byte
+    kvperf_says 'wrong bytes  *[1-9]' 1 loopback --chaos 2 --fault late-write
+    kvperf_says 'lost pages  *[1-9]' 1 loopback --chaos 2 --fault lose-page
+    kvperf_says 'endless rooms  *[1-9]' 1 loopback --chaos 2 --stall-seconds 1 --fault endless-room
+}
+
 stage_bench_smoke() { # every benchmark runs once; nothing is timed
     logged cargo bench -p kvperf --benches -- --test
     grep -q '^Success' "$CI_TMP/log" || fail 'no benchmark ran'

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::ArgPredicate;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use thiserror::Error;
@@ -29,7 +30,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a prefill and a decode process on this machine and replay requests between them
-    Loopback(RunArgs),
+    Loopback(LoopbackArgs),
     /// Be the decode side, and wait for a prefill side to connect
     Decode(DecodeArgs),
     /// Be the prefill side of a decode side on another host. Give both the same model and workload
@@ -38,6 +39,70 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Show how large the KV cache of a model is; of all shipped models, without --model
     Geometry(GeometryArgs),
+    /// A node of `loopback --chaos`, which starts it
+    #[command(hide = true)]
+    ChaosNode(ChaosNodeArgs),
+}
+
+/// Arguments of `loopback`.
+#[derive(Args, Clone, Debug)]
+pub struct LoopbackArgs {
+    /// Instead of a workload: for so many seconds kill, stop and restart two prefill and two decode
+    /// nodes, at random by --seed, while small requests go between them, and check that no byte is
+    /// wrong, no page lost and no room without an end. Without --stall-seconds, 2
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u32).range(1..=86_400),
+        conflicts_with_all = NOT_IN_CHAOS)]
+    pub chaos: Option<u32>,
+    /// The rest.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// Options that `--chaos` has its own idea of.
+const NOT_IN_CHAOS: [&str; 17] = [
+    "model",
+    "page_tokens",
+    "dtype",
+    "prefill_tp",
+    "prefill_pp",
+    "prefill_cp",
+    "decode_tp",
+    "decode_pp",
+    "trace",
+    "requests",
+    "speed",
+    "concurrency",
+    "pages",
+    "chunk_tokens",
+    "lanes",
+    "key_file",
+    "verify",
+];
+
+/// Arguments of `chaos-node`.
+#[derive(Args, Clone, Debug)]
+pub struct ChaosNodeArgs {
+    /// Its number among the prefill, or the decode nodes
+    #[arg(long)]
+    pub index: u8,
+    /// Which life of it this is, over all nodes of the run
+    #[arg(long)]
+    pub life: u32,
+    /// A decode node: where it waits
+    #[arg(long, required_unless_present = "connect")]
+    pub listen: Option<SocketAddr>,
+    /// A prefill node: where the decode nodes wait
+    #[arg(long, value_delimiter = ',', conflicts_with = "listen")]
+    pub connect: Vec<SocketAddr>,
+    /// As of the run
+    #[arg(long)]
+    pub seed: u64,
+    /// As of the run
+    #[arg(long)]
+    pub stall_seconds: u32,
+    /// As of the run
+    #[arg(long, value_enum)]
+    pub fault: Option<Fault>,
 }
 
 /// Arguments of `decode`.
@@ -220,7 +285,7 @@ pub struct TransferArgs {
         value_parser = value_parser!(u16).range(1..=i64::from(transport_tcp::MAX_LANES)))]
     pub lanes: Option<u16>,
     /// Fail a request after so many seconds without progress
-    #[arg(long, value_name = "N", default_value_t = 30,
+    #[arg(long, value_name = "N", default_value_t = 30, default_value_if("chaos", ArgPredicate::IsPresent, "2"),
         value_parser = value_parser!(u32).range(1..=3600))]
     pub stall_seconds: u32,
     /// File whose content, blanks at its ends left out, is a key that both sides share: each proves
@@ -254,7 +319,7 @@ pub struct OutputArgs {
     pub child: bool,
 }
 
-/// What the fault-injecting fabric does to one request.
+/// What is broken on purpose, once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Fault {
     /// Flip one byte of one page in flight
@@ -265,6 +330,12 @@ pub enum Fault {
     DropState,
     /// Never deliver a chunk
     DropChunk,
+    /// With --chaos: write to a page that is granted to nobody
+    LateWrite,
+    /// With --chaos: forget a page that came back
+    LosePage,
+    /// With --chaos: forget a request
+    EndlessRoom,
 }
 
 impl Cli {
@@ -284,9 +355,9 @@ impl Cli {
         T: Into<std::ffi::OsString> + Clone,
     {
         let cli = Self::try_parse_from(arguments)?;
-        match cli.command.run_args().map(RunArgs::check) {
-            Some(Err(problem)) => Err(Self::command().error(ErrorKind::ValueValidation, problem)),
-            _ => Ok(cli),
+        match cli.command.check() {
+            Err(problem) => Err(Self::command().error(ErrorKind::ValueValidation, problem)),
+            Ok(()) => Ok(cli),
         }
     }
 }
@@ -295,11 +366,36 @@ impl Command {
     /// The arguments that everything which moves bytes has.
     pub fn run_args(&self) -> Option<&RunArgs> {
         match self {
-            Self::Loopback(run) => Some(run),
+            Self::Loopback(loopback) => Some(&loopback.run),
             Self::Decode(decode) => Some(&decode.run),
             Self::Prefill(prefill) => Some(&prefill.run),
-            Self::Bootstrap(_) | Self::Geometry(_) => None,
+            Self::Bootstrap(_) | Self::ChaosNode(_) | Self::Geometry(_) => None,
         }
+    }
+}
+
+impl Command {
+    fn check(&self) -> Result<(), CombinationError> {
+        self.run_args().map_or(Ok(()), RunArgs::check)?;
+        let chaos = matches!(self, Self::Loopback(LoopbackArgs { chaos: Some(_), .. }));
+        let fault = self.run_args().and_then(|run| run.transfer.fault);
+        match fault.filter(|fault| fault.needs_chaos() && !chaos) {
+            Some(fault) => Err(CombinationError::NeedsChaos { fault }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Fault {
+    /// What it is called on the command line.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("no fault is left out");
+        value.get_name().to_owned()
+    }
+
+    /// Whether it is one of an engine, and not of the fabric.
+    pub const fn needs_chaos(self) -> bool {
+        matches!(self, Self::LateWrite | Self::LosePage | Self::EndlessRoom)
     }
 }
 
@@ -334,6 +430,8 @@ enum CombinationError {
         "--chunk-tokens {chunk_tokens} is not a multiple of --page-tokens {page_tokens}: a chunk is whole pages"
     )]
     ChunkTokens { chunk_tokens: u32, page_tokens: u32 },
+    #[error("--fault {} is found with --chaos only", fault.name())]
+    NeedsChaos { fault: Fault },
     #[error("the {side} side has {ranks} ranks, but at most {MOST_RANKS} are supported")]
     Ranks { side: &'static str, ranks: u32 },
 }
@@ -452,6 +550,33 @@ mod tests {
         assert_eq!(run.transfer.key_file, Some(PathBuf::from("key")));
         assert_eq!(run.transfer.fault, Some(Fault::DropState));
         assert!(run.output.json && !run.output.verify);
+    }
+
+    #[test]
+    fn chaos_has_its_own_workload_and_stalls_sooner() {
+        let run = loopback("--chaos 20 --seed 3 --json --fault late-write");
+        assert_eq!((run.load.seed, run.transfer.stall_seconds), (3, 2));
+        assert_eq!(loopback("--chaos 20 --stall-seconds 5").transfer.stall_seconds, 5);
+        assert_eq!(loopback("").transfer.stall_seconds, 30);
+        assert_refused("kvperf loopback --chaos 0", &["--chaos", "1..=86400"]);
+        for option in NOT_IN_CHAOS.map(|option| option.replace('_', "-")) {
+            let value = match &option[..] {
+                "dtype" => "bf16",
+                "verify" => "true",
+                _ => "1",
+            };
+            let line = format!("kvperf loopback --chaos 20 --{option} {value}");
+            assert_refused(&line, &["--chaos", &option, "cannot be used with"]);
+        }
+    }
+
+    #[test]
+    fn faults_of_an_engine_are_found_with_chaos_only() {
+        for fault in ["late-write", "lose-page", "endless-room"] {
+            let line = format!("kvperf loopback --fault {fault}");
+            assert_refused(&line, &[&format!("--fault {fault}"), "--chaos"]);
+        }
+        assert!(parse("kvperf loopback --chaos 1 --fault flip-byte").is_ok());
     }
 
     #[test]

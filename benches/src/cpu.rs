@@ -4,7 +4,7 @@
 //! about as much as moving it, so both are run inside [`Excluded::run`] and subtracted. Not for
 //! wall-clock time.
 //!
-//! This is the crate's only module with unsafe code: one system call.
+//! Unsafe code: one system call.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering};

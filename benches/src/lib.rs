@@ -11,6 +11,7 @@
 //! | [`cpu`] | CPU time, without what the pattern costs |
 //! | [`report`], [`progress`] | results, and waiting for them |
 //! | [`run`] | two engines, one per process, of a node per rank, and what drives them |
+//! | [`signal`] | stopping the processes of a run, and ending them with it |
 //! | [`args`] | the command line |
 
 #![deny(unsafe_code)]
@@ -23,5 +24,7 @@ pub mod prefix;
 pub mod progress;
 pub mod report;
 pub mod run;
+#[allow(unsafe_code)]
+pub mod signal;
 pub mod trace;
 pub mod workload;

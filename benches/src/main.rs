@@ -11,8 +11,9 @@ use std::process::ExitCode;
 
 use kvperf::args::{Cli, Command, HostPort, OutputArgs};
 use kvperf::report::Report;
+use kvperf::run::chaos::ChaosReport;
 use kvperf::run::link::{Line, say};
-use kvperf::run::{bootstrap, decode, loopback, prefill};
+use kvperf::run::{bootstrap, chaos, decode, loopback, prefill};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_checked();
@@ -32,7 +33,14 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
             io::stdout().write_all(geometry::text(args)?.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Loopback(args) => show(&loopback::run(args)?, &args.output),
+        Command::Loopback(args) => match args.chaos {
+            Some(seconds) => show_chaos(&chaos::run(seconds, &args.run)?, args.run.output.json),
+            None => show(&loopback::run(&args.run)?, &args.run.output),
+        },
+        Command::ChaosNode(args) => {
+            chaos::run_node(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Decode(args) => {
             show(&decode::run(args.listen, args.run.output.child, &args.run)?, &args.run.output)
         }
@@ -51,6 +59,15 @@ fn show(report: &Report, output: &OutputArgs) -> Result<ExitCode, Box<dyn Error>
     if output.child {
         say(&Line::Report(Box::new(report.clone())));
     } else if output.json {
+        writeln!(io::stdout(), "{}", report.to_json())?;
+    } else {
+        write!(io::stdout(), "{report}")?;
+    }
+    Ok(ExitCode::from(report.exit_status()))
+}
+
+fn show_chaos(report: &ChaosReport, json: bool) -> Result<ExitCode, Box<dyn Error>> {
+    if json {
         writeln!(io::stdout(), "{}", report.to_json())?;
     } else {
         write!(io::stdout(), "{report}")?;

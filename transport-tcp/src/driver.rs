@@ -51,8 +51,9 @@ impl<E: Park, D: Decorator> Park for Decorated<E, D> {
     }
 }
 
-/// A running driver thread. Dropping it stops the thread and waits for its end; the node, its
-/// links and its paths go with it.
+/// A running driver thread. Dropping it stops the thread, which sends what the node has decided as
+/// far as that is possible at once, and waits for its end; the node, its links and its paths go with
+/// it.
 pub struct Driver {
     stop: Arc<AtomicBool>,
     unpark: Waker,
@@ -86,6 +87,9 @@ fn drive<E: Park>(node: &mut Node<E>, stop: &AtomicBool) {
             node.endpoint_mut().park(pause);
         }
     }
+    // Messages that a turn gives rise to leave in the next: who acted on the last turn's completions
+    // and dropped the driver must not keep the other side from hearing the same.
+    node.progress(now());
 }
 
 impl Drop for Driver {

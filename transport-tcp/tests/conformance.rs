@@ -32,6 +32,9 @@ impl Harness for Tcp {
     type Endpoint = TcpEndpoint;
 
     fn start(&mut self, endpoints: usize) -> Vec<TcpEndpoint> {
+        // Each rig begins at time zero: on a clock that is further on, its second turn would be
+        // later than what was to happen since the first.
+        self.clock = Clock::now();
         let mut all: Vec<_> = (0..endpoints).map(|_| self.endpoint()).collect();
         for other in 1..endpoints {
             let (from, to) = if self.target_dials { (0, other) } else { (other, 0) };

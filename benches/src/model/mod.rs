@@ -30,7 +30,7 @@ use serde::Serialize;
 pub use self::dtype::Dtype;
 pub use self::error::{ConfigProblem, ModelError};
 pub use self::ranks::{Held, Piece, Split, held};
-pub use self::shipped::shipped_models;
+pub use self::shipped::{SMALL_HYBRID, shipped_models};
 pub use self::show::{StateSummary, Summary};
 pub use self::state::{StateGeometry, StateItems, StateKind};
 

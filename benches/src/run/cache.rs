@@ -167,11 +167,13 @@ impl Pool {
 
     /// Fills every item with content that stands for nothing, so that stray writes show.
     pub fn fill_untouched(&mut self) {
-        for item in 0..self.holds.len() as u32 {
-            let content = Content::untouched(u32::from(self.part.to_wire()), item);
-            self.fill(item, content);
-            self.holds[item as usize] = Some(content);
-        }
+        (0..self.holds.len() as u32).for_each(|item| self.poison(item));
+    }
+
+    fn poison(&mut self, item: u32) {
+        let content = Content::untouched(u32::from(self.part.to_wire()), item);
+        self.fill(item, content);
+        self.holds[item as usize] = Some(content);
     }
 
     /// Items that can be taken.
@@ -194,6 +196,41 @@ impl Pool {
     /// Gives items back; what they hold stays as it was last said.
     pub fn give(&mut self, items: &[u32]) {
         self.free.extend_from_slice(items);
+    }
+
+    /// All items, free or not.
+    pub fn items(&self) -> usize {
+        self.holds.len()
+    }
+
+    /// Gives items back, filled with content that stands for nothing: a write that comes late shows.
+    pub fn give_poisoned(&mut self, items: &[u32]) {
+        items.iter().for_each(|item| self.poison(*item));
+        self.give(items);
+    }
+
+    /// Checks every byte of items that were taken and are about to be granted. From now on they may
+    /// hold anything.
+    pub fn hand_out(&mut self, items: &[u32]) -> Vec<Wrong> {
+        let known =
+            items.iter().filter_map(|item| Some((item, self.holds[*item as usize].take()?)));
+        let known: Vec<_> = known.collect();
+        let checked =
+            known.into_iter().map(|(item, holds)| self.check(*item, holds, verify_region));
+        checked.filter_map(Result::err).collect()
+    }
+
+    /// Checks every byte of one item, if its content is known. If it is wrong it is poisoned anew,
+    /// so that this is found once.
+    pub fn look_at(&mut self, item: u32) -> Result<(), Wrong> {
+        let Some(content) = self.holds[item as usize] else { return Ok(()) };
+        let checked = self.check(item, content, verify_region);
+        checked.inspect_err(|_| self.poison(item))
+    }
+
+    /// Writes to a free item, as a peer must not: to see it found. False when none is free.
+    pub fn damage_a_free_item(&self) -> bool {
+        self.free.last().is_some_and(|item| self.spoil(*item).is_ok())
     }
 
     /// Puts content into an item.

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, Write};
 use std::net::SocketAddr;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::progress::Progress;
@@ -66,15 +67,24 @@ impl News {
 }
 
 /// Prints a line for the parent. One that cannot be printed has no parent to read it.
-pub fn say(line: &Line) {
-    let text = serde_json::to_string(line).expect("numbers, texts and lists are always JSON");
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+pub fn say<L: Serialize>(line: &L) {
+    let _ = write_line(&mut io::stdout().lock(), line);
 }
 
-/// The next line of a child; `None` when it has closed its output. Lines of anything else are
-/// passed over: they are for a person.
-pub fn hear(from: &mut impl BufRead) -> Option<Line> {
+/// Writes a line to another process.
+///
+/// # Errors
+///
+/// When the other process has closed its end, or is gone.
+pub fn write_line<L: Serialize>(to: &mut impl Write, line: &L) -> io::Result<()> {
+    let text = serde_json::to_string(line).expect("numbers, texts and lists are always JSON");
+    writeln!(to, "{text}")?;
+    to.flush()
+}
+
+/// The next line of another process; `None` when it has closed its output. Lines of anything else
+/// are passed over: they are for a person.
+pub fn hear<L: DeserializeOwned>(from: &mut impl BufRead) -> Option<L> {
     let mut text = String::new();
     loop {
         text.clear();

@@ -5,11 +5,13 @@
 //!   does: allocate, submit to every rank, take completions. The nodes' driver threads move the bytes
 //!   meanwhile.
 //! * [`loopback`]: both as child processes of this one.
+//! * [`chaos`]: small requests between nodes that are killed, stopped and restarted meanwhile.
 //! * [`bootstrap`]: the directory of a prefill instance, by itself.
 //! * [`link`]: what the processes tell their parent, one line of JSON each.
 
 pub mod bootstrap;
 pub mod cache;
+pub mod chaos;
 pub mod decode;
 mod gather;
 pub mod link;

@@ -265,12 +265,18 @@ impl Common<'_> {
     /// Faults are injected where bytes arrive: of several ranks, at the first.
     fn fault(&self, rank: &RankCache) -> Option<Fault> {
         let injected = self.role == Role::Decode && self.number(rank.rank) == 0;
-        Some(match self.args.transfer.fault.filter(|_| injected)? {
-            args::Fault::FlipByte => Fault::FlipByte,
-            args::Fault::DropAux => Fault::DropAux,
-            args::Fault::DropState => Fault::DropState,
-            args::Fault::DropChunk => Fault::DropChunk,
-        })
+        in_fabric(self.args.transfer.fault.filter(|_| injected)?)
+    }
+}
+
+/// The fault as the fabric's, if it is one of those.
+pub(super) fn in_fabric(fault: args::Fault) -> Option<Fault> {
+    match fault {
+        args::Fault::FlipByte => Some(Fault::FlipByte),
+        args::Fault::DropAux => Some(Fault::DropAux),
+        args::Fault::DropState => Some(Fault::DropState),
+        args::Fault::DropChunk => Some(Fault::DropChunk),
+        args::Fault::LateWrite | args::Fault::LosePage | args::Fault::EndlessRoom => None,
     }
 }
 
@@ -334,15 +340,15 @@ fn further_on(address: SocketAddr, ports: u32) -> Result<SocketAddr, RunError> {
 }
 
 /// The system's randomness, as a number.
-fn random<const BYTES: usize, N>(number: fn([u8; BYTES]) -> N) -> Result<N, RunError> {
+pub(super) fn random<const BYTES: usize, N>(number: fn([u8; BYTES]) -> N) -> Result<N, RunError> {
     let mut bytes = [0; BYTES];
     let filled = getrandom::fill(&mut bytes).map_err(io::Error::from);
     filled.map_err(RunError::io("no randomness"))?;
     Ok(number(bytes))
 }
 
-/// Wakes the engine's thread out of [`Side::wait`].
-struct Unpark(Thread);
+/// Wakes a thread that is parked, as [`Side::wait`]'s.
+pub(super) struct Unpark(pub(super) Thread);
 
 impl Wake for Unpark {
     fn wake(self: Arc<Self>) {

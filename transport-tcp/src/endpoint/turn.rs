@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant as Clock};
 
 use transport_core::Instant;
-use transport_core::fabric::PeerId;
+use transport_core::fabric::{PathError, PeerId};
 use transport_core::link::Endpoint;
 
 use super::TcpEndpoint;
@@ -206,9 +206,22 @@ impl TcpEndpoint {
                 received.bytes > 0
             }
             Err(reason) => {
+                self.hear_out(id, reason);
                 self.end_link(id, reason);
                 true
             }
+        }
+    }
+
+    /// Before a path ends that the peer closed, takes what its lanes brought until then: answers to
+    /// writes that have landed may be on one while the end is on another.
+    fn hear_out(&mut self, id: PeerId, reason: PathError) {
+        let path = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut());
+        let Some(path) = path.filter(|_| reason == PathError::ClosedByPeer) else { return };
+        let Self { grants, events, stats, .. } = self;
+        for index in 0..path.count() {
+            // That they have ended as well is no news.
+            let _ = path.receive(index, &mut Context { peer: id, grants, events, stats });
         }
     }
 
@@ -227,6 +240,7 @@ impl TcpEndpoint {
                 received
             }
             Err(reason) => {
+                self.hear_out(id, reason);
                 self.end_path(id, reason);
                 true
             }

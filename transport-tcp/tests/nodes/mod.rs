@@ -13,7 +13,7 @@ use transport_core::disagg::{DType, KvLayout, RoomId};
 use transport_core::memory::{CacheTables, PagedTable};
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
-use transport_tcp::{Driver, HostMemory, TcpConfig, TcpEndpoint};
+use transport_tcp::{Driver, HostMemory, Park, TcpConfig, TcpEndpoint};
 
 pub(crate) const PAGES: u32 = 64;
 pub(crate) const PAGE_BYTES: u64 = 2 << 20;
@@ -25,7 +25,7 @@ pub(crate) struct Side {
     pub(crate) client: Client,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) tables: CacheTables,
-    completions: Completions<Request>,
+    pub(crate) completions: Completions<Request>,
     _driver: Driver,
 }
 
@@ -40,20 +40,18 @@ impl Side {
         dial: Option<SocketAddr>,
         key: Option<SharedKey>,
     ) -> Self {
-        let mut endpoint = TcpEndpoint::new(config).expect("a port");
+        let endpoint = endpoint(config, dial);
         let address = endpoint.local_addr();
-        dial.into_iter().for_each(|address| _ = endpoint.dial(address).expect("room for a peer"));
-        let model = Model {
-            dtype: DType::BFloat16,
-            kv_layout: KvLayout::Nhd,
-            page_tokens: 16,
-            layers: 1,
-            kv_heads: 1,
-            state: vec![],
-            compat: 0,
-        };
-        let node = NodeConfig::new(role, u64::from(std::process::id()), 7, model);
-        let config = NodeConfig { driver: Some(endpoint.waker()), key, ..node };
+        Self::drive(endpoint, address, NodeConfig { key, ..node_config(role) })
+    }
+
+    /// Drives any endpoint, of which `address` is the port, as that node.
+    pub(crate) fn drive<E: Park + Send + 'static>(
+        endpoint: E,
+        address: Option<SocketAddr>,
+        config: NodeConfig,
+    ) -> Self {
+        let config = NodeConfig { driver: Some(endpoint.unparker()), ..config };
         let tables = tables();
         let (node, client, completions) =
             Node::new(endpoint, tables.clone(), config).expect("a node");
@@ -74,6 +72,27 @@ impl Side {
     pub(crate) fn next_completion(&mut self) -> Completion {
         until("a completion", || self.completions.pop())
     }
+}
+
+/// An endpoint that dials, if told to.
+pub(crate) fn endpoint(config: TcpConfig, dial: Option<SocketAddr>) -> TcpEndpoint {
+    let mut endpoint = TcpEndpoint::new(config).expect("a port");
+    dial.into_iter().for_each(|address| _ = endpoint.dial(address).expect("room for a peer"));
+    endpoint
+}
+
+/// The defaults, for the tables of these tests.
+pub(crate) fn node_config(role: Role) -> NodeConfig {
+    let model = Model {
+        dtype: DType::BFloat16,
+        kv_layout: KvLayout::Nhd,
+        page_tokens: 16,
+        layers: 1,
+        kv_heads: 1,
+        state: vec![],
+        compat: 0,
+    };
+    NodeConfig::new(role, u64::from(std::process::id()), 7, model)
 }
 
 pub(crate) fn lease(pages: Range<u32>) -> Lease {

@@ -1,0 +1,89 @@
+//! A node that leaves has said what it decided, and the other side has heard it.
+
+mod nodes;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use transport_core::decorate::{Event, Tracer};
+use transport_core::disagg::RoomId;
+use transport_core::disagg::node::{Completion, NodeEvent, Receive};
+use transport_core::fabric::PeerId;
+use transport_core::wire::{Message, Role, decode};
+use transport_tcp::TcpConfig;
+
+use nodes::{Side, lease};
+
+/// An engine that ends its node at the very moment at which the last request has arrived: the other
+/// side must have been told, or it takes the request for failed (R7).
+#[test]
+fn r7_a_node_that_is_dropped_with_its_last_completion_has_confirmed_it() {
+    let mut prefill = prefill();
+    for room in (0..200).map(RoomId) {
+        let mut decode = Side::start(Role::Decode, TcpConfig::default(), prefill.address);
+        begin(&prefill, &decode, room);
+        // Without a pause: it is to be taken before the node's turn is over.
+        let arrived = loop {
+            if let Some(arrived) = decode.completions.pop() {
+                break arrived;
+            }
+            std::thread::yield_now();
+        };
+        drop(decode);
+        assert!(matches!(arrived, Completion::Received { result: Ok(_), .. }), "{arrived:?}");
+        expect_success(&mut prefill, room);
+    }
+}
+
+/// The same, with the driver stopped between the node's decision and the turn in which that leaves.
+#[test]
+fn r7_a_driver_that_is_stopped_in_a_turn_sends_what_that_turn_decided() {
+    let mut prefill = prefill();
+    let (decided, wait_for_decision) = mpsc::channel();
+    let endpoint = nodes::endpoint(TcpConfig::default(), prefill.address);
+    let traced = Tracer::new(endpoint, move |event| {
+        if let Event::Send { message, .. } = event
+            && matches!(decode(message), Ok(Message::Complete { .. }))
+        {
+            let _ = decided.send(());
+            // Time for the driver to be told to stop. Too little would only show nothing.
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let decode = Side::drive(traced, None, nodes::node_config(Role::Decode));
+    begin(&prefill, &decode, RoomId(1));
+    wait_for_decision.recv().expect("the room arrives");
+    drop(decode);
+    expect_success(&mut prefill, RoomId(1));
+}
+
+fn prefill() -> Side {
+    let listen = Some("127.0.0.1:0".parse().expect("an address"));
+    Side::start(Role::Prefill, TcpConfig { listen, ..TcpConfig::default() }, None)
+}
+
+/// One page, and the aux record.
+fn begin(prefill: &Side, decode: &Side, room: RoomId) {
+    let peer = peer_of(decode);
+    prefill.open(room);
+    prefill.send(room, 0..1, Some(b"token"));
+    let receive =
+        Receive { room, peer, pages: lease(0..1), state: vec![], prefix_pages: 0, attempt: 0 };
+    decode.client.receive(receive).expect("room in the queue");
+}
+
+fn peer_of(side: &Side) -> PeerId {
+    nodes::until("the peer", || match side.client.poll_event()? {
+        NodeEvent::PeerReady { peer, .. } => Some(peer),
+        _ => None,
+    })
+}
+
+fn expect_success(prefill: &mut Side, room: RoomId) {
+    loop {
+        match prefill.next_completion() {
+            Completion::Closed { result, .. } => return assert_eq!(result, Ok(()), "{room}"),
+            sent => assert!(matches!(sent, Completion::ChunkSent { .. }), "{sent:?}"),
+        }
+    }
+}
