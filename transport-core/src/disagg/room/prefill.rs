@@ -235,6 +235,10 @@ impl PrefillRoom {
     ) {
         self.in_flight = self.in_flight.saturating_sub(1);
         match (result, self.phase) {
+            // Everything had landed, whatever became of the path then.
+            (Ok(()) | Err(WriteError::Path(_)), Phase::Transferring) if self.confirmed => {
+                self.succeed(out);
+            }
             (Err(WriteError::Path(reason)), _) => self.lose_write(now, reason, out),
             (_, Phase::Draining(failing)) => self.drained(now, failing, out),
             (Ok(()), Phase::Transferring) => {
@@ -314,6 +318,8 @@ impl PrefillRoom {
     pub fn handle_path_down(&mut self, now: Instant, reason: PathError, out: &mut Vec<Action>) {
         let failing = match self.phase {
             Phase::Bootstrapping | Phase::Over { .. } => return,
+            // What is in flight comes back, and that is all that the room waits for.
+            Phase::Transferring if self.confirmed => return,
             Phase::Waiting | Phase::Transferring => Failing::new(Cause::PeerDown(reason)),
             Phase::Draining(failing) => failing,
             Phase::Telling(told) => {

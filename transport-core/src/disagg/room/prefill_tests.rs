@@ -202,6 +202,18 @@ fn when_all_is_sent_the_side_that_knows_what_never_came_gives_up_first() {
 }
 
 #[test]
+fn a_room_that_was_confirmed_succeeds_though_its_path_ends_before_its_writes_are_over() {
+    let mut bench = Bench::granted();
+    bench.chunk(4, true);
+    bench.room.handle_complete(at(1), &mut bench.out);
+    bench.written(Ok(()));
+    bench.room.handle_path_down(at(2), PathError::ClosedByPeer, &mut bench.out);
+    assert!(bench.ends().is_empty(), "sources may still be read");
+    (0..2).for_each(|_| bench.written(Err(WriteError::Path(PathError::ClosedByPeer))));
+    assert_eq!(bench.ends(), [Ok(())]);
+}
+
+#[test]
 fn an_engine_that_computes_between_chunks_is_not_stalled() {
     let mut bench = Bench::granted();
     bench.chunk(2, false);
