@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use super::codec::{Reader, Writer};
-use super::{Challenge, Message, Opening, WireError, cause, hello, room};
+use super::{Challenge, Message, Opening, WireError, admission, cause, hello, room};
+use crate::disagg::RoomId;
 use crate::link::MAX_MESSAGE;
 
 /// The first four bytes of every control message, as a number: `KVTC`.
@@ -108,6 +109,8 @@ const ABORT: u8 = 9;
 const DRAINED: u8 = 10;
 const CHALLENGE: u8 = 11;
 const PROOF: u8 = 12;
+const ASK: u8 = 15;
+const ANSWER: u8 = 16;
 
 fn kind_of(message: &Message) -> u8 {
     match message {
@@ -123,6 +126,8 @@ fn kind_of(message: &Message) -> u8 {
         Message::Drained { .. } => DRAINED,
         Message::Challenge(_) => CHALLENGE,
         Message::Proof(_) => PROOF,
+        Message::Ask { .. } => ASK,
+        Message::Answer { .. } => ANSWER,
     }
 }
 
@@ -146,6 +151,15 @@ fn write_body(message: &Message, writer: &mut Writer<'_>) -> Result<(), WireErro
             writer.u64(*incarnation);
         }
         Message::Proof(seal) => writer.bytes(seal),
+        Message::Ask { room, need, deadline_ms } => {
+            writer.u64(room.0);
+            writer.u32(*deadline_ms);
+            admission::write_need(writer, need)?;
+        }
+        Message::Answer { room, verdict } => {
+            writer.u64(room.0);
+            admission::write_verdict(writer, *verdict);
+        }
     }
     Ok(())
 }
@@ -168,6 +182,16 @@ fn read_body(kind: u8, reader: &mut Reader<'_>) -> Result<Message, WireError> {
         DRAINED => room::read_ids(reader).map(|(room, grant)| Message::Drained { room, grant }),
         CHALLENGE => read_challenge(reader).map(Message::Challenge),
         PROOF => reader.array().map(Message::Proof),
+        ASK => {
+            let (room, deadline_ms) = (RoomId(reader.u64()?), reader.u32()?);
+            let need = admission::read_need(reader)?;
+            Ok(Message::Ask { room, need, deadline_ms })
+        }
+        ANSWER => {
+            let room = RoomId(reader.u64()?);
+            let verdict = admission::read_verdict(reader)?;
+            Ok(Message::Answer { room, verdict })
+        }
         kind => Err(WireError::UnknownKind { kind }),
     }
 }
