@@ -3,8 +3,9 @@
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
-use super::config::{NodeConfig, NodeStats};
+use super::config::{NodeConfig, NodeEvent, NodeStats};
 use super::farewell::Farewells;
 use super::request::{Lease, Request, lists};
 use crate::Instant;
@@ -16,6 +17,7 @@ use crate::fabric::PeerId;
 use crate::link::{Endpoint, MAX_MESSAGE};
 use crate::memory::{CacheTables, PagedTable};
 use crate::queue::Port;
+use crate::sync::ArrayQueue;
 use crate::transfer::{Grant, GrantId, MAX_COMPONENTS, Part};
 use crate::wire::{self, AuxRecord, GrantOffer, Message, Stated, WireError};
 
@@ -27,6 +29,7 @@ pub(super) struct Context<E> {
     pub(super) port: Port<Request>,
     pub(super) timers: Timers,
     pub(super) farewells: Farewells,
+    pub(super) events: Arc<ArrayQueue<NodeEvent>>,
     pub(super) stats: NodeStats,
     pub(super) now: Instant,
     /// Parts that no layer of this rank has, by their wire numbers: nobody writes their tables.
@@ -52,6 +55,7 @@ impl<E: Endpoint> Context<E> {
         tables: CacheTables,
         config: NodeConfig,
         port: Port<Request>,
+        events: Arc<ArrayQueue<NodeEvent>>,
     ) -> Self {
         let absent = absent_parts(&config);
         let mint = Mint::new(config.secret, config.incarnation);
@@ -63,6 +67,7 @@ impl<E: Endpoint> Context<E> {
             port,
             timers: Timers::default(),
             farewells: Farewells::default(),
+            events,
             stats: NodeStats::default(),
             now: Instant::ZERO,
             absent,
@@ -74,6 +79,14 @@ impl<E: Endpoint> Context<E> {
 
     pub(super) fn deadlines(&self) -> Deadlines {
         self.config.deadlines
+    }
+
+    /// Tells the scheduler what it did not ask for; the oldest news make room.
+    pub(super) fn report(&self, event: NodeEvent) {
+        if let Err(event) = self.events.push(event) {
+            let _oldest = self.events.pop();
+            let _full_again = self.events.push(event);
+        }
     }
 
     /// Queues a message. One that the link cannot take now is as good as lost on the way: rooms
@@ -208,6 +221,11 @@ impl<E: Endpoint> Context<E> {
         let counter = if success { &mut self.stats.succeeded } else { &mut self.stats.failed };
         *counter += 1;
     }
+}
+
+/// Milliseconds as a message carries them.
+pub(super) fn wire_millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// A bit for each part that no layer of the rank has.

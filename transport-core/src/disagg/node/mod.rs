@@ -7,10 +7,12 @@
 //!
 //! [`Completions`]: crate::queue::Completions
 
+mod asks;
 mod client;
 mod config;
 mod context;
 mod decode;
+mod desk;
 mod early;
 mod farewell;
 mod pairing;
@@ -28,13 +30,16 @@ use core::time::Duration;
 pub use client::{Client, Rejected, RoomHandle};
 pub use config::{Model, NodeConfig, NodeError, NodeEvent, NodeStats};
 use request::RequestKind;
-pub use request::{Chunk, Completion, Last, Lease, Open, Readiness, Receive, Request, SourceReady};
+pub use request::{
+    Ask, Chunk, Completion, Last, Lease, Open, Readiness, Receive, Request, SourceReady,
+};
 
 use self::context::{Address, Context, Timer};
 use self::decode::DecodeSide;
 use self::peers::{PeerChange, Peers, mirrored};
 use self::prefill::PrefillSide;
 use crate::Instant;
+use crate::disagg::admission::AdmissionStats;
 use crate::disagg::topology::{Layout, Rank, Side, Topology};
 use crate::disagg::{Cause, Failure, Geometry};
 use crate::fabric::{FabricEvent, PathError, PeerId};
@@ -61,7 +66,6 @@ pub struct Node<E> {
     peers: Peers,
     decode: DecodeSide,
     prefill: PrefillSide,
-    events: Arc<ArrayQueue<NodeEvent>>,
     tick: Instant,
     /// Reused for every message that comes in.
     message: Vec<u8>,
@@ -83,7 +87,7 @@ impl<E: Endpoint> Node<E> {
         tables: CacheTables,
         config: NodeConfig,
     ) -> Result<(Self, Client, Completions<Request>), NodeError> {
-        config.check()?;
+        config.check(&tables)?;
         let hello = hello(&tables, &config)?;
         endpoint.bind(tables.clone())?;
         let hello = Hello { address: endpoint.address(), ..hello };
@@ -93,15 +97,14 @@ impl<E: Endpoint> Node<E> {
         let unprotected = config.key.is_none();
         let node = Self {
             peers: Peers::new(hello),
-            decode: DecodeSide::new(config.tombstones, config.remember),
+            decode: DecodeSide::new(&config)?,
             prefill: PrefillSide::new(&config),
-            ctx: Context::new(endpoint, tables, config, port),
-            events,
+            ctx: Context::new(endpoint, tables, config, port, events),
             tick: Instant::ZERO,
             message: Vec::new(),
         };
         if unprotected {
-            node.report(NodeEvent::Unprotected);
+            node.ctx.report(NodeEvent::Unprotected);
         }
         Ok((node, client, completions))
     }
@@ -119,7 +122,13 @@ impl<E: Endpoint> Node<E> {
     /// Counters.
     pub fn stats(&self) -> NodeStats {
         let (receiving, sending) = (self.decode.len() as u64, self.prefill.len() as u64);
-        NodeStats { receiving, sending, ..self.ctx.stats }
+        let asking = self.prefill.asking() as u64;
+        NodeStats { receiving, sending, asking, ..self.ctx.stats }
+    }
+
+    /// Decode: what rooms hold, who waits, and how asks were answered so far.
+    pub fn admission_stats(&self) -> AdmissionStats {
+        self.decode.desk.stats()
     }
 
     /// One turn: does all that can be done now, without blocking.
@@ -136,6 +145,7 @@ impl<E: Endpoint> Node<E> {
 
     fn wake_at(&self) -> Instant {
         let next = self.ctx.timers.next().min(self.ctx.farewells.next()).min(self.tick);
+        let next = next.min(self.decode.desk.deadline()).min(self.prefill.next_ask());
         let fenced = self.prefill.is_waiting_to_post();
         if fenced { next.min(self.ctx.now + FENCE_POLL) } else { next }
     }
@@ -219,6 +229,9 @@ impl<E: Endpoint> Node<E> {
             Message::Drained { room, grant } => {
                 self.decode.drained(ctx, Address { peer, room, grant });
             }
+            Message::Ask { room, need, deadline_ms } => {
+                self.decode.asked(ctx, (room, peer), &need, deadline_ms);
+            }
             _ => ctx.stats.note_foreign(),
         }
     }
@@ -235,6 +248,9 @@ impl<E: Endpoint> Node<E> {
             }
             Message::Drained { room, grant } => {
                 self.prefill.drained(ctx, Address { peer, room, grant });
+            }
+            Message::Answer { room, verdict } => {
+                self.prefill.answered(ctx, (room, peer), verdict);
             }
             _ => ctx.stats.note_foreign(),
         }
@@ -275,19 +291,14 @@ impl<E: Endpoint> Node<E> {
             PeerChange::Ready { peer, .. } => self.decode.peer_ready(ctx, &self.peers, peer),
             PeerChange::Down { peer, reason } => {
                 self.decode.path_down(ctx, peer, reason);
+                self.decode.desk.peer_down(ctx, peer);
                 self.prefill.path_down(ctx, peer, reason);
+                self.prefill.asked_peer_down(ctx, peer, reason);
                 ctx.farewells.forget(peer);
             }
             PeerChange::Refused { peer, cause } => self.decode.peer_refused(ctx, peer, cause),
         }
-        self.report(change.into());
-    }
-
-    fn report(&self, event: NodeEvent) {
-        if let Err(event) = self.events.push(event) {
-            let _oldest = self.events.pop();
-            let _full_again = self.events.push(event);
-        }
+        self.ctx.report(change.into());
     }
 
     fn take_requests(&mut self) -> bool {
@@ -309,6 +320,16 @@ impl<E: Endpoint> Node<E> {
                     Role::Prefill => self.prefill.cancel(ctx, room),
                 };
                 ctx.port.complete(ticket, Completion::Cancelled { room, live });
+            }
+            (RequestKind::Ask(ask), Role::Prefill) => {
+                self.prefill.ask(ctx, &self.peers, *ask, ticket);
+            }
+            (RequestKind::Ask(ask), Role::Decode) => {
+                asks::complete(ctx, (ask.room, ask.peer), ticket, Err(wrong));
+            }
+            (RequestKind::Release(room), role) => {
+                let held = role == Role::Decode && self.decode.release(ctx, room);
+                ctx.port.complete(ticket, Completion::Released { room, held });
             }
             (RequestKind::Chunk(chunk), Role::Prefill) => self.prefill.chunk(ctx, chunk, ticket),
             (RequestKind::Open(open, cell), Role::Prefill) => {
@@ -339,6 +360,8 @@ impl<E: Endpoint> Node<E> {
             }
         }
         self.ctx.repeat_farewells();
+        self.decode.desk.timeout(&mut self.ctx);
+        self.prefill.asks_due(&mut self.ctx);
         if self.ctx.now >= self.tick {
             self.tick = self.peers.tick(&mut self.ctx);
             self.decode.tick(self.ctx.now);

@@ -4,6 +4,7 @@
 //! Events go to legs; what a leg comes to goes to its room as an [`Outcome`], and from there to the
 //! other legs: all succeed, or all fail for the first reason (R3).
 
+mod holds;
 mod leg;
 mod room;
 
@@ -16,13 +17,16 @@ use hashbrown::HashMap;
 use self::leg::{Granted, Leg};
 use self::room::Room;
 use super::client::RoomCell;
+use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
+use super::desk::Desk;
 use super::pairing::Pairing;
 use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Completion, Lease, Receive, Request, lists};
 use super::slab::Slab;
 use crate::Instant;
+use crate::disagg::admission::{Amounts, BadWatermarks};
 use crate::disagg::room::{Action, DecodeRoom, Note, RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
@@ -33,6 +37,7 @@ use crate::wire::Stated;
 
 #[derive(Debug)]
 pub(super) struct DecodeSide {
+    pub(super) desk: Desk,
     rooms: Slab<Room>,
     /// A leg's key is its grant's id.
     legs: Slab<Leg>,
@@ -59,8 +64,10 @@ enum Outcome {
 }
 
 impl DecodeSide {
-    pub(super) fn new(tombstones: usize, keep: core::time::Duration) -> Self {
-        Self {
+    pub(super) fn new(config: &NodeConfig) -> Result<Self, BadWatermarks> {
+        let (tombstones, keep) = (config.tombstones, config.remember);
+        Ok(Self {
+            desk: Desk::new(config)?,
             rooms: Slab::new(),
             legs: Slab::new(),
             by_id: HashMap::new(),
@@ -68,7 +75,7 @@ impl DecodeSide {
             cancelled: Remembered::new(tombstones, keep),
             actions: Vec::new(),
             outcomes: VecDeque::new(),
-        }
+        })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -89,6 +96,7 @@ impl DecodeSide {
             if cause != Cause::DuplicateRoom {
                 let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
                 ctx.bid_farewell(Address { peer, room, grant }, cause);
+                self.desk.give_up(ctx, room, cause);
             }
             return reject(ctx, receive, ticket, &cell, cause);
         }
@@ -105,14 +113,15 @@ impl DecodeSide {
         self.settle(ctx);
     }
 
-    fn admit<E: Endpoint>(&self, ctx: &Context<E>, receive: &Receive) -> Result<(), Cause> {
+    fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, receive: &Receive) -> Result<(), Cause> {
         if self.by_id.contains_key(&receive.room) {
             return Err(Cause::DuplicateRoom);
         }
         if self.rooms.len() >= ctx.config.max_rooms {
             return Err(Cause::TooMany { limit: ctx.config.max_rooms as u64 });
         }
-        Ok(())
+        let held = Amounts::of(&receive.pages, &receive.state);
+        self.desk.receive(ctx, receive.room, &held)
     }
 
     /// Why a room that can be held must fail at once.
@@ -139,6 +148,7 @@ impl DecodeSide {
         let aux_slot = ctx.take_aux_slot();
         let (legs, aux) = (Vec::with_capacity(1), Vec::new());
         let (met, together, landed, partial) = (false, Together::new(1), 0, false);
+        let released = false;
         let room = Room {
             id,
             peer,
@@ -154,6 +164,7 @@ impl DecodeSide {
             aux_slot,
             aux,
             prefix_pages,
+            released,
             cell,
         };
         let key = self.rooms.insert(room);
@@ -222,6 +233,7 @@ impl DecodeSide {
     pub(super) fn cancel<E: Endpoint>(&mut self, ctx: &mut Context<E>, room: RoomId) -> bool {
         let Some(key) = self.by_id.get(&room).copied() else {
             self.cancelled.insert(ctx.now, (), room, ());
+            self.desk.give_up(ctx, room, Cause::Cancelled);
             return false;
         };
         self.each_leg(ctx, key, |room, now, out| room.handle_cancel(now, out));
@@ -373,6 +385,7 @@ impl DecodeSide {
     pub(super) fn tick(&mut self, now: Instant) {
         self.ended.expire(now);
         self.cancelled.expire(now);
+        self.desk.tick(now);
     }
 
     /// Fails a room that has not ended: its legs see to it.
@@ -517,7 +530,8 @@ impl DecodeSide {
         room.legs.retain(|other| *other != leg);
         if room.legs.is_empty() {
             self.by_id.remove(&room.id);
-            self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
+            let room = self.rooms.remove(key);
+            room.into_iter().for_each(|room| room.finish(ctx, &mut self.desk));
         }
     }
 }
