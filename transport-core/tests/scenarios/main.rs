@@ -9,7 +9,7 @@
 //! |---|---|
 //! | F1 pipeline stages time out at different moments, one crashes | `decisions::f01_`, `engines::f01_`; a handle's state may be read at any time: there is no state that a reader must not meet |
 //! | F2 aborts on several stages lock the pipeline | `decisions::f02_`, `engines::f02_`; `tests/node/ranks.rs` `r3_`, `disagg/consensus/model_tests.rs` |
-//! | F3 decode is full, prefill waits out its deadline | `decisions::f03_`, `rooms::f03_`; `tests/node/endings.rs` `r7_a_decode_node_that_is_full_says_so_to_the_prefill_side` |
+//! | F3 decode is full, prefill waits out its deadline | `backpressure::f03_`, `decisions::f03_`, `rooms::f03_`; `tests/node/admission.rs`, `tests/node/asks.rs` `r5_`, `tests/node/endings.rs` `r7_a_decode_node_that_is_full_says_so_to_the_prefill_side` |
 //! | F4 pages are offered to a room that prefill gave up | `rooms::f04_`; `tests/node/messages.rs` `rooms_and_early_grants_are_bounded`, `disagg/directory/registry_tests.rs` `f04_`, `transport-tcp/tests/bootstrap/server.rs` `f04_` |
 //! | F5 a room number used again adopts old destinations | `rooms::f05_` |
 //! | F6 an abort overtakes the sender | `rooms::f06_`; `tests/node/messages.rs` `r7_an_abort_that_overtakes_its_grant_is_answered_and_refuses_the_grant` |
@@ -44,17 +44,21 @@
 //! | F40 mixed versions | `strangers::f40_`; `tests/wire_golden.rs`, `transport-tcp/tests/port.rs` `a_peer_of_another_version_learns_ours` |
 //! | F42 told before the bytes can be seen | `parts::f42_`; every fabric passes `transport_core::conformance` |
 //! | F43 scattered pages cost half a second | `engines::f43_`; measured by `benches/benches/planner.rs` |
-//! | S1 pipeline race at a timeout, with a full decode side | `decisions::s1_` (two), `engines::s1_`, with F1 and F3 |
+//! | S1 pipeline race at a timeout, with a full decode side | `backpressure::s1_`, `decisions::s1_` (two), `engines::s1_`, with F1 and F3 |
 //! | S2 an explicit rank overrides follow-room | `directory::s2_` (two) |
 //! | S3 dense models: `[]` on one side, nothing on the other | `parts::s3_` |
 
 #[path = "../node/group.rs"]
 #[allow(dead_code, reason = "shared with the tests of nodes, which use all of it")]
 mod group;
+#[path = "../node/hall.rs"]
+#[allow(dead_code, reason = "shared with the tests of nodes, which use all of it")]
+mod hall;
 #[path = "../node/world.rs"]
 #[allow(dead_code, reason = "shared with the tests of nodes, which use all of it")]
 mod world;
 
+mod backpressure;
 mod decisions;
 mod directory;
 mod engines;
