@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use transport_core::disagg::admission::Amounts;
+use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::topology::{Axes, Component, Layout, Sharded};
 use transport_core::disagg::{
     Cause, DType, Field, Geometry, ItemSizes, KvLayout, Mismatch, Missing, RoomId, StateGeometry,
@@ -111,6 +112,11 @@ fn messages() -> Vec<(&'static str, Message, &'static str)> {
              00",
         ),
         (
+            "misrouted",
+            Message::Misrouted(MISROUTED),
+            "4b565443010011002a000000000000000300000002000000",
+        ),
+        (
             "answer-accepted",
             Message::Answer { room, verdict: Verdict::Accepted },
             "4b565443010010002a0000000000000001",
@@ -138,6 +144,9 @@ fn messages() -> Vec<(&'static str, Message, &'static str)> {
         ),
     ]
 }
+
+/// At rank 3, but looked for at rank 2.
+const MISROUTED: Misrouted = Misrouted { room: ROOM, routed: 3, implied: 2 };
 
 /// What no peer can be given: 500 pages of 400.
 const NEVER_FITS: Cause = Cause::NeverFits { part: 0, need: 500, capacity: 400 };
@@ -300,6 +309,8 @@ fn causes() -> Vec<(&'static str, Cause, &'static str)> {
          "4b565443010002002200020000000000000004000000000000000500000000000000"),
         ("cause-asked-by-another", Cause::AskedByAnother,
          "4b565443010002002300000000000000000000000000000000000000000000000000"),
+        ("cause-misrouted", Cause::Misrouted { routed: 3, implied: 2 },
+         "4b565443010002002400030000000000000002000000000000000000000000000000"),
         ("cause-unknown", Cause::Unknown(999),
          "4b56544301000200e703000000000000000000000000000000000000000000000000"),
     ]

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use transport_core::disagg::admission::Amounts;
+use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::topology::{Axes, Component, Layout, Sharded};
 use transport_core::disagg::{
     Cause, DType, Field, Geometry, ItemSizes, KvLayout, Mismatch, Missing, RoomId, StateGeometry,
@@ -255,6 +256,9 @@ fn message() -> impl Strategy<Value = Message> {
         (any::<u64>(), need(), any::<u32>()).prop_map(|(room, need, deadline_ms)| {
             Message::Ask { room: RoomId(room), need, deadline_ms }
         }),
+        any::<(u64, u32, u32)>().prop_map(|(room, routed, implied)| {
+            Message::Misrouted(Misrouted { room: RoomId(room), routed, implied })
+        }),
         (any::<u64>(), verdict())
             .prop_map(|(room, verdict)| Message::Answer { room: RoomId(room), verdict }),
     ]
@@ -423,6 +427,7 @@ fn cause() -> impl Strategy<Value = Cause> {
             Cause::NeverFits { part: a as u8, need: b, capacity: !a },
             Cause::NeedChanged { part: a as u8, before: b, now: !a },
             Cause::AskedByAnother,
+            Cause::Misrouted { routed: a as u32, implied: b as u32 },
             Cause::Unknown(1000 + (a % 1000) as u16),
         ])
     });

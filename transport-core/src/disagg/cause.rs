@@ -49,6 +49,7 @@ impl Failure {
                 | Cause::ItemOutOfRange { .. }
                 | Cause::KeyOnOneSide
                 | Cause::Layout(_)
+                | Cause::Misrouted { .. }
                 | Cause::NeedChanged { .. }
                 | Cause::NeverFits { .. }
                 | Cause::PagesMismatch { .. }
@@ -128,6 +129,19 @@ pub enum Cause {
     /// The nodes' layouts differ.
     #[error("the nodes' layouts differ: {0}")]
     Layout(Mismatch),
+    /// The request was routed to another data-parallel rank of the prefill engine than its room, or the
+    /// router's own word, implies. Let the router follow the rooms, let it name the rank in the request,
+    /// or set [`force_query`](super::node::NodeConfig::force_query) on both sides.
+    #[error(
+        "routed to data-parallel rank {routed}, but looked for at rank {implied}; \
+         let the router follow the room or set force_query on both sides"
+    )]
+    Misrouted {
+        /// The rank that has the request.
+        routed: u32,
+        /// The rank where the decode side looks for it.
+        implied: u32,
+    },
     /// The room was asked for again with another need; the first ask stands.
     #[error("part {part}: the need was {before}, and is {now} when asked again")]
     NeedChanged {

@@ -43,6 +43,7 @@ const ASK_EXPIRED: u16 = 32;
 const NEVER_FITS: u16 = 33;
 const NEED_CHANGED: u16 = 34;
 const ASKED_BY_ANOTHER: u16 = 35;
+const MISROUTED: u16 = 36;
 
 type Args = [u64; 3];
 
@@ -74,6 +75,7 @@ fn to_wire(cause: Cause) -> (u16, Args) {
         Cause::ItemOutOfRange { part, item } => (ITEM_OUT_OF_RANGE, [part.into(), item.into(), 0]),
         Cause::KeyOnOneSide => (KEY_ON_ONE_SIDE, [0; 3]),
         Cause::Layout(Mismatch { field, ours, theirs }) => (LAYOUT, [field as u64, ours, theirs]),
+        Cause::Misrouted { routed, implied } => (MISROUTED, [routed.into(), implied.into(), 0]),
         Cause::NeedChanged { part, before, now } => (NEED_CHANGED, [part.into(), before, now]),
         Cause::NeverFits { part, need, capacity } => (NEVER_FITS, [part.into(), need, capacity]),
         Cause::NeverOpened { waited_ms } => (NEVER_OPENED, [waited_ms, 0, 0]),
@@ -139,6 +141,7 @@ fn from_wire(code: u16, [a, b, c]: Args) -> Option<Cause> {
         NEVER_FITS => Cause::NeverFits { part: a as u8, need: b, capacity: c },
         NEED_CHANGED => Cause::NeedChanged { part: a as u8, before: b, now: c },
         ASKED_BY_ANOTHER => Cause::AskedByAnother,
+        MISROUTED => Cause::Misrouted { routed: a as u32, implied: b as u32 },
         _ => return None,
     })
 }

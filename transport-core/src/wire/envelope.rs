@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use super::codec::{Reader, Writer};
 use super::{Challenge, Message, Opening, WireError, admission, cause, hello, room};
 use crate::disagg::RoomId;
+use crate::disagg::directory::Misrouted;
 use crate::link::MAX_MESSAGE;
 
 /// The first four bytes of every control message, as a number: `KVTC`.
@@ -111,6 +112,7 @@ const CHALLENGE: u8 = 11;
 const PROOF: u8 = 12;
 const ASK: u8 = 15;
 const ANSWER: u8 = 16;
+const MISROUTED: u8 = 17;
 
 fn kind_of(message: &Message) -> u8 {
     match message {
@@ -128,6 +130,7 @@ fn kind_of(message: &Message) -> u8 {
         Message::Proof(_) => PROOF,
         Message::Ask { .. } => ASK,
         Message::Answer { .. } => ANSWER,
+        Message::Misrouted(_) => MISROUTED,
     }
 }
 
@@ -160,6 +163,11 @@ fn write_body(message: &Message, writer: &mut Writer<'_>) -> Result<(), WireErro
             writer.u64(room.0);
             admission::write_verdict(writer, *verdict);
         }
+        Message::Misrouted(Misrouted { room, routed, implied }) => {
+            writer.u64(room.0);
+            writer.u32(*routed);
+            writer.u32(*implied);
+        }
     }
     Ok(())
 }
@@ -191,6 +199,10 @@ fn read_body(kind: u8, reader: &mut Reader<'_>) -> Result<Message, WireError> {
             let room = RoomId(reader.u64()?);
             let verdict = admission::read_verdict(reader)?;
             Ok(Message::Answer { room, verdict })
+        }
+        MISROUTED => {
+            let (room, routed, implied) = (RoomId(reader.u64()?), reader.u32()?, reader.u32()?);
+            Ok(Message::Misrouted(Misrouted { room, routed, implied }))
         }
         kind => Err(WireError::UnknownKind { kind }),
     }

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use crate::disagg::admission::Amounts;
+use crate::disagg::directory::Misrouted;
 use crate::disagg::topology::Layout;
 use crate::disagg::trust::SEAL_BYTES;
 use crate::disagg::{Cause, Geometry, RoomId};
@@ -79,6 +80,9 @@ pub enum Message {
         /// What is said to it.
         verdict: Verdict,
     },
+    /// Prefill to decode: a room was opened at another data-parallel rank than where decode nodes look
+    /// for it, and has failed.
+    Misrouted(Misrouted),
 }
 
 /// What a decode node says to an ask.

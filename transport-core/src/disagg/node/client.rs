@@ -63,7 +63,7 @@ impl Client {
     }
 
     /// Decode, with [`NodeConfig::admission`](super::NodeConfig::admission): what a room holds that has
-    /// succeeded is free for others. Without it the room's pages count as used, for the generation
+    /// succeeded is free for others. Until then its pages count as used, for the generation
     /// goes on using them. Before the room has ended it takes effect when it does; a room that was
     /// asked for and is not open is given up.
     pub fn release(&self, room: RoomId) -> Result<(), Rejected<RoomId>> {
@@ -75,10 +75,21 @@ impl Client {
 
     /// Prefill: opens a room. Its completion comes when the room ends.
     pub fn open(&self, open: Open) -> Result<RoomHandle, Rejected<Open>> {
+        self.open_at(open, None)
+    }
+
+    /// Prefill: opens a room for a request in which the router named the data-parallel rank. Decode
+    /// knows it as well, so that rank wins over where the room would be looked for (R4): the room fails
+    /// if this node is of another.
+    pub fn open_routed(&self, open: Open, dp_rank: u32) -> Result<RoomHandle, Rejected<Open>> {
+        self.open_at(open, Some(dp_rank))
+    }
+
+    fn open_at(&self, open: Open, dp_rank: Option<u32>) -> Result<RoomHandle, Rejected<Open>> {
         let cell = Arc::new(RoomCell::new());
         let handle = RoomHandle { cell: cell.clone() };
-        self.submit(RequestKind::Open(open, cell), |kind| match kind {
-            RequestKind::Open(open, _) => Some(open),
+        self.submit(RequestKind::Open(open, dp_rank, cell), |kind| match kind {
+            RequestKind::Open(open, ..) => Some(open),
             _ => None,
         })?;
         Ok(handle)

@@ -36,6 +36,13 @@ pub struct NodeConfig {
     /// Randomness that grants' tags and the nonces of handshakes are made from. It must be random,
     /// and another one in every life: see [`Secret`].
     pub secret: Secret,
+    /// Prefill: the engine's requests go to its data-parallel rank `room % dp` (the policy
+    /// follow-bootstrap-room). A room that is opened at another rank fails at once, here and at the
+    /// decode nodes, which look for it there (R4). The rank and how many there are, are the layout's.
+    pub follow_room: bool,
+    /// Decode nodes ask the directory where a request is, whatever the policy. Must be set on both sides
+    /// or on none: no room is misrouted then.
+    pub force_query: bool,
     /// What all nodes of the cluster share. With it a peer must prove that it has it before
     /// anything else (W3); without it, whoever reaches the node can take part, and
     /// [`NodeEvent::Unprotected`] says so.
@@ -82,6 +89,8 @@ impl NodeConfig {
             layout: None,
             rank: 0,
             incarnation,
+            follow_room: false,
+            force_query: false,
             secret: Secret(secret),
             key: None,
             model,

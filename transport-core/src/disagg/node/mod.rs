@@ -15,6 +15,7 @@ mod decode;
 mod desk;
 mod early;
 mod farewell;
+mod misroutes;
 mod pairing;
 mod peers;
 mod prefill;
@@ -232,6 +233,9 @@ impl<E: Endpoint> Node<E> {
             Message::Ask { room, need, deadline_ms } => {
                 self.decode.asked(ctx, (room, peer), &need, deadline_ms);
             }
+            Message::Misrouted(misrouted) => {
+                self.decode.misrouted(ctx, &self.peers, peer, misrouted);
+            }
             _ => ctx.stats.note_foreign(),
         }
     }
@@ -332,8 +336,8 @@ impl<E: Endpoint> Node<E> {
                 ctx.port.complete(ticket, Completion::Released { room, held });
             }
             (RequestKind::Chunk(chunk), Role::Prefill) => self.prefill.chunk(ctx, chunk, ticket),
-            (RequestKind::Open(open, cell), Role::Prefill) => {
-                self.prefill.open(ctx, &self.peers, open.room, ticket, cell);
+            (RequestKind::Open(open, dp_rank, cell), Role::Prefill) => {
+                self.prefill.open(ctx, &self.peers, (open.room, dp_rank), ticket, cell);
             }
             (RequestKind::Receive(receive, cell), Role::Decode) => {
                 self.decode.receive(ctx, &self.peers, receive, ticket, cell);
@@ -342,7 +346,7 @@ impl<E: Endpoint> Node<E> {
                 let failure = Failure { room: chunk.room, peer: None, cause: wrong };
                 prefill::reject_chunk(ctx, chunk, ticket, failure);
             }
-            (RequestKind::Open(open, cell), Role::Decode) => {
+            (RequestKind::Open(open, _, cell), Role::Decode) => {
                 prefill::reject(ctx, open.room, ticket, &cell, wrong);
             }
             (RequestKind::Receive(receive, cell), Role::Prefill) => {

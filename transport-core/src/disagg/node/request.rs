@@ -143,7 +143,8 @@ pub(super) enum RequestKind {
     Ask(Box<Ask>),
     Cancel(RoomId),
     Chunk(Chunk),
-    Open(Open, Arc<RoomCell>),
+    /// With the data-parallel rank that the router named, if it did.
+    Open(Open, Option<u32>, Arc<RoomCell>),
     Receive(Receive, Arc<RoomCell>),
     Release(RoomId),
 }
@@ -157,7 +158,7 @@ impl WorkRequest for Request {
             RequestKind::Ask(ask) => ask.room,
             RequestKind::Cancel(room) | RequestKind::Release(room) => *room,
             RequestKind::Chunk(chunk) => chunk.room,
-            RequestKind::Open(open, _) => open.room,
+            RequestKind::Open(open, ..) => open.room,
             RequestKind::Receive(receive, _) => receive.room,
         }
     }

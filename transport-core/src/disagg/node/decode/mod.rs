@@ -6,6 +6,7 @@
 
 mod holds;
 mod leg;
+mod misrouted;
 mod room;
 
 use alloc::collections::VecDeque;
@@ -20,6 +21,7 @@ use super::client::RoomCell;
 use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
 use super::desk::Desk;
+use super::misroutes::Misroutes;
 use super::pairing::Pairing;
 use super::peers::Peers;
 use super::remembered::Remembered;
@@ -38,6 +40,7 @@ use crate::wire::Stated;
 #[derive(Debug)]
 pub(super) struct DecodeSide {
     pub(super) desk: Desk,
+    misroutes: Misroutes,
     rooms: Slab<Room>,
     /// A leg's key is its grant's id.
     legs: Slab<Leg>,
@@ -68,6 +71,7 @@ impl DecodeSide {
         let (tombstones, keep) = (config.tombstones, config.remember);
         Ok(Self {
             desk: Desk::new(config)?,
+            misroutes: Misroutes::new(config),
             rooms: Slab::new(),
             legs: Slab::new(),
             by_id: HashMap::new(),
@@ -197,6 +201,10 @@ impl DecodeSide {
         if core::mem::replace(&mut room.met, true) || room.together.failed().is_some() {
             return;
         }
+        let (engine, id) = (pairing.engine, room.id);
+        if let Some(cause) = self.misroutes.take(ctx.now, engine, id) {
+            return self.fail(ctx, key, cause);
+        }
         room.together.set_legs(writers.len());
         (1..writers.len()).for_each(|_| self.add_leg(ctx, key, None));
         let legs = self.rooms.get_mut(key).map(|room| room.legs.clone()).unwrap_or_default();
@@ -272,6 +280,7 @@ impl DecodeSide {
         }
         self.settle(ctx);
         self.ended.forget(peer);
+        self.misroutes.forget(peer);
     }
 
     /// The handshake failed: rooms that wait for the peer need not wait longer.
@@ -386,6 +395,7 @@ impl DecodeSide {
         self.ended.expire(now);
         self.cancelled.expire(now);
         self.desk.tick(now);
+        self.misroutes.expire(now);
     }
 
     /// Fails a room that has not ended: its legs see to it.

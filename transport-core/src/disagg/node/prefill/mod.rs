@@ -10,6 +10,7 @@ mod ending;
 mod leg;
 mod posting;
 mod room;
+mod route;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -25,6 +26,7 @@ use super::client::RoomCell;
 use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
 use super::early::{Early, EarlyGrants};
+use super::misroutes::Routing;
 use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Chunk, Completion, Request};
@@ -56,6 +58,7 @@ pub(super) struct PrefillSide {
     /// Why rooms that ended before they had all grants must refuse those that come, and how many.
     unmet: Remembered<(), RoomId, (Cause, usize)>,
     asks: Asks,
+    routing: Routing,
     waiting: Waiting,
     /// Reused for every turn's look at fences.
     looked_at: Vec<GrantId>,
@@ -86,6 +89,7 @@ impl PrefillSide {
             doomed: Remembered::new(tombstones, keep),
             unmet: Remembered::new(tombstones, keep),
             asks: Asks::new(config),
+            routing: Routing::new(config),
             waiting: Waiting::default(),
             looked_at: Vec::new(),
             actions: Vec::new(),
@@ -102,11 +106,11 @@ impl PrefillSide {
         &mut self,
         ctx: &mut Context<E>,
         peers: &Peers,
-        id: RoomId,
+        (id, dp_rank): (RoomId, Option<u32>),
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
     ) {
-        if let Err(cause) = self.admit(ctx, id) {
+        if let Err(cause) = self.admit(ctx, peers, (id, dp_rank)) {
             return reject(ctx, id, ticket, &cell, cause);
         }
         // A new attempt has nothing to do with how an earlier one ended.
@@ -120,10 +124,16 @@ impl PrefillSide {
         self.settle(ctx);
     }
 
-    fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId) -> Result<(), Cause> {
+    fn admit<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peers: &Peers,
+        (id, dp_rank): (RoomId, Option<u32>),
+    ) -> Result<(), Cause> {
         if self.by_id.contains_key(&id) {
             return Err(Cause::DuplicateRoom);
         }
+        self.check_route(ctx, peers, (id, dp_rank))?;
         if let Some(cause) = self.doomed.take(&id) {
             self.asks.over(ctx, id, Err(cause));
             return Err(cause);
