@@ -6,6 +6,7 @@
 
 mod holds;
 mod leg;
+mod messages;
 mod misrouted;
 mod room;
 
@@ -29,13 +30,12 @@ use super::request::{Completion, Lease, Receive, Request, lists};
 use super::slab::Slab;
 use crate::Instant;
 use crate::disagg::admission::{Amounts, BadWatermarks};
-use crate::disagg::room::{Action, DecodeRoom, Note, RoomState, Together};
+use crate::disagg::room::{Action, DecodeRoom, RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
 use crate::transfer::{GrantId, Part};
-use crate::wire::Stated;
 
 #[derive(Debug)]
 pub(super) struct DecodeSide {
@@ -309,72 +309,6 @@ impl DecodeSide {
         });
         ctx.stats.strays += u64::from(!known);
         self.settle(ctx);
-    }
-
-    pub(super) fn accepted<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
-        match self.known(from) {
-            true => _ = self.with(ctx, from.grant, |room, _, _| room.handle_accept()),
-            false => self.answer(ctx, from),
-        }
-    }
-
-    pub(super) fn manifest<E: Endpoint>(
-        &mut self,
-        ctx: &mut Context<E>,
-        peer: PeerId,
-        stated: Stated,
-    ) {
-        let from = Address { peer, room: stated.room, grant: stated.grant };
-        if !self.known(from) {
-            return self.answer(ctx, from);
-        }
-        self.with(ctx, from.grant, |room, now, out| {
-            room.handle_manifest(now, stated.rank, stated.manifest, out);
-        });
-        self.settle(ctx);
-    }
-
-    pub(super) fn aborted<E: Endpoint>(
-        &mut self,
-        ctx: &mut Context<E>,
-        from: Address,
-        cause: Cause,
-        drained: bool,
-    ) {
-        if self.known(from) {
-            self.with(ctx, from.grant, |room, now, out| {
-                room.handle_abort(now, cause, drained, out);
-            });
-            self.settle(ctx);
-        } else if drained {
-            ctx.send_note(from, Note::Drained);
-        }
-    }
-
-    pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
-        if self.known(from) {
-            self.with(ctx, from.grant, |room, _, out| room.handle_drained(out));
-            self.settle(ctx);
-        } else {
-            ctx.farewells.heard(from);
-        }
-    }
-
-    /// Whether the message comes from the very peer of a leg that is here.
-    fn known(&mut self, from: Address) -> bool {
-        let leg = self.legs.get_mut(from.grant);
-        leg.is_some_and(|leg| leg.peer == Some(from.peer) && leg.id == from.room)
-    }
-
-    /// Answers a message for a room that has ended or never was (R7).
-    fn answer<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
-        ctx.stats.note_foreign();
-        let note = match self.ended.find(&from.grant) {
-            Some(None) => Note::Complete,
-            Some(Some(cause)) => Note::Abort { cause: *cause, drained: true },
-            None => Note::Abort { cause: Cause::UnknownRoom, drained: true },
-        };
-        ctx.send_note(from, note);
     }
 
     /// A timer is due.
