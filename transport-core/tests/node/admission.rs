@@ -69,10 +69,14 @@ fn r5_who_waits_is_let_in_when_pages_come_back_and_hears_of_it() {
     assert_eq!(news(&hall.prefill[1]), [(2, Ok(Answer::Accepted))]);
     assert_eq!(hall.ask(1, 2, 8), Ok(Answer::Accepted), "who missed that asks again");
     assert_eq!(hall.stats().reserved, Amounts::new(8, 1));
-    hall.serve(1, 2, &[1, 2, 3]);
+    hall.receive(1, 2, &[1, 2, 3]);
+    hall.run_for(SOON);
     let stats = hall.stats();
     assert_eq!((stats.reserved, stats.used.pages), (Amounts::default(), 3), "what it really took");
-    assert_eq!(hall.prefill[1].node.stats().asking, 0);
+    assert_eq!(hall.prefill[1].node.stats().asking, 0, "a grant is more than an answer");
+    assert_eq!(hall.ask(1, 2, 8), Ok(Answer::Accepted));
+    hall.run_for(LIFE + SOON * 10);
+    assert_eq!(news(&hall.prefill[1]), [], "nothing expires any more");
 }
 
 #[test]

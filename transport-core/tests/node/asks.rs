@@ -36,9 +36,12 @@ fn r5_a_room_that_decode_does_not_receive_fails_when_its_ask_expires_and_says_so
     assert!(matches!(closed[..], [Err(Cause::AskExpired { waited_ms: 2000 })]), "{closed:?}");
     assert_eq!(news(&hall.prefill[0]), [(1, Err(Cause::AskExpired { waited_ms: 2000 }))]);
     assert_eq!(hall.stats().reserved, Amounts::default());
-    // Decode's scheduler comes too late, and gets its pages back with the same reason.
+    // Decode's scheduler comes too late, and gets its pages back with the same reason: at once, and
+    // without a word from the prefill node.
+    hall.net.stop(hall.prefill[0].address);
     hall.receive(0, 1, &[4]);
     hall.run_for(SOON);
+    hall.net.resume(hall.prefill[0].address);
     match &hall.decode.done[..] {
         [Completion::Received { result: Err(failure), pages, .. }] => {
             assert!(is_expired(failure.cause) && pages.items() == [4]);
