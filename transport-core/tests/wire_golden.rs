@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use transport_core::disagg::admission::Amounts;
 use transport_core::disagg::consensus::{Attempt, Decision, Report};
+use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::topology::{Axes, Component, Layout, Sharded};
 use transport_core::disagg::{
     Cause, DType, Field, Geometry, ItemSizes, KvLayout, Mismatch, Missing, RoomId, StateGeometry,
@@ -13,8 +15,8 @@ use transport_core::disagg::{
 use transport_core::fabric::{PathError, Refusal};
 use transport_core::transfer::{Grant, GrantId, Manifest, StateMask, WriterProgress};
 use transport_core::wire::{
-    AuxRecord, Challenge, GrantOffer, Hello, Message, Opening, Role, Stated, WireError, WireField,
-    decode, decode_opening, encode,
+    AuxRecord, Challenge, GrantOffer, Hello, Message, Opening, Role, Stated, Verdict, WireError,
+    WireField, decode, decode_opening, encode,
 };
 
 const ROOM: RoomId = RoomId(42);
@@ -126,7 +128,58 @@ fn messages() -> Vec<(&'static str, Message, &'static str)> {
             "4b56544301000e002a000000000000000100000000030000000400000000000000000000
              000000000000000000000000000000",
         ),
+        ("ask", ask(&[]), "4b56544301000f002a00000000000000307500000c0000000100000000"),
+        (
+            "ask-hybrid",
+            ask(&[0, 3]),
+            "4b56544301000f002a00000000000000307500000c000000010000000200000000030000
+             00",
+        ),
+        (
+            "misrouted",
+            Message::Misrouted(MISROUTED),
+            "4b565443010011002a000000000000000300000002000000",
+        ),
+        (
+            "answer-accepted",
+            Message::Answer { room, verdict: Verdict::Accepted },
+            "4b565443010010002a0000000000000001",
+        ),
+        (
+            "answer-queued",
+            Message::Answer { room, verdict: Verdict::Queued { position: 3, retry_ms: 250 } },
+            "4b565443010010002a000000000000000203000000fa000000",
+        ),
+        (
+            "answer-busy",
+            Message::Answer { room, verdict: Verdict::Busy { retry_ms: 2000 } },
+            "4b565443010010002a0000000000000003d0070000",
+        ),
+        (
+            "answer-expired",
+            Message::Answer { room, verdict: Verdict::Expired },
+            "4b565443010010002a0000000000000004",
+        ),
+        (
+            "answer-refused",
+            Message::Answer { room, verdict: Verdict::Refused(NEVER_FITS) },
+            "4b565443010010002a000000000000000521000000000000000000f40100000000000090
+             01000000000000",
+        ),
     ]
+}
+
+/// At rank 3, but looked for at rank 2.
+const MISROUTED: Misrouted = Misrouted { room: ROOM, routed: 3, implied: 2 };
+
+/// What no peer can be given: 500 pages of 400.
+const NEVER_FITS: Cause = Cause::NeverFits { part: 0, need: 500, capacity: 400 };
+
+/// 12 pages, an aux slot, and these slots of the state components.
+fn ask(slots: &[u64]) -> Message {
+    let mut need = Amounts::new(12, 1);
+    need.state[..slots.len()].copy_from_slice(slots);
+    Message::Ask { room: ROOM, need, deadline_ms: 30_000 }
 }
 
 /// The bytes 0 to 31.
@@ -272,6 +325,16 @@ fn causes() -> Vec<(&'static str, Cause, &'static str)> {
          "4b565443010002001b00000000000000000000000000000000000000000000000000"),
         ("cause-key-on-one-side", Cause::KeyOnOneSide,
          "4b565443010002001c00000000000000000000000000000000000000000000000000"),
+        ("cause-ask-expired", Cause::AskExpired { waited_ms },
+         "4b565443010002002000e09304000000000000000000000000000000000000000000"),
+        ("cause-never-fits", NEVER_FITS,
+         "4b5654430100020021000000000000000000f4010000000000009001000000000000"),
+        ("cause-need-changed", Cause::NeedChanged { part: 2, before: 4, now: 5 },
+         "4b565443010002002200020000000000000004000000000000000500000000000000"),
+        ("cause-asked-by-another", Cause::AskedByAnother,
+         "4b565443010002002300000000000000000000000000000000000000000000000000"),
+        ("cause-misrouted", Cause::Misrouted { routed: 3, implied: 2 },
+         "4b565443010002002400030000000000000002000000000000000000000000000000"),
         ("cause-unknown", Cause::Unknown(999),
          "4b56544301000200e703000000000000000000000000000000000000000000000000"),
     ]
@@ -292,13 +355,20 @@ fn missing_all() -> Missing {
 /// Other bytes of a message: a peer may send them, this encoder does not.
 fn also() -> Vec<(&'static str, Message, &'static str)> {
     let message = offer(&[10, 11, 12, 13, 90], &[&[6], &[]]);
-    vec![(
+    let split = (
         "also-grant-split-runs",
         message,
         "4b565443010005002a000000000000000300000009000000efcdab896745230102000000
              4000000030750000050000000201030000000a000000010000000b000000030000005a00
              000001000000010100000006000000010000000100000000",
-    )]
+    );
+    let zero = (
+        "also-ask-zero-at-the-end",
+        ask(&[3]),
+        "4b56544301000f002a00000000000000307500000c000000010000000203000000000000
+             00",
+    );
+    vec![split, zero]
 }
 
 /// Bytes that every peer must refuse.
@@ -307,6 +377,8 @@ fn bad() -> Vec<(&'static str, WireError, &'static str)> {
     let over = WireError::OverLimit { field: WireField::Items, value, limit, at: 54 };
     let number = WireError::UnknownNumber { field: WireField::Bool, number: 2, at: 34 };
     let overflow = WireError::RunOverflow { start: u32::MAX, count: 2, at: 54 };
+    let too_much = WireError::OverLimit { field: WireField::Items, value, limit, at: 24 };
+    let verdict = WireError::UnknownNumber { field: WireField::Verdict, number: 6, at: 16 };
     vec![
         (
             "bad-magic",
@@ -359,6 +431,12 @@ fn bad() -> Vec<(&'static str, WireError, &'static str)> {
             number,
             "4b565443010007002a0000000000000003000000090000000300000005000000010002",
         ),
+        (
+            "bad-ask-too-much",
+            too_much,
+            "4b56544301000f002a0000000000000030750000000010000100000000",
+        ),
+        ("bad-answer-verdict", verdict, "4b565443010010002a0000000000000006"),
     ]
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+use transport_core::disagg::admission::Amounts;
 use transport_core::disagg::consensus::{Attempt, Decision, Report};
+use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::topology::{Axes, Component, Layout, Sharded};
 use transport_core::disagg::{
     Cause, DType, Field, Geometry, ItemSizes, KvLayout, Mismatch, Missing, RoomId, StateGeometry,
@@ -18,8 +20,8 @@ use transport_core::transfer::{
     Grant, GrantId, MAX_COMPONENTS, MAX_DELIVERIES, Manifest, StateMask, WriterProgress,
 };
 use transport_core::wire::{
-    Challenge, GrantOffer, Hello, MAX_ITEMS, Message, Role, Stated, WireError, WireField, decode,
-    decode_opening, encode,
+    Challenge, GrantOffer, Hello, MAX_ITEMS, Message, Role, Stated, Verdict, WireError, WireField,
+    decode, decode_opening, encode,
 };
 
 fn encoded(message: &Message) -> Vec<u8> {
@@ -47,6 +49,10 @@ fn assert_bounded(message: &Message, bytes: usize) {
             assert!(geometry.state.len() <= MAX_COMPONENTS);
         }
         Message::Manifest(stated) => assert!(stated.manifest.kv <= MAX_DELIVERIES),
+        Message::Ask { need, .. } => {
+            let all: u64 = need.parts().map(|(_, amount)| amount).sum();
+            assert!(all <= u64::from(MAX_ITEMS));
+        }
         _ => {}
     }
 }
@@ -128,6 +134,8 @@ fn w1_what_breaks_a_limit_is_refused_and_leaves_the_buffer_as_it_was() {
             over(WireField::Buffers, u32::MAX.into(), 4096, 56),
         ),
         (hello_with(|hello| hello.geometry.kv.0 = vec![(0, 1)]), WireError::EmptyRun { at: 56 }),
+        (ask(1 << 20, 1), over(WireField::Items, (1 << 20) + 1, 1 << 20, 24)),
+        (ask(3, u64::MAX), over(WireField::Items, u64::MAX, 1 << 20, 24)),
     ];
     for (message, error) in refused {
         let mut out = vec![7];
@@ -172,6 +180,10 @@ fn grant(kv: &[u32], deliveries: u32) -> Message {
     Message::Grant(GrantOffer { room, grant, prefix_pages, deliveries, deadline_ms })
 }
 
+fn ask(pages: u64, aux: u64) -> Message {
+    Message::Ask { room: RoomId(0), need: Amounts::new(pages, aux), deadline_ms: 0 }
+}
+
 fn hello_with(change: impl FnOnce(&mut Hello)) -> Message {
     let geometry = Geometry {
         dtype: DType::BFloat16,
@@ -214,7 +226,7 @@ fn damaged(mut bytes: Vec<u8>, damage: &[(Index, u8, u8)]) -> Vec<u8> {
 /// Noise, and noise behind a good header, since the former does not come far.
 fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     let noise = prop::collection::vec(prop_oneof![0u8..4, any::<u8>()], 0..300);
-    let header = prop_oneof![Just(None), (0u8..14).prop_map(Some)];
+    let header = prop_oneof![Just(None), (0u8..20).prop_map(Some)];
     (header, noise).prop_map(|(kind, noise)| match kind {
         Some(kind) => [&b"KVTC\x01\x00"[..], &[kind, 0], &noise].concat(),
         None => noise,
@@ -245,6 +257,14 @@ fn message() -> impl Strategy<Value = Message> {
         (attempt(), report()).prop_map(|(attempt, report)| Message::Report { attempt, report }),
         (attempt(), decision())
             .prop_map(|(attempt, decision)| Message::Decision { attempt, decision }),
+        (any::<u64>(), need(), any::<u32>()).prop_map(|(room, need, deadline_ms)| {
+            Message::Ask { room: RoomId(room), need, deadline_ms }
+        }),
+        any::<(u64, u32, u32)>().prop_map(|(room, routed, implied)| {
+            Message::Misrouted(Misrouted { room: RoomId(room), routed, implied })
+        }),
+        (any::<u64>(), verdict())
+            .prop_map(|(room, verdict)| Message::Answer { room: RoomId(room), verdict }),
     ]
 }
 
@@ -360,6 +380,24 @@ fn items() -> impl Strategy<Value = Arc<[u32]>> {
     runs.prop_map(move |runs| runs.into_iter().flat_map(run).collect())
 }
 
+/// Up to the limit in all; some components in between may be needed not at all.
+fn need() -> impl Strategy<Value = Amounts> {
+    let most = u64::from(MAX_ITEMS) / (2 + MAX_COMPONENTS as u64);
+    let amount = || prop_oneof![Just(0), 0..=most];
+    let state = prop::array::uniform16(amount());
+    (amount(), amount(), state).prop_map(|(pages, aux, state)| Amounts { pages, aux, state })
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    prop_oneof![
+        Just(Verdict::Accepted),
+        any::<[u32; 2]>().prop_map(|[position, retry_ms]| Verdict::Queued { position, retry_ms }),
+        any::<u32>().prop_map(|retry_ms| Verdict::Busy { retry_ms }),
+        Just(Verdict::Expired),
+        cause().prop_map(Verdict::Refused),
+    ]
+}
+
 fn manifest() -> impl Strategy<Value = Manifest> {
     (0..=MAX_DELIVERIES, any::<bool>(), mask()).prop_map(|(kv, aux, state)| Manifest {
         kv,
@@ -409,6 +447,11 @@ fn cause() -> impl Strategy<Value = Cause> {
             Cause::Undecided { waited_ms: a },
             Cause::Unproven,
             Cause::KeyOnOneSide,
+            Cause::AskExpired { waited_ms: a },
+            Cause::NeverFits { part: a as u8, need: b, capacity: !a },
+            Cause::NeedChanged { part: a as u8, before: b, now: !a },
+            Cause::AskedByAnother,
+            Cause::Misrouted { routed: a as u32, implied: b as u32 },
             Cause::Unknown(1000 + (a % 1000) as u16),
         ])
     });

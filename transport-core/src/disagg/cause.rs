@@ -49,6 +49,9 @@ impl Failure {
                 | Cause::ItemOutOfRange { .. }
                 | Cause::KeyOnOneSide
                 | Cause::Layout(_)
+                | Cause::Misrouted { .. }
+                | Cause::NeedChanged { .. }
+                | Cause::NeverFits { .. }
                 | Cause::PagesMismatch { .. }
                 | Cause::StateMismatch { .. }
                 | Cause::WrongRole { .. }
@@ -75,13 +78,24 @@ pub enum Cause {
     /// A chunk came after the last one.
     #[error("a chunk after the last one")]
     AfterLast,
+    /// The decode side was [asked](super::admission) for the room, and did not open it in the time
+    /// that the ask gave.
+    #[error("the decode side did not open the room in the {waited_ms} ms since it was asked")]
+    AskExpired {
+        /// Milliseconds since the ask.
+        waited_ms: u64,
+    },
+    /// Another peer has asked the decode side for the room.
+    #[error("another peer has asked for the room")]
+    AskedByAnother,
     /// The scheduler of this or the other side cancelled it.
     #[error("cancelled")]
     Cancelled,
     /// The sender's reports contradict each other.
     #[error("the sender contradicts itself about what it sent")]
     Contradiction,
-    /// The room is open already; the first one lives on.
+    /// The room is open already, or asked for; the first one lives on. Or its pages of another time
+    /// have not been [released](super::node::Client::release).
     #[error("the room is open already")]
     DuplicateRoom,
     /// The node's own fabric could not serve the room.
@@ -115,6 +129,39 @@ pub enum Cause {
     /// The nodes' layouts differ.
     #[error("the nodes' layouts differ: {0}")]
     Layout(Mismatch),
+    /// The request was routed to another data-parallel rank of the prefill engine than its room, or the
+    /// router's own word, implies. Let the router follow the rooms, let it name the rank in the request,
+    /// or set [`force_query`](super::node::NodeConfig::force_query) on both sides.
+    #[error(
+        "routed to data-parallel rank {routed}, but looked for at rank {implied}; \
+         let the router follow the room or set force_query on both sides"
+    )]
+    Misrouted {
+        /// The rank that has the request.
+        routed: u32,
+        /// The rank where the decode side looks for it.
+        implied: u32,
+    },
+    /// The room was asked for again with another need; the first ask stands.
+    #[error("part {part}: the need was {before}, and is {now} when asked again")]
+    NeedChanged {
+        /// Wire number of the part that differs.
+        part: u8,
+        /// The need in the ask that stands.
+        before: u64,
+        /// In this one.
+        now: u64,
+    },
+    /// The room needs more than the decode side has when nothing else runs.
+    #[error("part {part}: {need} needed, and the decode side has {capacity} in all")]
+    NeverFits {
+        /// Wire number of the part.
+        part: u8,
+        /// Needed.
+        need: u64,
+        /// What there is.
+        capacity: u64,
+    },
     /// The prefill side never opened the room.
     #[error("the prefill side never opened the room in {waited_ms} ms")]
     NeverOpened {

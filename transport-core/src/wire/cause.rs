@@ -39,6 +39,11 @@ const NOT_READY: u16 = 25;
 const UNDECIDED: u16 = 26;
 const UNPROVEN: u16 = 27;
 const KEY_ON_ONE_SIDE: u16 = 28;
+const ASK_EXPIRED: u16 = 32;
+const NEVER_FITS: u16 = 33;
+const NEED_CHANGED: u16 = 34;
+const ASKED_BY_ANOTHER: u16 = 35;
+const MISROUTED: u16 = 36;
 
 type Args = [u64; 3];
 
@@ -59,6 +64,8 @@ fn to_wire(cause: Cause) -> (u16, Args) {
         Cause::AuxCorrupt => (AUX_CORRUPT, [0; 3]),
         Cause::AuxTooLong { bytes, room } => (AUX_TOO_LONG, [bytes, room, 0]),
         Cause::AfterLast => (AFTER_LAST, [0; 3]),
+        Cause::AskExpired { waited_ms } => (ASK_EXPIRED, [waited_ms, 0, 0]),
+        Cause::AskedByAnother => (ASKED_BY_ANOTHER, [0; 3]),
         Cause::Cancelled => (CANCELLED, [0; 3]),
         Cause::Contradiction => (CONTRADICTION, [0; 3]),
         Cause::DuplicateRoom => (DUPLICATE_ROOM, [0; 3]),
@@ -68,6 +75,9 @@ fn to_wire(cause: Cause) -> (u16, Args) {
         Cause::ItemOutOfRange { part, item } => (ITEM_OUT_OF_RANGE, [part.into(), item.into(), 0]),
         Cause::KeyOnOneSide => (KEY_ON_ONE_SIDE, [0; 3]),
         Cause::Layout(Mismatch { field, ours, theirs }) => (LAYOUT, [field as u64, ours, theirs]),
+        Cause::Misrouted { routed, implied } => (MISROUTED, [routed.into(), implied.into(), 0]),
+        Cause::NeedChanged { part, before, now } => (NEED_CHANGED, [part.into(), before, now]),
+        Cause::NeverFits { part, need, capacity } => (NEVER_FITS, [part.into(), need, capacity]),
         Cause::NeverOpened { waited_ms } => (NEVER_OPENED, [waited_ms, 0, 0]),
         Cause::NoGrant { waited_ms } => (NO_GRANT, [waited_ms, 0, 0]),
         Cause::NoPeer { waited_ms } => (NO_PEER, [waited_ms, 0, 0]),
@@ -127,6 +137,11 @@ fn from_wire(code: u16, [a, b, c]: Args) -> Option<Cause> {
         UNDECIDED => Cause::Undecided { waited_ms: a },
         UNPROVEN => Cause::Unproven,
         KEY_ON_ONE_SIDE => Cause::KeyOnOneSide,
+        ASK_EXPIRED => Cause::AskExpired { waited_ms: a },
+        NEVER_FITS => Cause::NeverFits { part: a as u8, need: b, capacity: c },
+        NEED_CHANGED => Cause::NeedChanged { part: a as u8, before: b, now: c },
+        ASKED_BY_ANOTHER => Cause::AskedByAnother,
+        MISROUTED => Cause::Misrouted { routed: a as u32, implied: b as u32 },
         _ => return None,
     })
 }

@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 
 use super::codec::{Reader, Writer};
-use super::{Challenge, Message, Opening, WireError, cause, consensus, hello, room};
+use super::{Challenge, Message, Opening, WireError, admission, cause, consensus, hello, room};
+use crate::disagg::RoomId;
+use crate::disagg::directory::Misrouted;
 use crate::link::MAX_MESSAGE;
 
 /// The first four bytes of every control message, as a number: `KVTC`.
@@ -110,6 +112,9 @@ const CHALLENGE: u8 = 11;
 const PROOF: u8 = 12;
 const REPORT: u8 = 13;
 const DECISION: u8 = 14;
+const ASK: u8 = 15;
+const ANSWER: u8 = 16;
+const MISROUTED: u8 = 17;
 
 fn kind_of(message: &Message) -> u8 {
     match message {
@@ -127,6 +132,9 @@ fn kind_of(message: &Message) -> u8 {
         Message::Proof(_) => PROOF,
         Message::Report { .. } => REPORT,
         Message::Decision { .. } => DECISION,
+        Message::Ask { .. } => ASK,
+        Message::Answer { .. } => ANSWER,
+        Message::Misrouted(_) => MISROUTED,
     }
 }
 
@@ -155,6 +163,20 @@ fn write_body(message: &Message, writer: &mut Writer<'_>) -> Result<(), WireErro
         }
         Message::Decision { attempt, decision } => {
             consensus::write_decision(writer, *attempt, *decision);
+        }
+        Message::Ask { room, need, deadline_ms } => {
+            writer.u64(room.0);
+            writer.u32(*deadline_ms);
+            admission::write_need(writer, need)?;
+        }
+        Message::Answer { room, verdict } => {
+            writer.u64(room.0);
+            admission::write_verdict(writer, *verdict);
+        }
+        Message::Misrouted(Misrouted { room, routed, implied }) => {
+            writer.u64(room.0);
+            writer.u32(*routed);
+            writer.u32(*implied);
         }
     }
     Ok(())
@@ -185,6 +207,20 @@ fn read_body(kind: u8, reader: &mut Reader<'_>) -> Result<Message, WireError> {
         DECISION => {
             let (attempt, decision) = consensus::read_decision(reader)?;
             Ok(Message::Decision { attempt, decision })
+        }
+        ASK => {
+            let (room, deadline_ms) = (RoomId(reader.u64()?), reader.u32()?);
+            let need = admission::read_need(reader)?;
+            Ok(Message::Ask { room, need, deadline_ms })
+        }
+        ANSWER => {
+            let room = RoomId(reader.u64()?);
+            let verdict = admission::read_verdict(reader)?;
+            Ok(Message::Answer { room, verdict })
+        }
+        MISROUTED => {
+            let (room, routed, implied) = (RoomId(reader.u64()?), reader.u32()?, reader.u32()?);
+            Ok(Message::Misrouted(Misrouted { room, routed, implied }))
         }
         kind => Err(WireError::UnknownKind { kind }),
     }

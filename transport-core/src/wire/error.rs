@@ -156,7 +156,7 @@ pub enum WireField {
     Deliveries,
     /// A [`DType`](crate::disagg::DType).
     DType,
-    /// All items of a grant.
+    /// All items of a grant, or all that an ask needs.
     Items,
     /// A [`KvLayout`](crate::disagg::KvLayout).
     KvLayout,
@@ -178,6 +178,8 @@ pub enum WireField {
     StateKind,
     /// Tensors of a component.
     Tensors,
+    /// A [`Verdict`](super::Verdict).
+    Verdict,
 }
 
 impl fmt::Display for WireField {
@@ -200,6 +202,7 @@ impl fmt::Display for WireField {
             Self::StateComponents => "state components",
             Self::StateKind => "state kind",
             Self::Tensors => "tensors",
+            Self::Verdict => "verdict",
         })
     }
 }

@@ -3,7 +3,9 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use crate::disagg::admission::Amounts;
 use crate::disagg::consensus::{Attempt, Decision, Report};
+use crate::disagg::directory::Misrouted;
 use crate::disagg::topology::Layout;
 use crate::disagg::trust::SEAL_BYTES;
 use crate::disagg::{Cause, Geometry, RoomId};
@@ -76,6 +78,49 @@ pub enum Message {
         /// What was decided.
         decision: Decision,
     },
+    /// Prefill to decode: is there space for a room? Repeated until answered.
+    Ask {
+        /// The room.
+        room: RoomId,
+        /// All it needs, in one step.
+        need: Amounts,
+        /// Milliseconds from the sending after which the room is of no use; 0 withdraws an earlier
+        /// ask.
+        deadline_ms: u32,
+    },
+    /// Decode to prefill: the answer to [`Message::Ask`]; later, what became of it.
+    Answer {
+        /// The room.
+        room: RoomId,
+        /// What is said to it.
+        verdict: Verdict,
+    },
+    /// Prefill to decode: a room was opened at another data-parallel rank than where decode nodes look
+    /// for it, and has failed.
+    Misrouted(Misrouted),
+}
+
+/// What a decode node says to an ask.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Verdict {
+    /// Space is kept for the room until the deadline.
+    Accepted,
+    /// It waits for space; [`Verdict::Accepted`] or [`Verdict::Expired`] follows.
+    Queued {
+        /// At most this many are served before.
+        position: u32,
+        /// Milliseconds after which to ask again if nothing was heard.
+        retry_ms: u32,
+    },
+    /// Turned away and forgotten: ask again, or elsewhere.
+    Busy {
+        /// Milliseconds after which a place is likely.
+        retry_ms: u32,
+    },
+    /// Its time was over, in the queue or accepted: nothing is kept for it any more.
+    Expired,
+    /// It cannot be accepted as it is, now or later.
+    Refused(Cause),
 }
 
 /// What a proof of the shared key must be over.

@@ -14,6 +14,7 @@
 //! tables or know what a room expects: that is [`crate::disagg`]'s.
 #![forbid(unsafe_code)]
 
+mod admission;
 pub mod aux_record;
 mod cause;
 mod codec;
@@ -30,4 +31,4 @@ pub use aux_record::{AuxError, AuxRecord, HEADER_BYTES as AUX_HEADER_BYTES};
 pub use envelope::{MAGIC, VERSION, decode, decode_opening, encode};
 pub use error::{WireError, WireField};
 pub use items::MAX_ITEMS;
-pub use message::{Challenge, GrantOffer, Hello, Message, Opening, Role, Stated};
+pub use message::{Challenge, GrantOffer, Hello, Message, Opening, Role, Stated, Verdict};

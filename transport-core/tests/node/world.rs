@@ -86,7 +86,11 @@ pub(crate) fn next_event(client: &Client) -> Option<NodeEvent> {
 
 impl Side {
     pub(crate) fn new(endpoint: SimEndpoint, config: NodeConfig) -> Self {
-        let (tables, address) = (tables(), endpoint.node());
+        Self::over(endpoint, config, tables())
+    }
+
+    pub(crate) fn over(endpoint: SimEndpoint, config: NodeConfig, tables: CacheTables) -> Self {
+        let address = endpoint.node();
         let (node, client, completions) = Node::new(endpoint, tables.clone(), config).unwrap();
         Self { node, client, completions, tables, address, done: vec![] }
     }

@@ -159,7 +159,8 @@ fn f03_every_ask_of_a_decode_engine_is_answered_in_the_call_and_ends_by_its_own_
     assert_eq!(out, [Event::Accepted { room: RoomId(2), peer }]);
     out.clear();
     desk.handle_timeout(deadline, &mut out);
-    let expired = |room, reserved| Event::Expired { room: RoomId(room), peer, reserved };
+    let asked = now;
+    let expired = |room, reserved| Event::Expired { room: RoomId(room), peer, reserved, asked };
     out.sort_by_key(|event| format!("{event:?}"));
     assert_eq!(out, [expired(1, true), expired(2, true), expired(3, false)]);
 }

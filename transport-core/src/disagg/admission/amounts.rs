@@ -30,8 +30,13 @@ impl Amounts {
         self.compared(limit).find(|(_, ours, theirs)| ours > theirs)
     }
 
+    /// The sum of all kinds.
+    pub(in crate::disagg) fn total(&self) -> u64 {
+        self.parts().fold(0, |sum, (_, amount)| sum.saturating_add(amount))
+    }
+
     /// The first kind whose amounts differ, with both.
-    pub(super) fn differs(&self, other: &Self) -> Option<(Part, u64, u64)> {
+    pub(in crate::disagg) fn differs(&self, other: &Self) -> Option<(Part, u64, u64)> {
         self.compared(other).find(|(_, ours, theirs)| ours != theirs)
     }
 

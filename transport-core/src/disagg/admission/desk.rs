@@ -8,8 +8,8 @@ use core::time::Duration;
 use hashbrown::HashMap;
 
 use super::{
-    AdmissionConfig, AdmissionStats, Amounts, Answer, AskError, BadWatermarks, Event, NotReserved,
-    late,
+    AdmissionConfig, AdmissionStats, Amounts, Answer, AskError, BadWatermarks, Event, NotOpened,
+    NotReserved, late,
 };
 use crate::Instant;
 use crate::disagg::RoomId;
@@ -36,7 +36,9 @@ pub struct Admission {
 
 #[derive(Debug)]
 struct Entry {
-    peer: PeerId,
+    /// Who asked; nobody, when the scheduler opened it unasked.
+    peer: Option<PeerId>,
+    asked: Instant,
     /// What it waits for or holds.
     amounts: Amounts,
     stage: Stage,
@@ -57,7 +59,10 @@ impl Entry {
         match self.stage {
             Stage::Queued { .. } => stats.queued -= 1,
             Stage::Reserved => stats.reserved = stats.reserved.minus(&self.amounts),
-            Stage::InUse => stats.used = stats.used.minus(&self.amounts),
+            Stage::InUse => {
+                stats.used = stats.used.minus(&self.amounts);
+                stats.open -= 1;
+            }
         }
     }
 }
@@ -93,6 +98,12 @@ impl Admission {
         self.expiries.peek().map_or(Instant::FAR, |Reverse((expires, ..))| *expires)
     }
 
+    /// Who asked for the room, if it is not open yet.
+    pub fn asker(&self, room: RoomId) -> Option<PeerId> {
+        let entry = self.rooms.get(&room).filter(|entry| entry.stage != Stage::InUse);
+        entry.and_then(|entry| entry.peer)
+    }
+
     /// `peer` asks for a room that needs `need`, all in all, and is of no use after `deadline`.
     ///
     /// Asked again, the first ask stands with its deadline, and the answer is the present one; an
@@ -110,8 +121,8 @@ impl Admission {
         let answer = match self.rooms.get(&room) {
             Some(entry) => self.present_answer(entry, peer, need),
             None => self.possible(now, need, deadline).map(|()| {
-                let entry =
-                    Entry { peer, amounts: *need, stage: Stage::Reserved, deadline, mark: 0 };
+                let (peer, stage) = (Some(peer), Stage::Reserved);
+                let entry = Entry { peer, asked: now, amounts: *need, stage, deadline, mark: 0 };
                 self.enter(now, room, entry)
             }),
         };
@@ -131,17 +142,71 @@ impl Admission {
         out: &mut Vec<Event>,
     ) -> Result<(), NotReserved> {
         self.expire(now, out);
+        let entry = self.rooms.get(&room).filter(|e| !matches!(e.stage, Stage::Queued { .. }));
+        let result = entry.map(|_| ()).ok_or(NotReserved { room });
+        if result.is_ok() {
+            self.put_in_use(room, held);
+        }
+        self.settle(now, out);
+        result
+    }
+
+    /// The scheduler opened the room with `held`, whether it was reserved, queued, or not asked for at
+    /// all: that is a fact, as in [`Admission::used`]. Who waited for it in the queue is told that it
+    /// was accepted.
+    ///
+    /// # Errors
+    ///
+    /// See [`NotOpened`]; nothing is changed.
+    pub fn opened(
+        &mut self,
+        now: Instant,
+        room: RoomId,
+        held: &Amounts,
+        out: &mut Vec<Event>,
+    ) -> Result<(), NotOpened> {
+        self.expire(now, out);
+        let result = self.may_open(room);
+        if result.is_ok() {
+            self.open(now, room, held, out);
+        }
+        self.settle(now, out);
+        result
+    }
+
+    fn may_open(&self, room: RoomId) -> Result<(), NotOpened> {
+        let limit = self.config.rooms as u64;
+        match self.rooms.get(&room).map(|entry| entry.stage) {
+            Some(Stage::InUse) => Err(NotOpened::InUse { room }),
+            _ if self.stats.open >= limit => Err(NotOpened::TooMany { limit }),
+            _ => Ok(()),
+        }
+    }
+
+    fn open(&mut self, now: Instant, room: RoomId, held: &Amounts, out: &mut Vec<Event>) {
+        match self.rooms.get(&room) {
+            Some(Entry { peer: Some(peer), stage: Stage::Queued { .. }, .. }) => {
+                out.push(Event::Accepted { room, peer: *peer });
+                self.stats.accepted += 1;
+            }
+            Some(_) => {}
+            None => {
+                let (amounts, stage) = (Amounts::default(), Stage::Reserved);
+                let (peer, asked, deadline) = (None, now, Instant::FAR);
+                let entry = Entry { peer, asked, amounts, stage, deadline, mark: 0 };
+                self.rooms.insert(room, entry);
+            }
+        }
+        self.put_in_use(room, held);
+    }
+
+    fn put_in_use(&mut self, room: RoomId, held: &Amounts) {
         let mark = self.fresh_mark();
-        let entry = self.rooms.get_mut(&room).filter(|e| !matches!(e.stage, Stage::Queued { .. }));
-        let Some(entry) = entry else {
-            self.settle(now, out);
-            return Err(NotReserved { room });
-        };
+        let Some(entry) = self.rooms.get_mut(&room) else { return };
         entry.give_back(&mut self.stats);
         self.stats.used = self.stats.used.plus(held);
+        self.stats.open += 1;
         (entry.stage, entry.amounts, entry.mark) = (Stage::InUse, *held, mark);
-        self.settle(now, out);
-        Ok(())
     }
 
     /// The room is over, or no longer wanted: what it held or waited for is given up. Says whether
@@ -165,7 +230,7 @@ impl Admission {
     pub fn handle_peer_down(&mut self, now: Instant, peer: PeerId, out: &mut Vec<Event>) {
         let stats = &mut self.stats;
         self.rooms.retain(|_, entry| {
-            let gone = entry.peer == peer && entry.stage != Stage::InUse;
+            let gone = entry.peer == Some(peer) && entry.stage != Stage::InUse;
             if gone {
                 entry.give_back(stats);
             }
@@ -186,8 +251,9 @@ impl Admission {
         peer: PeerId,
         need: &Amounts,
     ) -> Result<Answer, AskError> {
-        if entry.peer != peer {
-            return Err(AskError::OtherPeer { holder: entry.peer });
+        // A room that was opened unasked is anybody's who knows of it.
+        if let Some(holder) = entry.peer.filter(|holder| *holder != peer) {
+            return Err(AskError::OtherPeer { holder });
         }
         let changed = entry.amounts.differs(need).filter(|_| entry.stage != Stage::InUse);
         if let Some((part, before, now)) = changed {
@@ -268,7 +334,7 @@ impl Admission {
         while let Some(room) = self.head() {
             let entry = self.rooms.get(&room).filter(|entry| self.has_space(&entry.amounts));
             let Some(entry) = entry else { return };
-            out.push(Event::Accepted { room, peer: entry.peer });
+            out.extend(entry.peer.map(|peer| Event::Accepted { room, peer }));
             self.queue.pop_front();
             self.stats.queued -= 1;
             self.reserve(room);
@@ -283,8 +349,8 @@ impl Admission {
             }
             self.expiries.pop();
             if let Some(entry) = in_force.then(|| self.remove(room)).flatten() {
-                let (peer, reserved) = (entry.peer, entry.stage == Stage::Reserved);
-                out.push(Event::Expired { room, peer, reserved });
+                let (asked, reserved) = (entry.asked, entry.stage == Stage::Reserved);
+                out.extend(entry.peer.map(|peer| Event::Expired { room, peer, reserved, asked }));
                 self.stats.expired += 1;
             }
         }

@@ -24,7 +24,7 @@ fn accepted(room: u64) -> Event {
 }
 
 fn expired(room: u64, reserved: bool) -> Event {
-    Event::Expired { room: RoomId(room), peer: PEER, reserved }
+    Event::Expired { room: RoomId(room), peer: PEER, reserved, asked: at(0) }
 }
 
 struct Bench {
@@ -76,6 +76,11 @@ impl Bench {
     fn used(&mut self, room: u64, held: u64) -> Vec<Event> {
         self.desk.used(at(0), RoomId(room), &pages(held), &mut self.out).unwrap();
         core::mem::take(&mut self.out)
+    }
+
+    fn opened(&mut self, room: u64, held: u64) -> Result<Vec<Event>, NotOpened> {
+        self.desk.opened(at(0), RoomId(room), &pages(held), &mut self.out)?;
+        Ok(core::mem::take(&mut self.out))
     }
 
     fn later(&mut self, ms: u64) -> Vec<Event> {
@@ -219,7 +224,9 @@ fn r5_a_reservation_that_expires_gives_its_pages_to_the_next() {
     let ask = bench.desk.ask(at(MINUTE - 1), RoomId(2), PEER, &pages(20), later, &mut bench.out);
     assert!(matches!(ask, Ok(Answer::Queued { position: 1, .. })));
     bench.desk.used(at(MINUTE - 1), RoomId(3), &pages(0), &mut bench.out).unwrap_err();
-    assert_eq!(bench.later(MINUTE), [expired(1, true), expired(3, false), accepted(2)]);
+    let (room, asked) = (RoomId(3), at(MINUTE - 1));
+    let queued = Event::Expired { room, peer: PEER, reserved: false, asked };
+    assert_eq!(bench.later(MINUTE), [expired(1, true), queued, accepted(2)]);
     let gone = bench.desk.used(at(MINUTE), RoomId(1), &pages(90), &mut bench.out);
     assert_eq!(gone, Err(NotReserved { room: RoomId(1) }));
     assert_eq!(bench.desk.stats().reserved, pages(20));
@@ -240,6 +247,66 @@ fn r5_an_open_room_holds_what_it_really_took_and_never_expires() {
     assert_eq!(bench.used(2, 0), []);
     assert_eq!(bench.used(1, 70), [accepted(3)]);
     assert!(!bench.desk.release(at(0), RoomId(9), &mut bench.out));
+}
+
+#[test]
+fn r5_what_is_opened_unasked_is_held_until_it_is_released() {
+    let mut bench = Bench::new();
+    bench.opened(1, 90).unwrap();
+    let stats = bench.desk.stats();
+    assert_eq!((stats.used, stats.open, stats.accepted), (pages(90), 1, 0));
+    assert!(stats.above_high && bench.desk.asker(RoomId(1)).is_none());
+    assert_eq!(bench.queued(2, 5), 0);
+    assert_eq!(bench.ask(1, 90), Ok(Answer::Accepted), "whoever asks for it now");
+    assert_eq!(bench.later(10 * MINUTE), [expired(2, false)], "it never expires");
+    let again = bench.desk.opened(at(0), RoomId(1), &pages(1), &mut bench.out);
+    assert_eq!(again, Err(NotOpened::InUse { room: RoomId(1) }));
+    bench.desk.handle_peer_down(at(0), PEER, &mut bench.out);
+    assert_eq!(bench.desk.stats().used, pages(90));
+    assert_eq!(bench.release(0, 1), []);
+    assert_eq!((bench.desk.stats().used, bench.desk.stats().open), (Amounts::default(), 0));
+}
+
+#[test]
+fn r5_a_room_that_is_opened_while_it_waits_was_accepted_and_holds_what_it_got() {
+    let mut bench = Bench::holding(60);
+    assert_eq!((bench.queued(2, 50), bench.queued(3, 5)), (0, 1));
+    assert_eq!(bench.desk.asker(RoomId(3)), Some(PEER));
+    assert_eq!(bench.opened(3, 4), Ok(vec![accepted(3)]));
+    let stats = bench.desk.stats();
+    assert_eq!((stats.queued, stats.open), (1, 2));
+    assert_eq!(stats.used, pages(60).plus(&pages(4)));
+    // The one in front still waits for its turn, and gets it.
+    assert_eq!(bench.release(0, 1), [accepted(2)]);
+    assert_eq!(bench.opened(2, 10), Ok(vec![]), "a reservation shrinks to what it got");
+    assert_eq!(bench.desk.stats().reserved, Amounts::default());
+}
+
+#[test]
+fn r5_rooms_that_are_open_are_bounded_also_unasked() {
+    let mut bench = Bench::with(|config| config.rooms = 2);
+    bench.ask(1, 1).unwrap();
+    bench.ask(2, 1).unwrap();
+    assert_eq!((bench.opened(3, 1), bench.opened(4, 1)), (Ok(vec![]), Ok(vec![])));
+    assert_eq!(bench.opened(5, 1), Err(NotOpened::TooMany { limit: 2 }));
+    assert_eq!(bench.opened(1, 1), Err(NotOpened::TooMany { limit: 2 }));
+    assert_eq!(bench.desk.stats().reserved, pages(1).plus(&pages(1)), "nothing has changed");
+    assert!(matches!(bench.ask(6, 1), Ok(Answer::Busy { .. })));
+    bench.release(0, 3);
+    assert_eq!(bench.opened(1, 1), Ok(vec![]));
+}
+
+#[test]
+fn without_limits_everything_is_accepted_up_to_so_many_rooms() {
+    let mut desk = Admission::new(AdmissionConfig::unlimited(2)).unwrap();
+    let mut out = vec![];
+    let need = Amounts { pages: 1 << 20, aux: 1 << 20, state: [1 << 20; 16] };
+    let mut ask = |room| desk.ask(at(0), RoomId(room), PEER, &need, at(MINUTE), &mut out);
+    assert_eq!([ask(1), ask(2)], [Ok(Answer::Accepted); 2]);
+    assert!(matches!(ask(3), Ok(Answer::Busy { .. })));
+    desk.handle_timeout(at(MINUTE), &mut out);
+    assert_eq!(out, [expired(1, true), expired(2, true)]);
+    assert_eq!(desk.stats().reserved, Amounts::default());
 }
 
 #[test]

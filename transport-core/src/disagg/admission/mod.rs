@@ -4,7 +4,8 @@
 //! grants until they time out. Whoever wants a room [asks](Admission::ask) first, and is accepted,
 //! queued or turned away with a hint when to come back. What is accepted is *reserved* until the
 //! scheduler [opens](Admission::used) the room with the pages it really took, and held until it
-//! [releases](Admission::release) them, which lets the next ones in.
+//! [releases](Admission::release) them, which lets the next ones in. What it
+//! [opens](Admission::opened) without having been asked is held too.
 //!
 //! Not an allocator: it counts pages and slots and knows none by its number. Not for what the engine
 //! holds outside of rooms; leave that out of the capacity.
@@ -16,12 +17,14 @@
 //! 2. A room gets all it needs (pages, aux slots, slots of every state component) in one step, and
 //!    only if then no kind is above its capacity.
 //! 3. Above the high watermark of pages nobody is let in until the level is at or below the low one.
-//!    The step that crosses the high mark is still let in: the rest is for what runs already.
+//!    The step that crosses the high mark is still let in: the rest is for what runs already. What the
+//!    scheduler opens by itself is a fact, not an ask: it can bring the level anywhere.
 //! 4. First come, first served. A small need does not overtake a large one that waits for space;
 //!    else a steady flow of small ones would keep the large one out for ever. The price is space that
 //!    stays free meanwhile, for [`AdmissionConfig::wait`] at most.
-//! 5. Queue and table are bounded, and everything in them but what is in use expires by itself, at
-//!    the deadline that came with the ask. Asking again changes nothing and gives the present answer.
+//! 5. Queue and table are bounded (the table by [`AdmissionConfig::rooms`] that asks may fill, and as
+//!    many that the scheduler may), and everything in them but what is in use expires by itself, at the
+//!    deadline that came with the ask. Asking again changes nothing and gives the present answer.
 //!
 //! Why prefill and decode cannot wait for each other for ever: that would take someone who holds
 //! something while waiting for more. What is queued holds nothing here (2). A reservation waits
@@ -70,7 +73,7 @@ pub use desk::Admission;
 use super::RoomId;
 use crate::Instant;
 use crate::fabric::PeerId;
-use crate::transfer::Part;
+use crate::transfer::{MAX_COMPONENTS, Part};
 
 /// What may be let in. Fields are public; start from [`AdmissionConfig::new`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,7 +84,8 @@ pub struct AdmissionConfig {
     pub high_permille: u32,
     /// Thousandths of the pages at or below which asks are accepted again.
     pub low_permille: u32,
-    /// Most rooms at a time: queued, reserved and in use.
+    /// Most rooms at a time, queued, reserved and in use together: beyond that asks are turned away.
+    /// As many may be opened that nobody asked for.
     pub rooms: usize,
     /// Most asks in the queue. With 0 whoever cannot be accepted is turned away.
     pub queue: usize,
@@ -186,6 +190,24 @@ pub struct NotReserved {
     pub room: RoomId,
 }
 
+/// A room that cannot be opened.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum NotOpened {
+    /// It is in use, perhaps since an earlier time of the same number: release that first.
+    #[error("{room} is in use")]
+    InUse {
+        /// The room.
+        room: RoomId,
+    },
+    /// As many rooms as there may be are in use.
+    #[error("{limit} rooms are in use")]
+    TooMany {
+        /// [`AdmissionConfig::rooms`].
+        limit: u64,
+    },
+}
+
 /// What became of an ask later. Tell its peer.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Event {
@@ -204,6 +226,8 @@ pub enum Event {
         peer: PeerId,
         /// Whether it had been reserved, and not only queued.
         reserved: bool,
+        /// When it was asked for.
+        asked: Instant,
     },
 }
 
@@ -214,6 +238,8 @@ pub struct AdmissionStats {
     pub used: Amounts,
     /// Held by rooms that were accepted and are not open yet.
     pub reserved: Amounts,
+    /// Open rooms.
+    pub open: u64,
     /// Asks in the queue.
     pub queued: u64,
     /// Whether the high watermark was crossed and the low one not reached since.
@@ -226,6 +252,15 @@ pub struct AdmissionStats {
     pub expired: u64,
     /// Asks that can never be accepted.
     pub refused: u64,
+}
+
+impl AdmissionConfig {
+    /// Everything is accepted, up to so many rooms at a time.
+    pub(in crate::disagg) fn unlimited(rooms: usize) -> Self {
+        let all = Amounts { pages: u64::MAX, aux: u64::MAX, state: [u64::MAX; MAX_COMPONENTS] };
+        let (high_permille, low_permille, queue) = (1000, 1000, 0);
+        Self { high_permille, low_permille, rooms, queue, ..Self::new(all) }
+    }
 }
 
 /// Milliseconds that `deadline` is past at `now`, if it is.

@@ -28,6 +28,11 @@ enum Call {
         room: u64,
         percent: u64,
     },
+    /// Opens the room with that much, whatever it is.
+    Opened {
+        room: u64,
+        held: [u64; 3],
+    },
     Release {
         room: u64,
     },
@@ -41,10 +46,12 @@ enum Call {
 
 fn call() -> impl Strategy<Value = Call> {
     let need = (0..45u64, 0..4u64, 0..3u64).prop_map(|(pages, aux, state)| [pages, aux, state]);
+    let held = (0..25u64, 0..3u64, 0..2u64).prop_map(|(pages, aux, state)| [pages, aux, state]);
     let room = 0..16u64;
     prop_oneof![
         6 => (room.clone(), 0..3u32, need, 0..90u64)
             .prop_map(|(room, peer, need, seconds)| Call::Ask { room, peer, need, seconds }),
+        2 => (room.clone(), held).prop_map(|(room, held)| Call::Opened { room, held }),
         3 => (room.clone(), 0..=100u64).prop_map(|(room, percent)| Call::Used { room, percent }),
         4 => room.prop_map(|room| Call::Release { room }),
         1 => (0..3u32).prop_map(|peer| Call::PeerDown { peer }),
@@ -73,7 +80,8 @@ enum Stage {
 
 #[derive(Clone, Debug)]
 struct Line {
-    peer: PeerId,
+    /// Nobody, of a room that was opened unasked.
+    peer: Option<PeerId>,
     amounts: [u64; 3],
     stage: Stage,
     /// Positions only fall.
@@ -86,6 +94,8 @@ struct World {
     book: BTreeMap<RoomId, Line>,
     queue: VecDeque<RoomId>,
     above_high: bool,
+    /// More is held than there is, since the scheduler said so.
+    overdrawn: bool,
 }
 
 impl World {
@@ -94,7 +104,7 @@ impl World {
         (config.queue, config.rooms) = (QUEUE, ROOMS);
         let desk = Admission::new(config).unwrap();
         let (book, queue) = (BTreeMap::new(), VecDeque::new());
-        Self { now: Instant::ZERO, desk, book, queue, above_high: false }
+        Self { now: Instant::ZERO, desk, book, queue, above_high: false, overdrawn: false }
     }
 
     fn make(&mut self, call: Call) -> Result<(), TestCaseError> {
@@ -119,6 +129,10 @@ impl World {
                     }
                 })?;
             }
+            Call::Opened { room, held } => {
+                let opened = self.desk.opened(now, RoomId(room), &amounts(held), &mut out);
+                self.opened(RoomId(room), held, opened, out)?;
+            }
             Call::Release { room } => {
                 let known = self.book.contains_key(&RoomId(room));
                 prop_assert_eq!(self.desk.release(now, RoomId(room), &mut out), known);
@@ -126,7 +140,8 @@ impl World {
             }
             Call::PeerDown { peer } => {
                 self.desk.handle_peer_down(now, PeerId(peer), &mut out);
-                let stays = |line: &Line| line.peer != PeerId(peer) || line.stage == Stage::InUse;
+                let other = |line: &Line| line.peer != Some(PeerId(peer));
+                let stays = |line: &Line| other(line) || line.stage == Stage::InUse;
                 self.heard(&out, |book| book.retain(|_, line| stays(line)))?;
             }
             Call::Wait { seconds } => {
@@ -148,22 +163,56 @@ impl World {
         let (expiries, acceptances): (Vec<Event>, Vec<Event>) =
             events.iter().partition(|event| is_expiry(event));
         for event in expiries {
-            let Event::Expired { room, peer, reserved } = event else { continue };
+            let Event::Expired { room, peer, reserved, .. } = event else { continue };
             let line = self.book.remove(&room).unwrap();
             let stage = if reserved { Stage::Reserved } else { Stage::Queued };
-            prop_assert_eq!((line.peer, line.stage), (peer, stage));
+            prop_assert_eq!((line.peer, line.stage), (Some(peer), stage));
         }
         change(&mut self.book);
         self.tidy();
         for event in acceptances {
             let Event::Accepted { room, peer } = event else { continue };
             prop_assert_eq!(self.queue.pop_front(), Some(room), "first come, first served");
-            prop_assert_eq!(self.book[&room].peer, peer);
+            prop_assert_eq!(self.book[&room].peer, Some(peer));
             prop_assert!(self.has_space(self.book[&room].amounts));
             self.book.get_mut(&room).unwrap().stage = Stage::Reserved;
             self.tidy();
         }
         Ok(())
+    }
+
+    /// The scheduler opened a room, asked for or not.
+    fn opened(
+        &mut self,
+        room: RoomId,
+        held: [u64; 3],
+        result: Result<(), NotOpened>,
+        mut events: Vec<Event>,
+    ) -> Result<(), TestCaseError> {
+        let line = self.book.get(&room);
+        let stage = line.map(|line| line.stage);
+        let expected = match stage {
+            Some(Stage::InUse) => Err(NotOpened::InUse { room }),
+            _ if self.open() == ROOMS => Err(NotOpened::TooMany { limit: ROOMS as u64 }),
+            _ => Ok(()),
+        };
+        prop_assert_eq!(result, expected);
+        let peer = line.and_then(|line| line.peer);
+        if let (Ok(()), Some(Stage::Queued), Some(peer)) = (result, stage, peer) {
+            prop_assert_eq!(events.remove(0), Event::Accepted { room, peer });
+        }
+        self.heard(&events, |book| {
+            if result.is_ok() {
+                book.insert(room, Line { peer, amounts: held, stage: Stage::InUse, position: 0 });
+            }
+        })?;
+        let sum = self.held(|stage| stage != Stage::Queued);
+        self.overdrawn |= (0..3).any(|k| sum[k] > CAPACITY[k]);
+        Ok(())
+    }
+
+    fn open(&self) -> usize {
+        self.book.values().filter(|line| line.stage == Stage::InUse).count()
     }
 
     fn answered(
@@ -176,7 +225,8 @@ impl World {
         let fits_now = self.queue.is_empty() && self.has_space(need);
         if let Some(line) = self.book.get_mut(&room) {
             let stage = line.stage;
-            let same = line.peer == peer && (stage == Stage::InUse || line.amounts == need);
+            let same = line.peer.is_none_or(|other| other == peer)
+                && (stage == Stage::InUse || line.amounts == need);
             match answer {
                 Ok(Answer::Queued { position, .. }) => {
                     prop_assert!(same && stage == Stage::Queued && position <= line.position);
@@ -188,7 +238,7 @@ impl World {
             }
             return Ok(());
         }
-        let full = self.book.len() == ROOMS;
+        let full = self.book.len() >= ROOMS;
         let (stage, position) = match answer {
             Ok(Answer::Accepted) => {
                 prop_assert!(fits_now && !full);
@@ -214,7 +264,7 @@ impl World {
                 return Ok(());
             }
         };
-        self.book.insert(room, Line { peer, amounts: need, stage, position });
+        self.book.insert(room, Line { peer: Some(peer), amounts: need, stage, position });
         self.tidy();
         Ok(())
     }
@@ -237,15 +287,18 @@ impl World {
         !self.above_high && (0..3).all(|k| held[k] + need[k] <= CAPACITY[k])
     }
 
-    fn check(&self) -> Result<(), TestCaseError> {
+    fn check(&mut self) -> Result<(), TestCaseError> {
         let stats = self.desk.stats();
         prop_assert_eq!(stats.used, amounts(self.held(|stage| stage == Stage::InUse)));
         prop_assert_eq!(stats.reserved, amounts(self.held(|stage| stage == Stage::Reserved)));
         prop_assert_eq!(stats.queued, self.queue.len() as u64);
         prop_assert_eq!(stats.above_high, self.above_high);
+        prop_assert_eq!(stats.open, self.open() as u64);
         let held = self.held(|stage| stage != Stage::Queued);
-        prop_assert!((0..3).all(|k| held[k] <= CAPACITY[k]), "{held:?} are held");
-        prop_assert!(self.queue.len() <= QUEUE && self.book.len() <= ROOMS);
+        let fits = (0..3).all(|k| held[k] <= CAPACITY[k]);
+        self.overdrawn &= !fits;
+        prop_assert!(fits || self.overdrawn, "{held:?} are held");
+        prop_assert!(self.queue.len() <= QUEUE && self.book.len() <= 2 * ROOMS);
         if let Some(first) = self.queue.front() {
             prop_assert!(!self.has_space(self.book[first].amounts), "{first} waits for nothing");
         }

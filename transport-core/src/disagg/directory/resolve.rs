@@ -3,8 +3,9 @@
 //! Both sides decide by themselves, from the same facts, so they must decide alike: the decode side
 //! [resolves](resolve), the prefill rank that got the request [announces](announce). Where a router
 //! sent the request elsewhere than both would compute, the prefill rank finds out, and the request
-//! fails with the numbers of both ranks: it [places](super::Directory::place) the room where it is
-//! and fails it, and the decode side, which asks for every room whose prefill rank does not answer,
+//! fails with the numbers of both ranks: its [node](crate::disagg::node::NodeConfig::follow_room) tells
+//! the decode nodes that it knows. For the others it [places](super::Directory::place) the room where it
+//! is, and the decode side, which asks for every room whose prefill rank does not answer,
 //! [learns the same](confirm).
 
 use core::num::NonZeroU32;

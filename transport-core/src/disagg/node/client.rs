@@ -1,12 +1,13 @@
 //! The scheduler's side of a node: submit from any thread, look at a room with one atomic load.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::task::Waker;
 
 use thiserror::Error;
 
 use super::config::NodeEvent;
-use super::request::{Chunk, Open, Receive, Request, RequestKind};
+use super::request::{Ask, Chunk, Open, Receive, Request, RequestKind};
 use crate::disagg::RoomId;
 use crate::disagg::room::RoomState;
 use crate::queue::{SubmitError, Submitter};
@@ -30,7 +31,7 @@ impl Client {
         Self { submitter, driver, events }
     }
 
-    /// What happened to peers; each event is given to one caller. When nobody asks, the oldest of
+    /// What happened to peers, and to asks; each event is given to one caller. When nobody asks, the oldest of
     /// many are forgotten.
     pub fn poll_event(&self) -> Option<NodeEvent> {
         self.events.pop()
@@ -47,12 +48,48 @@ impl Client {
         Ok(handle)
     }
 
+    /// Prefill: asks a decode node whether there is space for a room (R5). The completion brings the
+    /// first answer, after one round trip; [`Client::poll_event`] brings what becomes of it later.
+    /// Those news can be missed, so ask again after the hint: the present answer comes, and the
+    /// deadline of the first ask stands.
+    ///
+    /// When the last ask for a room comes to nothing, the room fails at once with the reason, if it is
+    /// open and has no grant; else when it is opened, unless a completion has said so.
+    pub fn ask(&self, ask: Ask) -> Result<(), Rejected<RoomId>> {
+        self.submit(RequestKind::Ask(Box::new(ask)), |kind| match kind {
+            RequestKind::Ask(ask) => Some(ask.room),
+            _ => None,
+        })
+    }
+
+    /// Decode, with [`NodeConfig::admission`](super::NodeConfig::admission): what a room holds that has
+    /// succeeded is free for others. Until then its pages count as used, for the generation
+    /// goes on using them. Before the room has ended it takes effect when it does; a room that was
+    /// asked for and is not open is given up.
+    pub fn release(&self, room: RoomId) -> Result<(), Rejected<RoomId>> {
+        self.submit(RequestKind::Release(room), |kind| match kind {
+            RequestKind::Release(room) => Some(room),
+            _ => None,
+        })
+    }
+
     /// Prefill: opens a room. Its completion comes when the room ends.
     pub fn open(&self, open: Open) -> Result<RoomHandle, Rejected<Open>> {
+        self.open_at(open, None)
+    }
+
+    /// Prefill: opens a room for a request in which the router named the data-parallel rank. Decode
+    /// knows it as well, so that rank wins over where the room would be looked for (R4): the room fails
+    /// if this node is of another.
+    pub fn open_routed(&self, open: Open, dp_rank: u32) -> Result<RoomHandle, Rejected<Open>> {
+        self.open_at(open, Some(dp_rank))
+    }
+
+    fn open_at(&self, open: Open, dp_rank: Option<u32>) -> Result<RoomHandle, Rejected<Open>> {
         let cell = Arc::new(RoomCell::new());
         let handle = RoomHandle { cell: cell.clone() };
-        self.submit(RequestKind::Open(open, cell), |kind| match kind {
-            RequestKind::Open(open, _) => Some(open),
+        self.submit(RequestKind::Open(open, dp_rank, cell), |kind| match kind {
+            RequestKind::Open(open, ..) => Some(open),
             _ => None,
         })?;
         Ok(handle)

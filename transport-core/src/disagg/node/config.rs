@@ -6,11 +6,14 @@ use core::time::Duration;
 
 use thiserror::Error;
 
+use crate::disagg::admission::{AdmissionConfig, Answer, BadWatermarks};
 use crate::disagg::consensus::Attempt;
 use crate::disagg::room::Deadlines;
 use crate::disagg::topology::Layout;
 use crate::disagg::trust::{Secret, SharedKey};
-use crate::disagg::{Cause, DType, Geometry, ItemSizes, KvLayout, StateGeometry, StateKind};
+use crate::disagg::{
+    Cause, DType, Geometry, ItemSizes, KvLayout, RoomId, StateGeometry, StateKind,
+};
 use crate::fabric::{FabricError, PathError, PeerId};
 use crate::memory::CacheTables;
 use crate::transfer::{MAX_DELIVERIES, Part};
@@ -34,12 +37,23 @@ pub struct NodeConfig {
     /// Randomness that grants' tags and the nonces of handshakes are made from. It must be random,
     /// and another one in every life: see [`Secret`].
     pub secret: Secret,
+    /// Prefill: the engine's requests go to its data-parallel rank `room % dp` (the policy
+    /// follow-bootstrap-room). A room that is opened at another rank fails at once, here and at the
+    /// decode nodes, which look for it there (R4). The rank and how many there are, are the layout's.
+    pub follow_room: bool,
+    /// Decode nodes ask the directory where a request is, whatever the policy. Must be set on both sides
+    /// or on none: no room is misrouted then.
+    pub force_query: bool,
     /// What all nodes of the cluster share. With it a peer must prove that it has it before
     /// anything else (W3); without it, whoever reaches the node can take part, and
     /// [`NodeEvent::Unprotected`] says so.
     pub key: Option<SharedKey>,
     /// What the cache holds.
     pub model: Model,
+    /// Decode: what prefill nodes that ask may be given (R5). Rooms then hold their pages until they
+    /// fail or are [released](super::Client::release). `None`: whoever asks is accepted, up to
+    /// `max_rooms`, and nothing is to be released.
+    pub admission: Option<AdmissionConfig>,
     /// How long rooms may stay in each state.
     pub deadlines: Deadlines,
     /// A peer that sent nothing for this long is asked; after `missed` such times it is down.
@@ -66,7 +80,7 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// The defaults of everything but who the node is: no key, heartbeat 5 s, 2 may be missed,
+    /// The defaults of everything but who the node is: no key, no admission, heartbeat 5 s, 2 may be missed,
     /// handshake 10 s, depth 1024, 65536 rooms, 2^24 items in early grants, 4096 deliveries, 65536
     /// tombstones for 600 s. `secret` must be random ([`Secret`]).
     pub fn new(role: Role, incarnation: u64, secret: u128, model: Model) -> Self {
@@ -76,9 +90,12 @@ impl NodeConfig {
             layout: None,
             rank: 0,
             incarnation,
+            follow_room: false,
+            force_query: false,
             secret: Secret(secret),
             key: None,
             model,
+            admission: None,
             deadlines: Deadlines::default(),
             heartbeat: Duration::from_secs(5),
             missed: 2,
@@ -105,7 +122,8 @@ const MOST_DEPTH: usize = 1 << 24;
 
 impl NodeConfig {
     /// Whether every setting is one that a node can work with; the first that is not.
-    pub(super) fn check(&self) -> Result<(), NodeError> {
+    pub(super) fn check(&self, tables: &CacheTables) -> Result<(), NodeError> {
+        self.check_capacity(tables)?;
         let due = &self.deadlines;
         check_time("deadlines.bootstrap", due.bootstrap)?;
         check_time("deadlines.waiting", due.waiting)?;
@@ -117,6 +135,18 @@ impl NodeConfig {
         check_number("missed", self.missed.into(), 0, MOST_MISSED.into())?;
         check_number("deliveries", self.deliveries.into(), 1, MAX_DELIVERIES.into())?;
         check_number("depth", self.depth as u64, 1, MOST_DEPTH as u64)
+    }
+
+    /// Whether the tables have what may be given away.
+    fn check_capacity(&self, tables: &CacheTables) -> Result<(), NodeError> {
+        let given = self.admission.iter().flat_map(|admission| admission.capacity.parts());
+        for (part, capacity) in given.collect::<Vec<_>>() {
+            let items = tables.table(part).map_or(0, |table| table.items().into());
+            if capacity > items {
+                return Err(NodeError::Capacity { part: part.to_wire(), capacity, items });
+            }
+        }
+        Ok(())
     }
 }
 
@@ -171,7 +201,7 @@ impl Model {
     }
 }
 
-/// What happened to a peer. For logs and for choosing whom to ask; rooms learn it by themselves.
+/// What happened to a peer, or to an ask. For logs and for choosing whom to ask; rooms learn it by themselves.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum NodeEvent {
@@ -226,6 +256,15 @@ pub enum NodeEvent {
         /// Why it failed.
         cause: Cause,
     },
+    /// Prefill: what became of an [`Ask`](super::Ask) after its first answer.
+    Answered {
+        /// The room.
+        room: RoomId,
+        /// Who was asked.
+        peer: PeerId,
+        /// [`Answer::Accepted`] after it was queued; or why it has come to nothing.
+        result: Result<Answer, Cause>,
+    },
     /// The node has no shared key: whoever reaches it can take part. Once, when it is made. Warn,
     /// and set [`NodeConfig::key`] where strangers can reach the node.
     Unprotected,
@@ -238,6 +277,8 @@ pub struct NodeStats {
     pub receiving: u64,
     /// Rooms open now, on the prefill side.
     pub sending: u64,
+    /// Asks under way now, on the prefill side: unanswered, or let in or queued and without a grant.
+    pub asking: u64,
     /// Rooms that succeeded.
     pub succeeded: u64,
     /// Rooms that failed.
@@ -265,6 +306,16 @@ pub enum NodeError {
     AuxSlot {
         /// Bytes of a slot.
         bytes: u64,
+    },
+    /// More may be given to rooms that are asked for than the tables have.
+    #[error("part {part}: {capacity} may be given to rooms, but the table has {items}")]
+    Capacity {
+        /// Wire number of the part.
+        part: u8,
+        /// In [`AdmissionConfig::capacity`].
+        capacity: u64,
+        /// Items of the table.
+        items: u64,
     },
     /// The fabric refused the tables.
     #[error("the fabric refused the tables: {0}")]
@@ -301,6 +352,9 @@ pub enum NodeError {
         /// Wire number of the first part that differs.
         part: u8,
     },
+    /// The watermarks of the node's admission cannot be.
+    #[error(transparent)]
+    Watermarks(#[from] BadWatermarks),
     /// The model names another number of state components than there are tables.
     #[error("the model has {kinds} state components, the tables {tables}")]
     StateKinds {

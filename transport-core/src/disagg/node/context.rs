@@ -3,6 +3,7 @@
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use super::config::{NodeConfig, NodeEvent, NodeStats};
 use super::farewell::Farewells;
@@ -76,16 +77,16 @@ impl<E: Endpoint> Context<E> {
         }
     }
 
-    /// Something for [`Client::poll_event`](super::Client::poll_event).
+    pub(super) fn deadlines(&self) -> Deadlines {
+        self.config.deadlines
+    }
+
+    /// Tells the scheduler what it did not ask for; the oldest news make room.
     pub(super) fn report(&self, event: NodeEvent) {
         if let Err(event) = self.events.push(event) {
             let _oldest = self.events.pop();
             let _full_again = self.events.push(event);
         }
-    }
-
-    pub(super) fn deadlines(&self) -> Deadlines {
-        self.config.deadlines
     }
 
     /// Queues a message. One that the link cannot take now is as good as lost on the way: rooms
@@ -220,6 +221,11 @@ impl<E: Endpoint> Context<E> {
         let counter = if success { &mut self.stats.succeeded } else { &mut self.stats.failed };
         *counter += 1;
     }
+}
+
+/// Milliseconds as a message carries them.
+pub(super) fn wire_millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// A bit for each part that no layer of the rank has.

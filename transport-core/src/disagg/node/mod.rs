@@ -7,13 +7,16 @@
 //!
 //! [`Completions`]: crate::queue::Completions
 
+mod asks;
 mod client;
 mod config;
 mod context;
 mod decode;
+mod desk;
 mod early;
 mod farewell;
 mod group;
+mod misroutes;
 mod pairing;
 mod peers;
 mod prefill;
@@ -29,13 +32,16 @@ use core::time::Duration;
 pub use client::{Client, Rejected, RoomHandle};
 pub use config::{Model, NodeConfig, NodeError, NodeEvent, NodeStats};
 use request::RequestKind;
-pub use request::{Chunk, Completion, Last, Lease, Open, Readiness, Receive, Request, SourceReady};
+pub use request::{
+    Ask, Chunk, Completion, Last, Lease, Open, Readiness, Receive, Request, SourceReady,
+};
 
 use self::context::{Address, Context, Timer};
 use self::decode::DecodeSide;
 use self::peers::{PeerChange, Peers, mirrored};
 use self::prefill::PrefillSide;
 use crate::Instant;
+use crate::disagg::admission::AdmissionStats;
 use crate::disagg::topology::{Layout, Rank, Side, Topology};
 use crate::disagg::{Cause, Failure, Geometry};
 use crate::fabric::{FabricEvent, PathError, PeerId};
@@ -83,7 +89,7 @@ impl<E: Endpoint> Node<E> {
         tables: CacheTables,
         config: NodeConfig,
     ) -> Result<(Self, Client, Completions<Request>), NodeError> {
-        config.check()?;
+        config.check(&tables)?;
         let hello = hello(&tables, &config)?;
         endpoint.bind(tables.clone())?;
         let hello = Hello { address: endpoint.address(), ..hello };
@@ -93,7 +99,7 @@ impl<E: Endpoint> Node<E> {
         let unprotected = config.key.is_none();
         let node = Self {
             peers: Peers::new(hello),
-            decode: DecodeSide::new(&config),
+            decode: DecodeSide::new(&config)?,
             prefill: PrefillSide::new(&config),
             ctx: Context::new(endpoint, tables, config, port, events),
             tick: Instant::ZERO,
@@ -118,7 +124,13 @@ impl<E: Endpoint> Node<E> {
     /// Counters.
     pub fn stats(&self) -> NodeStats {
         let (receiving, sending) = (self.decode.len() as u64, self.prefill.len() as u64);
-        NodeStats { receiving, sending, ..self.ctx.stats }
+        let asking = self.prefill.asking() as u64;
+        NodeStats { receiving, sending, asking, ..self.ctx.stats }
+    }
+
+    /// Decode: what rooms hold, who waits, and how asks were answered so far.
+    pub fn admission_stats(&self) -> AdmissionStats {
+        self.decode.desk.stats()
     }
 
     /// One turn: does all that can be done now, without blocking.
@@ -135,6 +147,7 @@ impl<E: Endpoint> Node<E> {
 
     fn wake_at(&self) -> Instant {
         let next = self.ctx.timers.next().min(self.ctx.farewells.next()).min(self.tick);
+        let next = next.min(self.decode.desk.deadline()).min(self.prefill.next_ask());
         let fenced = self.prefill.is_waiting_to_post();
         if fenced { next.min(self.ctx.now + FENCE_POLL) } else { next }
     }
@@ -238,6 +251,12 @@ impl<E: Endpoint> Node<E> {
             Message::Drained { room, grant } => {
                 self.decode.drained(ctx, Address { peer, room, grant });
             }
+            Message::Ask { room, need, deadline_ms } => {
+                self.decode.asked(ctx, (room, peer), &need, deadline_ms);
+            }
+            Message::Misrouted(misrouted) => {
+                self.decode.misrouted(ctx, &self.peers, peer, misrouted);
+            }
             _ => ctx.stats.note_foreign(),
         }
     }
@@ -254,6 +273,9 @@ impl<E: Endpoint> Node<E> {
             }
             Message::Drained { room, grant } => {
                 self.prefill.drained(ctx, Address { peer, room, grant });
+            }
+            Message::Answer { room, verdict } => {
+                self.prefill.answered(ctx, (room, peer), verdict);
             }
             _ => ctx.stats.note_foreign(),
         }
@@ -294,7 +316,9 @@ impl<E: Endpoint> Node<E> {
             PeerChange::Ready { peer, .. } => self.decode.peer_ready(ctx, &self.peers, peer),
             PeerChange::Down { peer, reason } => {
                 self.decode.path_down(ctx, peer, reason);
+                self.decode.desk.peer_down(ctx, peer);
                 self.prefill.path_down(ctx, peer, reason);
+                self.prefill.asked_peer_down(ctx, peer, reason);
                 ctx.farewells.forget(peer);
             }
             PeerChange::Refused { peer, cause } => self.decode.peer_refused(ctx, peer, cause),
@@ -326,9 +350,19 @@ impl<E: Endpoint> Node<E> {
                 };
                 ctx.port.complete(ticket, Completion::Cancelled { room, live });
             }
+            (RequestKind::Ask(ask), Role::Prefill) => {
+                self.prefill.ask(ctx, &self.peers, *ask, ticket);
+            }
+            (RequestKind::Ask(ask), Role::Decode) => {
+                asks::complete(ctx, (ask.room, ask.peer), ticket, Err(wrong));
+            }
+            (RequestKind::Release(room), role) => {
+                let held = role == Role::Decode && self.decode.release(ctx, room);
+                ctx.port.complete(ticket, Completion::Released { room, held });
+            }
             (RequestKind::Chunk(chunk), Role::Prefill) => self.prefill.chunk(ctx, chunk, ticket),
-            (RequestKind::Open(open, cell), Role::Prefill) => {
-                self.prefill.open(ctx, &self.peers, open.room, ticket, cell);
+            (RequestKind::Open(open, dp_rank, cell), Role::Prefill) => {
+                self.prefill.open(ctx, &self.peers, (open.room, dp_rank), ticket, cell);
             }
             (RequestKind::Receive(receive, cell), Role::Decode) => {
                 self.decode.receive(ctx, &self.peers, receive, ticket, cell);
@@ -337,7 +371,7 @@ impl<E: Endpoint> Node<E> {
                 let failure = Failure { room: chunk.room, peer: None, cause: wrong };
                 prefill::reject_chunk(ctx, chunk, ticket, failure);
             }
-            (RequestKind::Open(open, cell), Role::Decode) => {
+            (RequestKind::Open(open, _, cell), Role::Decode) => {
                 prefill::reject(ctx, open.room, ticket, &cell, wrong);
             }
             (RequestKind::Receive(receive, cell), Role::Prefill) => {
@@ -356,6 +390,8 @@ impl<E: Endpoint> Node<E> {
             }
         }
         self.ctx.repeat_farewells();
+        self.decode.desk.timeout(&mut self.ctx);
+        self.prefill.asks_due(&mut self.ctx);
         if self.ctx.now >= self.tick {
             self.tick = self.peers.tick(&mut self.ctx);
             self.decode.tick(self.ctx.now);

@@ -200,6 +200,14 @@ impl Peers {
         self.peers.get(&id).is_some_and(|peer| peer.hello.is_some())
     }
 
+    /// All that have said hello, in order.
+    pub(super) fn all_greeted(&self) -> Vec<PeerId> {
+        let greeted = self.peers.iter().filter(|(_, peer)| peer.hello.is_some());
+        let mut ids: Vec<PeerId> = greeted.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     pub(super) fn hello<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,

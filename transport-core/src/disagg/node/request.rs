@@ -4,11 +4,16 @@
 //! completion brings it back when no write can reach them, or read them, any more. There is no
 //! other way to get it back, also when the room fails.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
 use super::client::RoomCell;
+#[cfg(doc)]
+use crate::disagg::Cause;
+use crate::disagg::admission::{Amounts, Answer};
 use crate::disagg::{Failure, RoomId};
 use crate::fabric::PeerId;
 use crate::queue::WorkRequest;
@@ -62,6 +67,24 @@ pub struct Receive {
     /// Which use of the room's id this is; the same on all ranks of the engine. 0, unless a room is
     /// tried again under its old id: then one more each time.
     pub attempt: u32,
+}
+
+/// Prefill: is there space for a request at a decode node (R5)?
+///
+/// A prefill engine that asks before it computes does not compute for a decode engine that has no
+/// pages. Nobody must ask: what a decode scheduler receives needs no ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ask {
+    /// The request's room.
+    pub room: RoomId,
+    /// The decode node; it must be ready. Of an engine of several ranks ask one, for all of them hold
+    /// as much: one that this rank writes to, and always the same.
+    pub peer: PeerId,
+    /// All that the room will be given there, the pages that are there already left out.
+    pub need: Amounts,
+    /// How long the room is of use from now on; 1 ms to 49 days. What decode has not received then is
+    /// given to others.
+    pub within: Duration,
 }
 
 /// Prefill: a request's chunks will be sent into this room.
@@ -119,10 +142,14 @@ pub struct Request {
 
 #[derive(Debug)]
 pub(super) enum RequestKind {
+    /// Boxed: most requests are a third as long.
+    Ask(Box<Ask>),
     Cancel(RoomId),
     Chunk(Chunk),
-    Open(Open, Arc<RoomCell>),
+    /// With the data-parallel rank that the router named, if it did.
+    Open(Open, Option<u32>, Arc<RoomCell>),
     Receive(Receive, Arc<RoomCell>),
+    Release(RoomId),
 }
 
 impl WorkRequest for Request {
@@ -131,9 +158,10 @@ impl WorkRequest for Request {
 
     fn id(&self) -> RoomId {
         match &self.kind {
-            RequestKind::Cancel(room) => *room,
+            RequestKind::Ask(ask) => ask.room,
+            RequestKind::Cancel(room) | RequestKind::Release(room) => *room,
             RequestKind::Chunk(chunk) => chunk.room,
-            RequestKind::Open(open, _) => open.room,
+            RequestKind::Open(open, ..) => open.room,
             RequestKind::Receive(receive, _) => receive.room,
         }
     }
@@ -147,6 +175,19 @@ impl WorkRequest for Request {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Completion {
+    /// An [`Ask`]: the first answer. What follows a [`Answer::Queued`], and that the time of an
+    /// accepted room is over, is a [`NodeEvent::Answered`](super::NodeEvent::Answered).
+    Answered {
+        /// The room.
+        room: RoomId,
+        /// Who was asked.
+        peer: PeerId,
+        /// The answer. Or that the room cannot be accepted as it is, or why there is no answer:
+        /// [`Cause::NoPeer`] if the peer is not ready, [`Cause::AskExpired`] if it said nothing in
+        /// time, [`Cause::TooMany`] for a need beyond all bounds, or when too many asks are under way,
+        /// [`Cause::DuplicateRoom`] if an earlier ask has no answer yet.
+        result: Result<Answer, Failure>,
+    },
     /// A [`Client::cancel`](super::Client::cancel) was carried out; the room completes by itself.
     Cancelled {
         /// The room.
@@ -182,6 +223,13 @@ pub enum Completion {
         pages: Lease,
         /// The state items, likewise.
         state: Vec<Lease>,
+    },
+    /// A [`Client::release`](super::Client::release).
+    Released {
+        /// The room.
+        room: RoomId,
+        /// Whether it held, or waited for, anything. If not, there is nothing to give back.
+        held: bool,
     },
     /// The node was dropped with the request in it, and its endpoint with it: nothing reads or
     /// writes the request's items any more.

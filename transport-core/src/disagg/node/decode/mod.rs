@@ -5,7 +5,10 @@
 //! other legs: all succeed, or all fail for the first reason (R3).
 
 mod group;
+mod holds;
 mod leg;
+mod messages;
+mod misrouted;
 mod room;
 
 use alloc::collections::VecDeque;
@@ -19,24 +22,28 @@ use self::room::Room;
 use super::client::RoomCell;
 use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
+use super::desk::Desk;
 use super::group::{Group, Told};
+use super::misroutes::Misroutes;
 use super::pairing::Pairing;
 use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Completion, Lease, Receive, Request, lists};
 use super::slab::Slab;
 use crate::Instant;
+use crate::disagg::admission::{Amounts, BadWatermarks};
 use crate::disagg::consensus::{Attempt, Report};
-use crate::disagg::room::{Action, DecodeRoom, Note, RoomState, Together};
+use crate::disagg::room::{Action, DecodeRoom, RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
 use crate::transfer::{GrantId, Part};
-use crate::wire::Stated;
 
 #[derive(Debug)]
 pub(super) struct DecodeSide {
+    pub(super) desk: Desk,
+    misroutes: Misroutes,
     rooms: Slab<Room>,
     /// A leg's key is its grant's id.
     legs: Slab<Leg>,
@@ -67,9 +74,11 @@ enum Outcome {
 }
 
 impl DecodeSide {
-    pub(super) fn new(config: &NodeConfig) -> Self {
+    pub(super) fn new(config: &NodeConfig) -> Result<Self, BadWatermarks> {
         let (tombstones, keep) = (config.tombstones, config.remember);
-        Self {
+        Ok(Self {
+            desk: Desk::new(config)?,
+            misroutes: Misroutes::new(config),
             rooms: Slab::new(),
             legs: Slab::new(),
             by_id: HashMap::new(),
@@ -78,7 +87,7 @@ impl DecodeSide {
             group: Group::new(config),
             actions: Vec::new(),
             outcomes: VecDeque::new(),
-        }
+        })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -101,6 +110,7 @@ impl DecodeSide {
             if cause != Cause::DuplicateRoom {
                 let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
                 ctx.bid_farewell(Address { peer, room, grant }, cause);
+                self.desk.give_up(ctx, room, cause);
             }
             reject(ctx, receive, ticket, &cell, cause);
             return self.settle(ctx);
@@ -120,14 +130,15 @@ impl DecodeSide {
         self.settle(ctx);
     }
 
-    fn admit<E: Endpoint>(&self, ctx: &Context<E>, receive: &Receive) -> Result<(), Cause> {
+    fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, receive: &Receive) -> Result<(), Cause> {
         if self.by_id.contains_key(&receive.room) {
             return Err(Cause::DuplicateRoom);
         }
         if self.rooms.len() >= ctx.config.max_rooms {
             return Err(Cause::TooMany { limit: ctx.config.max_rooms as u64 });
         }
-        Ok(())
+        let held = Amounts::of(&receive.pages, &receive.state);
+        self.desk.receive(ctx, receive.room, &held)
     }
 
     /// Why a room that can be held must fail at once.
@@ -154,6 +165,7 @@ impl DecodeSide {
         let aux_slot = ctx.take_aux_slot();
         let (legs, aux) = (Vec::with_capacity(1), Vec::new());
         let (met, together, landed, partial) = (false, Together::new(1), 0, false);
+        let released = false;
         let room = Room {
             id,
             attempt,
@@ -171,6 +183,7 @@ impl DecodeSide {
             aux_slot,
             aux,
             prefix_pages,
+            released,
             cell,
         };
         let key = self.rooms.insert(room);
@@ -202,6 +215,10 @@ impl DecodeSide {
         let peer = room.peer;
         if core::mem::replace(&mut room.met, true) || room.together.failed().is_some() {
             return;
+        }
+        let (engine, id) = (pairing.engine, room.id);
+        if let Some(cause) = self.misroutes.take(ctx.now, engine, id) {
+            return self.fail(ctx, key, cause);
         }
         room.together.set_legs(writers.len());
         (1..writers.len()).for_each(|_| self.add_leg(ctx, key, None));
@@ -239,6 +256,7 @@ impl DecodeSide {
     pub(super) fn cancel<E: Endpoint>(&mut self, ctx: &mut Context<E>, room: RoomId) -> bool {
         let Some(key) = self.by_id.get(&room).copied() else {
             self.cancelled.insert(ctx.now, (), room, ());
+            self.desk.give_up(ctx, room, Cause::Cancelled);
             return false;
         };
         if !self.withdraw(ctx, key, Cause::Cancelled) {
@@ -279,6 +297,7 @@ impl DecodeSide {
         }
         self.settle(ctx);
         self.ended.forget(peer);
+        self.misroutes.forget(peer);
     }
 
     /// The handshake failed: rooms that wait for the peer need not wait longer.
@@ -309,72 +328,6 @@ impl DecodeSide {
         self.settle(ctx);
     }
 
-    pub(super) fn accepted<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
-        match self.known(from) {
-            true => _ = self.with(ctx, from.grant, |room, _, _| room.handle_accept()),
-            false => self.answer(ctx, from),
-        }
-    }
-
-    pub(super) fn manifest<E: Endpoint>(
-        &mut self,
-        ctx: &mut Context<E>,
-        peer: PeerId,
-        stated: Stated,
-    ) {
-        let from = Address { peer, room: stated.room, grant: stated.grant };
-        if !self.known(from) {
-            return self.answer(ctx, from);
-        }
-        self.with(ctx, from.grant, |room, now, out| {
-            room.handle_manifest(now, stated.rank, stated.manifest, out);
-        });
-        self.settle(ctx);
-    }
-
-    pub(super) fn aborted<E: Endpoint>(
-        &mut self,
-        ctx: &mut Context<E>,
-        from: Address,
-        cause: Cause,
-        drained: bool,
-    ) {
-        if self.known(from) {
-            self.with(ctx, from.grant, |room, now, out| {
-                room.handle_abort(now, cause, drained, out);
-            });
-            self.settle(ctx);
-        } else if drained {
-            ctx.send_note(from, Note::Drained);
-        }
-    }
-
-    pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
-        if self.known(from) {
-            self.with(ctx, from.grant, |room, _, out| room.handle_drained(out));
-            self.settle(ctx);
-        } else {
-            ctx.farewells.heard(from);
-        }
-    }
-
-    /// Whether the message comes from the very peer of a leg that is here.
-    fn known(&mut self, from: Address) -> bool {
-        let leg = self.legs.get_mut(from.grant);
-        leg.is_some_and(|leg| leg.peer == Some(from.peer) && leg.id == from.room)
-    }
-
-    /// Answers a message for a room that has ended or never was (R7).
-    fn answer<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
-        ctx.stats.note_foreign();
-        let note = match self.ended.find(&from.grant) {
-            Some(None) => Note::Complete,
-            Some(Some(cause)) => Note::Abort { cause: *cause, drained: true },
-            None => Note::Abort { cause: Cause::UnknownRoom, drained: true },
-        };
-        ctx.send_note(from, note);
-    }
-
     /// A timer is due.
     pub(super) fn timeout<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         if let Some(leg) = self.legs.get_mut(key) {
@@ -393,6 +346,8 @@ impl DecodeSide {
         self.ended.expire(now);
         self.cancelled.expire(now);
         self.group.tick(now);
+        self.desk.tick(now);
+        self.misroutes.expire(now);
     }
 
     /// Fails a room that has not ended: its legs see to it.
@@ -577,7 +532,8 @@ impl DecodeSide {
         if room.legs.is_empty() {
             self.by_id.remove(&room.id);
             room.vote.into_iter().for_each(|vote| self.group.leave(vote));
-            self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
+            let room = self.rooms.remove(key);
+            room.into_iter().for_each(|room| room.finish(ctx, &mut self.desk));
         }
     }
 }

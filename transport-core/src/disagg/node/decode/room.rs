@@ -3,8 +3,10 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::disagg::admission::Amounts;
 use crate::disagg::node::client::RoomCell;
 use crate::disagg::node::context::Context;
+use crate::disagg::node::desk::Desk;
 use crate::disagg::node::request::{Completion, Lease, Request};
 use crate::disagg::room::{RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
@@ -42,6 +44,8 @@ pub(super) struct Room {
     /// Aux payload, once its writer is done.
     pub(super) aux: Vec<u8>,
     pub(super) prefix_pages: u32,
+    /// Whether the scheduler has said that the pages are not used any more once it has ended.
+    pub(super) released: bool,
     pub(super) cell: Arc<RoomCell>,
 }
 
@@ -61,9 +65,13 @@ impl Room {
     }
 
     /// All legs have ended: completes the request and gives everything back.
-    pub(super) fn finish<E: Endpoint>(self, ctx: &mut Context<E>) {
+    pub(super) fn finish<E: Endpoint>(self, ctx: &mut Context<E>, desk: &mut Desk) {
+        let succeeded = self.together.failed().is_none();
         ctx.return_aux_slot(self.aux_slot);
-        ctx.count_end(self.together.failed().is_none());
+        ctx.count_end(succeeded);
+        // The aux payload was copied out of its slot.
+        let kept = || Amounts { aux: 0, ..Amounts::of(&self.pages, &self.state) };
+        desk.ended(ctx, self.id, (succeeded && !self.released).then(kept));
         self.show(RoomState::Success);
         let (room, pages, state) = (self.id, self.pages, self.state);
         let result = match self.together.failed() {

@@ -56,6 +56,8 @@ impl PrefillSide {
         if let Some((cause, _)) = failed.copied().filter(|_| awaited > 0) {
             self.unmet.insert(ctx.now, (), room.id, (cause, awaited));
         }
+        let result = failed.map_or(Ok(()), |(cause, _)| Err(*cause));
+        self.asks.over(ctx, room.id, result);
         self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
     }
 }

@@ -4,11 +4,13 @@
 //! that rank's grant comes. Events go to legs; that a leg has ended goes to its room as an
 //! [`Outcome`], and from there to the other legs: all succeed, or all fail for the first reason (R3).
 
+mod asking;
 mod chunks;
 mod ending;
 mod leg;
 mod posting;
 mod room;
+mod route;
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -19,10 +21,12 @@ use hashbrown::HashMap;
 pub(super) use self::chunks::reject as reject_chunk;
 use self::leg::Leg;
 use self::room::Room;
+use super::asks::Asks;
 use super::client::RoomCell;
 use super::config::NodeConfig;
 use super::context::{Address, Context, Timer};
 use super::early::{Early, EarlyGrants};
+use super::misroutes::Routing;
 use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Chunk, Completion, Request};
@@ -53,6 +57,8 @@ pub(super) struct PrefillSide {
     doomed: Remembered<Option<PeerId>, RoomId, Cause>,
     /// Why rooms that ended before they had all grants must refuse those that come, and how many.
     unmet: Remembered<(), RoomId, (Cause, usize)>,
+    asks: Asks,
+    routing: Routing,
     waiting: Waiting,
     /// Reused for every turn's look at fences.
     looked_at: Vec<GrantId>,
@@ -82,6 +88,8 @@ impl PrefillSide {
             ended: Remembered::new(tombstones, keep),
             doomed: Remembered::new(tombstones, keep),
             unmet: Remembered::new(tombstones, keep),
+            asks: Asks::new(config),
+            routing: Routing::new(config),
             waiting: Waiting::default(),
             looked_at: Vec::new(),
             actions: Vec::new(),
@@ -98,11 +106,11 @@ impl PrefillSide {
         &mut self,
         ctx: &mut Context<E>,
         peers: &Peers,
-        id: RoomId,
+        (id, dp_rank): (RoomId, Option<u32>),
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
     ) {
-        if let Err(cause) = self.admit(ctx, id) {
+        if let Err(cause) = self.admit(ctx, peers, (id, dp_rank)) {
             return reject(ctx, id, ticket, &cell, cause);
         }
         // A new attempt has nothing to do with how an earlier one ended.
@@ -116,11 +124,22 @@ impl PrefillSide {
         self.settle(ctx);
     }
 
-    fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId) -> Result<(), Cause> {
+    fn admit<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peers: &Peers,
+        (id, dp_rank): (RoomId, Option<u32>),
+    ) -> Result<(), Cause> {
         if self.by_id.contains_key(&id) {
             return Err(Cause::DuplicateRoom);
         }
+        self.check_route(ctx, peers, (id, dp_rank))?;
         if let Some(cause) = self.doomed.take(&id) {
+            self.asks.over(ctx, id, Err(cause));
+            return Err(cause);
+        }
+        if let Some(cause) = self.asks.take_hopeless(id) {
+            self.refuse_unmet(ctx, id, cause);
             return Err(cause);
         }
         let limit = ctx.config.max_rooms;
@@ -134,6 +153,7 @@ impl PrefillSide {
 
     /// A room ends, or never begins, without a grant: refuses it, now or when it comes (R7).
     fn refuse_unmet<E: Endpoint>(&mut self, ctx: &mut Context<E>, id: RoomId, cause: Cause) {
+        self.asks.over(ctx, id, Err(cause));
         let mut held = false;
         while let Some(early) = self.early.take(id) {
             self.give_up(ctx, early.address(), cause);
@@ -204,6 +224,7 @@ impl PrefillSide {
             let cause = *ended;
             return cause.into_iter().for_each(|cause| abort(ctx, from, cause));
         }
+        self.asks.granted(ctx, (offer.room, peer));
         match self.by_id.get(&offer.room).copied() {
             Some(key) => self.adopt(ctx, peers, key, (peer, offer)),
             None => self.keep(ctx, peers, peer, offer),
@@ -432,6 +453,7 @@ impl PrefillSide {
         self.ended.expire(ctx.now);
         self.doomed.expire(ctx.now);
         self.unmet.expire(ctx.now);
+        self.asks.tick(ctx.now);
         let now = ctx.now;
         while let Some(early) = self.early.pop_expired(now) {
             let waited_ms = (now - early.came).as_millis() as u64;

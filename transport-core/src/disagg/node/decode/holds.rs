@@ -1,0 +1,44 @@
+//! What asks and releases mean for the rooms that are open.
+
+use super::DecodeSide;
+use crate::disagg::admission::Amounts;
+use crate::disagg::node::context::Context;
+use crate::disagg::{Cause, RoomId};
+use crate::fabric::PeerId;
+use crate::link::Endpoint;
+use crate::wire::{Message, Verdict};
+
+impl DecodeSide {
+    /// A prefill node asks for a room, or with no time left withdraws what it asked.
+    pub(in crate::disagg::node) fn asked<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        (room, peer): (RoomId, PeerId),
+        need: &Amounts,
+        deadline_ms: u32,
+    ) {
+        if deadline_ms == 0 {
+            return self.desk.withdrawn(ctx, (room, peer));
+        }
+        if self.cancelled.find(&room).is_some() {
+            let verdict = Verdict::Refused(Cause::Cancelled);
+            return ctx.send(peer, &Message::Answer { room, verdict });
+        }
+        self.desk.asked(ctx, (room, peer), need, deadline_ms);
+    }
+
+    /// The scheduler does not need what a room holds. Whether there was such a room.
+    pub(in crate::disagg::node) fn release<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        id: RoomId,
+    ) -> bool {
+        let room = self.by_id.get(&id).and_then(|key| self.rooms.get_mut(*key));
+        if let Some(room) = room {
+            // Writes can reach its pages: they are not free before it has ended (M2).
+            room.released = true;
+            return true;
+        }
+        self.desk.dismiss(ctx, id)
+    }
+}
