@@ -209,6 +209,10 @@ fn r6_a_grant_lost_with_its_path_fails_the_open_that_comes_later() {
     world.prefill.open(1);
     world.run_for(SOON);
     assert!(matches!(open_failure(&world.prefill), Some(Cause::PeerDown(_))));
+    let named = world.prefill.done.iter().any(|completion| {
+        matches!(completion, Completion::Closed { result: Err(failure), .. } if failure.peer.is_some())
+    });
+    assert!(named, "the failure says whose path it was");
     // A new attempt is a new room.
     world.decode.done.clear();
     world.prefill.done.clear();

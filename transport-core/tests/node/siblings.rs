@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use transport_core::disagg::consensus::{Attempt, Decision, Report};
-use transport_core::disagg::node::{Completion, NodeEvent};
+use transport_core::disagg::node::{Completion, Lease, NodeEvent, Receive};
 use transport_core::disagg::topology::{Component, Layout};
 use transport_core::disagg::{Cause, DType, KvLayout, RoomId};
 use transport_core::fabric::PeerId;
@@ -220,4 +220,34 @@ fn r6_a_group_whose_links_ended_and_came_back_serves_on() {
     let down = event(&world.decode[1], |e| matches!(e, NodeEvent::SiblingDown { rank: 0, .. }));
     let up = event(&world.decode[1], |e| matches!(e, NodeEvent::SiblingUp { rank: 0, .. }));
     assert!(down.is_some() && up.is_some());
+}
+
+#[test]
+fn r2_a_scheduler_that_repeats_an_attempt_or_names_a_sibling_is_told_at_once() {
+    let mut world = pairs(2);
+    let coordinator = world.decode[0].address;
+    // The failure cannot be told: it is repeated still when the attempt is made again.
+    world.net.stop(coordinator);
+    (0..2).for_each(|_| {
+        world.receive_at(1, ROOM.0, &[3], 0);
+        world.run_for(Duration::from_millis(50));
+        world.decode[1].client.cancel(ROOM).unwrap();
+        world.run_for(Duration::from_millis(50));
+    });
+    let failed = |completion: &Completion| match completion {
+        Completion::Received { result: Err(failure), .. } => Some(failure.cause),
+        _ => None,
+    };
+    let causes: Vec<Cause> = world.decode[1].done.iter().filter_map(failed).collect();
+    assert_eq!(causes, [Cause::Cancelled, Cause::DuplicateRoom]);
+    world.net.resume(coordinator);
+    world.run_for(SOON);
+
+    let sibling = PeerId(2);
+    let (room, pages) = (RoomId(8), Lease::new([3]));
+    let receive =
+        Receive { room, peer: sibling, pages, state: vec![], prefix_pages: 0, attempt: 0 };
+    world.decode[1].client.receive(receive).unwrap();
+    world.run_for(SOON);
+    assert_eq!(world.decode[1].done.iter().filter_map(failed).next_back(), Some(Cause::SameRole));
 }

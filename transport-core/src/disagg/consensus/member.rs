@@ -38,6 +38,11 @@ impl Member {
         member
     }
 
+    /// Whether this rank has failed by itself, and repeats it until it is heard.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.phase, Phase::Failed { .. })
+    }
+
     /// Whether nothing more will come: the machine can be dropped.
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Over

@@ -60,7 +60,9 @@ impl Desk {
         need: &Amounts,
         deadline_ms: u32,
     ) {
-        let deadline = ctx.now + Duration::from_millis(deadline_ms.into());
+        // Whoever asks may name any time; space is held no longer than a grant would wait.
+        let within = Duration::from_millis(deadline_ms.into()).min(ctx.deadlines().bootstrap);
+        let deadline = ctx.now + within;
         let answer = self.admission.ask(ctx.now, room, peer, need, deadline, &mut self.events);
         self.tell(ctx);
         if matches!(answer, Ok(Answer::Accepted | Answer::Queued { .. })) {

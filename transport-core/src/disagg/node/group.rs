@@ -109,7 +109,13 @@ impl Group {
             return None;
         }
         let key = self.entry(ctx, attempt);
-        self.entries.get_mut(key)?.room = Some(room);
+        let entry = self.entries.get_mut(key)?;
+        if entry.machine.has_failed() {
+            // The same attempt, though its last one is still being told.
+            self.tell(room, late(Decision::Success));
+            return None;
+        }
+        entry.room = Some(room);
         Some(key)
     }
 
@@ -327,6 +333,11 @@ impl Machine {
             Self::Coordinator(ballot) => ballot.deadline(),
             Self::Member(member) => member.deadline(),
         }
+    }
+
+    /// Whether the attempt has failed here, and only the others do not know it yet.
+    fn has_failed(&self) -> bool {
+        matches!(self, Self::Member(member) if member.has_failed())
     }
 
     /// Whether the machine can be dropped, and what is to be remembered of it.

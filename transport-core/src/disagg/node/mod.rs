@@ -372,7 +372,7 @@ impl<E: Endpoint> Node<E> {
                 prefill::reject_chunk(ctx, chunk, ticket, failure);
             }
             (RequestKind::Open(open, _, cell), Role::Decode) => {
-                prefill::reject(ctx, open.room, ticket, &cell, wrong);
+                prefill::reject(ctx, open.room, ticket, &cell, (wrong, None));
             }
             (RequestKind::Receive(receive, cell), Role::Prefill) => {
                 decode::reject(ctx, receive, ticket, &cell, wrong);

@@ -115,7 +115,7 @@ impl DecodeSide {
             reject(ctx, receive, ticket, &cell, cause);
             return self.settle(ctx);
         }
-        let (peer, unfit) = (receive.peer, self.unfit(ctx, &receive));
+        let (peer, unfit) = (receive.peer, self.unfit(ctx, peers, &receive));
         let key = self.insert(ctx, receive, ticket, cell);
         let vote = self.group.open(ctx, attempt, key);
         self.rooms.get_mut(key).into_iter().for_each(|room| room.vote = vote);
@@ -142,7 +142,15 @@ impl DecodeSide {
     }
 
     /// Why a room that can be held must fail at once.
-    fn unfit<E: Endpoint>(&mut self, ctx: &Context<E>, receive: &Receive) -> Option<Cause> {
+    fn unfit<E: Endpoint>(
+        &mut self,
+        ctx: &Context<E>,
+        peers: &Peers,
+        receive: &Receive,
+    ) -> Option<Cause> {
+        if peers.sibling(receive.peer).is_some() {
+            return Some(Cause::SameRole);
+        }
         if self.cancelled.take(&receive.room).is_some() {
             return Some(Cause::Cancelled);
         }

@@ -110,8 +110,8 @@ impl PrefillSide {
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
     ) {
-        if let Err(cause) = self.admit(ctx, peers, (id, dp_rank)) {
-            return reject(ctx, id, ticket, &cell, cause);
+        if let Err(failed) = self.admit(ctx, peers, (id, dp_rank)) {
+            return reject(ctx, id, ticket, &cell, failed);
         }
         // A new attempt has nothing to do with how an earlier one ended.
         self.unmet.take(&id);
@@ -124,29 +124,28 @@ impl PrefillSide {
         self.settle(ctx);
     }
 
+    /// Whether a room may be opened. If not, why, and whose doing that is.
     fn admit<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
         peers: &Peers,
         (id, dp_rank): (RoomId, Option<u32>),
-    ) -> Result<(), Cause> {
+    ) -> Result<(), (Cause, Option<PeerId>)> {
         if self.by_id.contains_key(&id) {
-            return Err(Cause::DuplicateRoom);
+            return Err((Cause::DuplicateRoom, None));
         }
-        self.check_route(ctx, peers, (id, dp_rank))?;
+        self.check_route(ctx, peers, (id, dp_rank)).map_err(|cause| (cause, None))?;
+        let by = self.doomed.owner(&id).flatten();
         if let Some(cause) = self.doomed.take(&id) {
             self.asks.over(ctx, id, Err(cause));
-            return Err(cause);
-        }
-        if let Some(cause) = self.asks.take_hopeless(id) {
-            self.refuse_unmet(ctx, id, cause);
-            return Err(cause);
+            return Err((cause, by));
         }
         let limit = ctx.config.max_rooms;
-        if self.rooms.len() >= limit {
-            let cause = Cause::TooMany { limit: limit as u64 };
+        let full = self.rooms.len() >= limit;
+        let full = full.then_some(Cause::TooMany { limit: limit as u64 });
+        if let Some(cause) = self.asks.take_hopeless(id).or(full) {
             self.refuse_unmet(ctx, id, cause);
-            return Err(cause);
+            return Err((cause, None));
         }
         Ok(())
     }
@@ -562,11 +561,11 @@ pub(super) fn reject<E: Endpoint>(
     room: RoomId,
     ticket: Ticket<Request>,
     cell: &RoomCell,
-    cause: Cause,
+    (cause, peer): (Cause, Option<PeerId>),
 ) {
     cell.store(RoomState::Failed, 0);
     ctx.count_end(false);
-    let result = Err(Failure { room, peer: None, cause });
+    let result = Err(Failure { room, peer, cause });
     ctx.port.complete(ticket, Completion::Closed { room, result });
 }
 
