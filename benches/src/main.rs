@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use kvperf::args::{Cli, Command, HostPort, OutputArgs};
+use kvperf::raw;
 use kvperf::report::Report;
 use kvperf::run::link::{Line, say};
 use kvperf::run::{bootstrap, decode, loopback, prefill};
@@ -32,6 +33,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
             io::stdout().write_all(geometry::text(args)?.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Raw(args) => Ok(raw::run(args)?),
         Command::Loopback(args) => show(&loopback::run(args)?, &args.output),
         Command::Decode(args) => {
             show(&decode::run(args.listen, args.run.output.child, &args.run)?, &args.run.output)
