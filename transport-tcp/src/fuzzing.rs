@@ -53,8 +53,9 @@ impl Read for Trickle<'_> {
 
 /// A fabric's address, as it is in a Hello.
 pub fn address(data: &[u8]) {
-    let Some(wanted) = address::decode(data) else { return };
-    assert!(data.starts_with(&address::encode(wanted)), "what decodes is what is sent");
+    let Some(whole) = address::Address::decode(data) else { return };
+    assert!(data.starts_with(&whole.encode()), "what decodes is what is sent");
+    let wanted = whole.lanes;
     for (ours, local) in (0..=address::MAX_LANES).flat_map(|n| [(n, false), (n, true)]) {
         let lanes = address::lanes(ours, wanted, local);
         assert!((1..=address::MAX_LANES).contains(&lanes), "{lanes} lanes");

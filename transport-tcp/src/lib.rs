@@ -21,6 +21,7 @@ mod inbox;
 mod lane;
 mod link;
 mod listener;
+mod local;
 #[allow(unsafe_code)]
 mod memory;
 mod outbox;
@@ -35,7 +36,7 @@ mod stats;
 mod sys;
 
 pub use address::MAX_LANES;
-pub use config::TcpConfig;
+pub use config::{SameHost, TcpConfig};
 pub use dial::DialError;
 pub use driver::{Driver, Park};
 pub use endpoint::TcpEndpoint;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use transport_core::Instant;
 
+use crate::local::socket::LocalSocket;
 use crate::preface::PrefaceReader;
 use crate::reactor::Token;
 use crate::socket;
@@ -41,23 +42,32 @@ pub(crate) struct Leaving {
     pub(crate) deadline: Instant,
 }
 
+/// A process of this machine that has not said who it is.
+#[derive(Debug)]
+pub(crate) struct LocalStranger {
+    pub(crate) socket: LocalSocket,
+    pub(crate) deadline: Instant,
+}
+
 /// Connections without a peer.
 #[derive(Debug, Default)]
 pub(crate) struct Lobby {
     pub(crate) strangers: HashMap<Token, Stranger>,
     pub(crate) leaving: HashMap<Token, Leaving>,
+    pub(crate) local: HashMap<Token, LocalStranger>,
 }
 
 impl Lobby {
     pub(crate) fn len(&self) -> usize {
-        self.strangers.len() + self.leaving.len()
+        self.strangers.len() + self.leaving.len() + self.local.len()
     }
 
     /// The next moment at which one of them is due.
     pub(crate) fn next_timer(&self) -> Instant {
         let strangers = self.strangers.values().map(|stranger| stranger.deadline);
         let leaving = self.leaving.values().map(|leaving| leaving.deadline);
-        strangers.chain(leaving).min().unwrap_or(Instant::FAR)
+        let local = self.local.values().map(|stranger| stranger.deadline);
+        strangers.chain(leaving).chain(local).min().unwrap_or(Instant::FAR)
     }
 }
 

@@ -5,8 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 
 use transport_core::Instant;
 
+use crate::address::LocalAddress;
 use crate::dial::{Dialling, Redial};
 use crate::link::LinkConn;
+use crate::local::greeting::{Greeting, Knock};
+use crate::local::path::LocalPath;
 use crate::path::Path;
 use crate::preface::LinkKey;
 use crate::reactor::Token;
@@ -22,6 +25,10 @@ pub(crate) struct Peer {
     /// What lanes of the present link carry.
     pub(crate) key: Option<LinkKey>,
     pub(crate) path: Option<Path>,
+    /// The path within this machine, or what may become it. Once it is up there is no other.
+    pub(crate) local: Local,
+    /// What its address said of sharing memory, when our side has opened the path.
+    pub(crate) nearby: Option<LocalAddress>,
     /// Lanes that came before [`transport_core::fabric::Fabric::connect`] was called here.
     pub(crate) early: Vec<EarlyLane>,
     /// Whether it is in the endpoint's queue of peers with something to send.
@@ -36,6 +43,24 @@ pub(crate) enum Link {
     Up { token: Token, conn: LinkConn },
 }
 
+/// The state of the path within this machine.
+#[derive(Debug, Default)]
+pub(crate) enum Local {
+    /// It came before our side opened the path.
+    Early {
+        token: Token,
+        knock: Box<Knock>,
+        deadline: Instant,
+    },
+    Greeting {
+        token: Token,
+        greeting: Box<Greeting>,
+    },
+    #[default]
+    None,
+    Up(Box<LocalPath>),
+}
+
 /// A lane that waits to be bound.
 #[derive(Debug)]
 pub(crate) struct EarlyLane {
@@ -48,8 +73,17 @@ pub(crate) struct EarlyLane {
 
 impl Peer {
     pub(crate) fn new(address: SocketAddr, redial: Option<Redial>) -> Self {
-        let (key, path, early) = (None, None, Vec::new());
-        Self { address, redial, link: Link::Down, key, path, early, queued: false }
+        Self {
+            address,
+            redial,
+            link: Link::Down,
+            key: None,
+            path: None,
+            local: Local::None,
+            nearby: None,
+            early: Vec::new(),
+            queued: false,
+        }
     }
 
     /// The link, if it is up.
@@ -58,6 +92,19 @@ impl Peer {
             Link::Up { conn, .. } => Some(conn),
             _ => None,
         }
+    }
+
+    /// The path within this machine, if it is up.
+    pub(crate) fn local_mut(&mut self) -> Option<&mut LocalPath> {
+        match &mut self.local {
+            Local::Up(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Whether there is a path, up or not.
+    pub(crate) fn has_path(&self) -> bool {
+        self.path.is_some() || matches!(self.local, Local::Up(_))
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -79,7 +126,11 @@ impl Peer {
         let redial = self.redial.as_ref().and_then(Redial::due);
         let path = self.path.as_ref().and_then(Path::deadline);
         let early = self.early.iter().map(|lane| lane.deadline);
-        let all = [dialling, redial, path].into_iter().flatten().chain(early);
+        let local = match self.local {
+            Local::Early { deadline, .. } => Some(deadline),
+            _ => None,
+        };
+        let all = [dialling, redial, path, local].into_iter().flatten().chain(early);
         all.min().unwrap_or(Instant::FAR)
     }
 }

@@ -14,7 +14,7 @@ use crate::dial::{DialError, Dialling};
 use crate::lane::Lane;
 use crate::link::LinkConn;
 use crate::path::Path;
-use crate::peer::{EarlyLane, Link, Peer};
+use crate::peer::{EarlyLane, Link, Local, Peer};
 use crate::preface::{LinkKey, Preface};
 use crate::reactor::{Source, Token};
 use crate::reject::Rejected;
@@ -49,7 +49,10 @@ impl TcpEndpoint {
             lobby.leaving.iter().filter(|(_, l)| l.deadline <= now).map(|(t, _)| *t).collect();
         let peers: Vec<_> =
             self.peers.iter().filter(|(_, p)| p.next_timer() <= now).map(|(id, _)| *id).collect();
-        let due = strangers.len() + leaving.len() + peers.len() > 0;
+        let local: Vec<_> =
+            lobby.local.iter().filter(|(_, l)| l.deadline <= now).map(|(t, _)| *t).collect();
+        let due = strangers.len() + leaving.len() + local.len() + peers.len() > 0;
+        local.into_iter().for_each(|token| self.drop_local_stranger(token));
         strangers.into_iter().for_each(|token| self.too_slow(token));
         leaving.into_iter().for_each(|token| self.drop_leaving(token));
         peers.into_iter().for_each(|id| self.run_peer_timers(id));
@@ -72,6 +75,9 @@ impl TcpEndpoint {
         let no_path = is_due(peer.path.as_ref().and_then(Path::deadline));
         let no_answer = matches!(peer.link, Link::Dialling { deadline, .. } if deadline <= now);
         let redial = is_due(peer.redial.as_ref().and_then(|redial| redial.due()));
+        if matches!(peer.local, Local::Early { deadline, .. } if deadline <= now) {
+            self.drop_local(id);
+        }
         late.into_iter().for_each(|lane| self.reject_lane(lane));
         if no_path {
             self.end_path(id, PathError::Timeout);
@@ -159,6 +165,8 @@ impl TcpEndpoint {
         for lane in peer.early.drain(..) {
             self.reactor.remove(lane.token);
         }
+        self.drop_local(id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         let link = std::mem::replace(&mut peer.link, Link::Down);
         let again = peer.redial.as_mut().map(|redial| redial.pause(self.now));
         match again {
@@ -259,9 +267,13 @@ impl TcpEndpoint {
 
     /// A path has ended: its sockets close, its writes complete, its grants are withdrawn.
     pub(super) fn end_path(&mut self, id: PeerId, reason: PathError) {
-        let Some(path) = self.peers.get_mut(&id).and_then(|peer| peer.path.take()) else { return };
-        path.tokens().for_each(|token| self.reactor.remove(token));
-        path.end(reason, &mut self.events);
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.has_path()) else { return };
+        let path = peer.path.take();
+        self.end_local(id, reason);
+        if let Some(path) = path {
+            path.tokens().for_each(|token| self.reactor.remove(token));
+            path.end(reason, &mut self.events);
+        }
         self.grants.remove_peer(id);
         self.events.push_back(FabricEvent::PathDown { peer: id, reason });
     }

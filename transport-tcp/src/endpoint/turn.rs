@@ -18,13 +18,18 @@ use crate::sys::Event;
 
 /// Polls between two looks at the clock while spinning.
 const POLLS: u32 = 8;
+/// Looks at the rings between two polls. They cost a hundredth.
+const LOOKS: u32 = 512;
 
 impl Endpoint for TcpEndpoint {
     fn progress(&mut self, now: Instant) -> bool {
         self.now = self.now.max(now);
         let mut moved = self.run_timers();
+        moved |= self.turn_nearby();
         moved |= self.send_all();
-        self.poll_sockets(Duration::ZERO);
+        if self.looks_at_sockets() {
+            self.poll_sockets(Duration::ZERO);
+        }
         moved |= self.handle_events();
         moved |= self.accept_some();
         moved | self.receive_ready()
@@ -41,15 +46,23 @@ impl TcpEndpoint {
         }
         let timeout = timeout.min(self.next_timer - self.now);
         let spin = self.config.spin.min(timeout);
-        if !self.spin(spin) {
+        if !self.spin(spin) && self.doze() {
             self.poll_sockets(timeout - spin);
         }
     }
 
+    /// For owners that wait for [`AsFd`](std::os::fd::AsFd): whether nothing is left to do. When it
+    /// says so, whatever happens from then on makes the descriptor readable; otherwise the next turn
+    /// is due.
+    pub fn may_sleep(&mut self) -> bool {
+        !self.has_work() && self.doze()
+    }
+
     /// Whether the owner has something to take, or the next turn something to do.
-    fn has_work(&self) -> bool {
+    fn has_work(&mut self) -> bool {
         let owner = !self.events.is_empty() || !self.inbox.is_empty();
-        owner || !self.sending.is_empty() || self.reactor.ready() > 0 || self.reactor.has_events()
+        let sockets = self.reactor.ready() > 0 || self.reactor.has_events();
+        owner || !self.sending.is_empty() || sockets || self.has_nearby_work()
     }
 
     /// Polls for a while. True when something happened.
@@ -59,13 +72,23 @@ impl TcpEndpoint {
         }
         let begun = Clock::now();
         loop {
-            if (0..POLLS).any(|_| self.poll_sockets(Duration::ZERO)) {
+            if self.watch_rings() || (0..POLLS).any(|_| self.poll_sockets(Duration::ZERO)) {
                 return true;
             }
             if begun.elapsed() >= spin {
                 return false;
             }
         }
+    }
+
+    /// Looks at the rings for about as long as the sockets are looked at afterwards. True when there
+    /// is something in them.
+    fn watch_rings(&mut self) -> bool {
+        self.has_nearby()
+            && (0..LOOKS).any(|_| {
+                std::hint::spin_loop();
+                self.has_nearby_work()
+            })
     }
 
     fn poll_sockets(&mut self, timeout: Duration) -> bool {
@@ -142,6 +165,9 @@ impl TcpEndpoint {
             Source::Leaving => self.drain_leaving(token),
             Source::Link(peer) => self.handle_link(token, peer, event),
             Source::Listener => self.listener.iter_mut().for_each(|listener| listener.handle()),
+            Source::Local(peer) => self.hear_peer(peer),
+            Source::LocalListener => self.accept_nearby(),
+            Source::LocalStranger => self.hear_nearby(token),
             Source::Stranger => self.hear(token),
         }
         source == Source::Bell
@@ -187,6 +213,14 @@ impl TcpEndpoint {
                     self.receive_lane(token, peer, index)
                 }
                 Some((token, Some(Source::Link(peer)))) => self.receive_link(token, peer),
+                Some((_, Some(Source::LocalListener))) => {
+                    self.accept_nearby();
+                    true
+                }
+                Some((_, Some(Source::Local(peer)))) => {
+                    self.hear_peer(peer);
+                    true
+                }
                 _ => false,
             };
         }
