@@ -47,6 +47,9 @@ impl Harness for Tcp {
     type Endpoint = TcpEndpoint;
 
     fn start(&mut self, endpoints: usize) -> Vec<TcpEndpoint> {
+        // Every rig begins at zero; a clock that went on since the last one would be a jump of
+        // seconds, and time out what has just begun.
+        self.clock = Clock::now();
         let mut all: Vec<_> = (0..endpoints).map(|_| self.endpoint()).collect();
         for other in 1..endpoints {
             let (from, to) = if self.target_dials { (0, other) } else { (other, 0) };

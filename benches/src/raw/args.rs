@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, value_parser};
+use transport_tcp::SameHost;
 
 /// Arguments of `raw`.
 #[derive(Args, Clone, Debug)]
@@ -13,8 +14,11 @@ pub struct RawArgs {
         default_values_t = Name::ALL)]
     pub workload: Vec<Name>,
     /// How to move it
-    #[arg(long, value_enum, default_value_t = FabricName::Tcp)]
+    #[arg(long, value_enum, default_value_t = FabricName::Auto)]
     pub fabric: FabricName,
+    /// Whose memory the sender's pages are
+    #[arg(long, value_enum, default_value_t = Memory::Own)]
+    pub memory: Memory,
     /// Requests to measure [default: as many as the comparison's other programs, 4 to 1000]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(3..=1_000_000))]
     pub iters: Option<u32>,
@@ -84,6 +88,10 @@ impl fmt::Display for Name {
 /// How bytes are moved.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum FabricName {
+    /// Over shared memory; fails when the two processes cannot share it
+    Local,
+    /// As `local` where that is possible, else as `tcp`
+    Auto,
     /// Over TCP, also within a host
     Tcp,
 }
@@ -92,7 +100,28 @@ impl FabricName {
     /// The name in tables.
     pub const fn label(self) -> &'static str {
         match self {
+            Self::Auto => "ours-auto",
+            Self::Local => "ours-local",
             Self::Tcp => "ours-tcp",
         }
     }
+}
+
+impl From<FabricName> for SameHost {
+    fn from(name: FabricName) -> Self {
+        match name {
+            FabricName::Auto => Self::Upgrade,
+            FabricName::Local => Self::Require,
+            FabricName::Tcp => Self::Never,
+        }
+    }
+}
+
+/// Whose memory pages are sent from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Memory {
+    /// The transport's: a file in memory that other processes can be shown
+    Own,
+    /// The engine's: what any allocator gives
+    Foreign,
 }

@@ -24,9 +24,13 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    pub(super) fn new(work: &Workload) -> Result<Self, RawError> {
+    /// `shown` if it is read from by another process: then it is in a file, which has no huge pages
+    /// on most systems. Where bytes only land, huge pages are the better choice, and TCP reads
+    /// either.
+    pub(super) fn new(work: &Workload, shown: bool) -> Result<Self, RawError> {
         let len = (work.pages_bytes() + TAIL) as usize;
-        let region = HostMemory::default().huge_pages().populate().map(len);
+        let memory = HostMemory::default().huge_pages().populate();
+        let region = if shown { memory.map_shared(len) } else { memory.map(len) };
         let region = region.map_err(RawError::io("memory for the pool"))?;
         let layer_bytes = work.page_bytes * u64::from(work.items);
         let layer = |layer: u32| LayerBuffer {

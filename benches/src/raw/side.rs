@@ -13,7 +13,7 @@ use transport_core::transfer::{ArrivalGate, Grant, GrantId, Manifest, Part, Repo
 use transport_tcp::{TcpConfig, TcpEndpoint};
 
 use super::RawError;
-use super::args::RawArgs;
+use super::args::{FabricName, Memory, RawArgs};
 use super::measure::Measured;
 use super::pool::Pool;
 use super::work::Workload;
@@ -69,9 +69,17 @@ impl Side {
     ) -> Result<Self, RawError> {
         let listen = dial.is_none().then(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let lanes = args.lanes.unwrap_or(0);
-        let config = TcpConfig { listen, lanes, spin: args.spin(), ..TcpConfig::default() };
+        let config = TcpConfig {
+            listen,
+            lanes,
+            spin: args.spin(),
+            same_host: args.fabric.into(),
+            ..TcpConfig::default()
+        };
         let mut endpoint = TcpEndpoint::new(config).map_err(RawError::io("opening the port"))?;
-        let pool = Pool::new(work)?;
+        let sends = dial.is_some() || work.is_ping_pong();
+        let shown = sends && args.memory == Memory::Own && args.fabric != FabricName::Tcp;
+        let pool = Pool::new(work, shown)?;
         endpoint.bind(pool.tables.clone())?;
         let peer = dial.map(|address| endpoint.dial(address)).transpose();
         let peer = peer.map_err(RawError::io("dialling"))?.unwrap_or(PeerId(u32::MAX));

@@ -36,4 +36,6 @@ pub(crate) mod ring;
 pub(crate) mod socket;
 pub(crate) mod source;
 pub(crate) mod target;
+#[cfg(all(test, not(transport_loom)))]
+mod tests;
 pub(crate) mod words;

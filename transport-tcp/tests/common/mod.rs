@@ -11,7 +11,7 @@ use transport_core::fabric::{Fabric, FabricEvent, PeerId, Write, WriteError, Wri
 use transport_core::link::{Endpoint, Link, LinkEvent};
 use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
 use transport_core::transfer::{Grant, GrantId, Part};
-use transport_tcp::{TcpConfig, TcpEndpoint};
+use transport_tcp::{SameHost, TcpConfig, TcpEndpoint};
 
 /// Nothing in these tests takes this long.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -43,8 +43,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// Memory filled with `fill`.
+    /// Memory filled with `fill`. Over TCP: what happens within a machine has tests of its own.
     pub fn new(config: TcpConfig, layout: Layout, fill: u8) -> Self {
+        let config = TcpConfig { same_host: SameHost::Never, ..config };
         let mut endpoint = TcpEndpoint::new(config).unwrap();
         let mut regions = vec![];
         let stride = layout.page_bytes + layout.gap;
