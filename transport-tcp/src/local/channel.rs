@@ -164,11 +164,11 @@ impl<M: WordsMut, T: Words> Channel<M, T> {
         self.mine.store(ASLEEP, self.nap, Ordering::Relaxed);
         // Between saying and looking: see the module.
         fence(Ordering::SeqCst);
-        let quiet = !self.has_news() && !(wants_room && self.has_room(1).unwrap_or(true));
-        if !quiet {
+        let due = self.has_news() || (wants_room && self.has_room(1).unwrap_or(true));
+        if due {
             self.wake();
         }
-        quiet
+        !due
     }
 
     /// Says that this side is awake, if it had said otherwise.
