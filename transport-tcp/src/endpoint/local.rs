@@ -311,10 +311,12 @@ impl TcpEndpoint {
         })
     }
 
-    /// Whether this turn looks at the sockets: always, unless it would be most of what turns cost.
-    pub(super) fn looks_at_sockets(&mut self) -> bool {
-        self.nearby.blind += 1;
-        let looks = self.nearby.up.is_empty() || self.nearby.blind >= BLIND_TURNS;
+    /// Whether this turn looks at the sockets. It does not if it has `sent` something, because then
+    /// there is another turn at once; nor while it would be most of what turns cost.
+    pub(super) fn looks_at_sockets(&mut self, sent: bool) -> bool {
+        let cost = if self.nearby.up.is_empty() { BLIND_TURNS - u64::from(sent) } else { 1 };
+        self.nearby.blind += cost;
+        let looks = self.nearby.blind >= BLIND_TURNS;
         if looks {
             self.nearby.blind = 0;
         }
