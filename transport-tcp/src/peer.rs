@@ -9,7 +9,6 @@ use crate::address::LocalAddress;
 use crate::dial::{Dialling, Redial};
 use crate::link::LinkConn;
 use crate::local::greeting::{Greeting, Knock};
-use crate::local::path::LocalPath;
 use crate::path::Path;
 use crate::preface::LinkKey;
 use crate::reactor::Token;
@@ -58,7 +57,8 @@ pub(crate) enum Local {
     },
     #[default]
     None,
-    Up(Box<LocalPath>),
+    /// It is up; the endpoint has it, to look at often.
+    Up,
 }
 
 /// A lane that waits to be bound.
@@ -94,17 +94,9 @@ impl Peer {
         }
     }
 
-    /// The path within this machine, if it is up.
-    pub(crate) fn local_mut(&mut self) -> Option<&mut LocalPath> {
-        match &mut self.local {
-            Local::Up(path) => Some(path),
-            _ => None,
-        }
-    }
-
     /// Whether there is a path, up or not.
     pub(crate) fn has_path(&self) -> bool {
-        self.path.is_some() || matches!(self.local, Local::Up(_))
+        self.path.is_some() || matches!(self.local, Local::Up)
     }
 
     pub(crate) fn is_up(&self) -> bool {

@@ -14,7 +14,7 @@ use super::TcpEndpoint;
 use crate::address::{self, Address};
 use crate::local::regions::OwnRegions;
 use crate::path::Path;
-use crate::peer::{Local, Peer};
+use crate::peer::Peer;
 use crate::{SameHost, socket};
 
 impl Fabric for TcpEndpoint {
@@ -77,17 +77,18 @@ impl Fabric for TcpEndpoint {
     }
 
     fn revoke(&mut self, grant: GrantId) -> Revoked {
-        let holder = self.grants.remove(grant).and_then(|peer| self.peers.get_mut(&peer));
-        if let Some(peer) = holder {
-            peer.path.iter_mut().for_each(|path| path.revoke(grant));
-            peer.local_mut().into_iter().for_each(|path| path.revoke(grant));
+        let Some(holder) = self.grants.remove(grant) else { return Revoked::Fenced };
+        if let Some(path) = self.nearby.path_mut(holder) {
+            path.revoke(grant);
+        } else if let Some(path) = self.peers.get_mut(&holder).and_then(|peer| peer.path.as_mut()) {
+            path.revoke(grant);
         }
         Revoked::Fenced
     }
 
     fn post(&mut self, write: Write) -> Result<(), PostError> {
         let id = write.peer;
-        if let Some(path) = self.peers.get_mut(&id).and_then(Peer::local_mut) {
+        if let Some(path) = self.nearby.path_mut(id) {
             return path.post(write);
         }
         let Some(path) = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut()) else {
@@ -99,11 +100,9 @@ impl Fabric for TcpEndpoint {
     }
 
     fn cancel(&mut self, write: WriteId) {
-        let completed = self.peers.values_mut().find_map(|peer| match &mut peer.local {
-            Local::Up(path) => path.cancel(write),
-            _ => peer.path.as_mut()?.cancel(write),
-        });
-        self.events.extend(completed);
+        let mut paths = self.peers.values_mut().filter_map(|peer| peer.path.as_mut());
+        let completed = self.nearby.cancel(write);
+        self.events.extend(completed.or_else(|| paths.find_map(|path| path.cancel(write))));
     }
 
     fn poll(&mut self, now: Instant) -> Option<FabricEvent> {

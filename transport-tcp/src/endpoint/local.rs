@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use transport_core::fabric::{FabricEvent, PathError, PeerId};
+use transport_core::fabric::{FabricEvent, PathError, PeerId, WriteId};
 
 use super::TcpEndpoint;
 use crate::address::LocalAddress;
@@ -18,7 +18,7 @@ use crate::local::message::Message;
 use crate::local::path::{LocalPath, Surroundings};
 use crate::local::regions::OwnRegions;
 use crate::local::socket::{LocalListener, LocalSocket, MAX_MESSAGE, NAME};
-use crate::peer::{Local, Peer};
+use crate::peer::Local;
 use crate::reactor::{Source, Token};
 use crate::{SameHost, TcpConfig, sys};
 
@@ -39,8 +39,8 @@ pub(super) struct Nearby {
     pub(super) token: Option<Token>,
     /// What they may be shown; `None` before anything was bound, or when it is too much.
     pub(super) regions: Option<Arc<OwnRegions>>,
-    /// Peers whose path is up.
-    up: Vec<PeerId>,
+    /// Paths that are up.
+    up: Vec<(PeerId, LocalPath)>,
     blind: u64,
 }
 
@@ -68,6 +68,16 @@ impl Nearby {
         self.mode != SameHost::Never && self.regions.is_some()
     }
 
+    /// The path to a peer, if it is up and within this machine.
+    pub(super) fn path_mut(&mut self, id: PeerId) -> Option<&mut LocalPath> {
+        self.up.iter_mut().find(|(peer, _)| *peer == id).map(|(_, path)| path)
+    }
+
+    /// Completes a write that has not begun.
+    pub(super) fn cancel(&mut self, write: WriteId) -> Option<FabricEvent> {
+        self.up.iter_mut().find_map(|(_, path)| path.cancel(write))
+    }
+
     fn nonce(&self) -> Nonce {
         words(self.nonce)
     }
@@ -81,7 +91,7 @@ fn words(nonce: [u8; 16]) -> Nonce {
 impl TcpEndpoint {
     /// Whether the path to a peer is within this machine, over shared memory.
     pub fn is_same_host(&self, peer: PeerId) -> bool {
-        self.peers.get(&peer).is_some_and(|peer| matches!(peer.local, Local::Up(_)))
+        self.peers.get(&peer).is_some_and(|peer| matches!(peer.local, Local::Up))
     }
 
     // Before a path is up.
@@ -163,12 +173,12 @@ impl TcpEndpoint {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Local::Greeting { token, greeting } = std::mem::take(&mut peer.local) else { return };
         let Some(met) = greeting.into_met() else { return self.reactor.remove(token) };
-        peer.local = Local::Up(Box::new(LocalPath::new(token, met, depth)));
+        peer.local = Local::Up;
+        self.nearby.up.push((id, LocalPath::new(token, met, depth)));
         // The lanes that might have been.
         if let Some(path) = peer.path.take() {
             path.tokens().for_each(|token| self.reactor.remove(token));
         }
-        self.nearby.up.push(id);
         self.reactor.mark_ready(token);
         self.events.push_back(FabricEvent::PathUp { peer: id });
     }
@@ -190,7 +200,7 @@ impl TcpEndpoint {
             Local::Early { token, .. } | Local::Greeting { token, .. } => {
                 self.reactor.remove(token)
             }
-            up @ Local::Up(_) => peer.local = up,
+            Local::Up => peer.local = Local::Up,
             Local::None => {}
         }
     }
@@ -198,9 +208,9 @@ impl TcpEndpoint {
     /// Ends the path within this machine, and what might have become it.
     pub(super) fn end_local(&mut self, id: PeerId, reason: PathError) {
         self.drop_local(id);
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        if let Local::Up(path) = std::mem::take(&mut peer.local) {
-            self.nearby.up.retain(|up| *up != id);
+        let found = self.nearby.up.iter().position(|(peer, _)| *peer == id);
+        if let Some((_, path)) = found.map(|at| self.nearby.up.swap_remove(at)) {
+            self.peers.get_mut(&id).into_iter().for_each(|peer| peer.local = Local::None);
             self.reactor.remove(path.token);
             path.end(reason, &mut self.events);
         }
@@ -276,15 +286,13 @@ impl TcpEndpoint {
 
     /// The socket to a peer on this machine has something to say.
     pub(super) fn hear_peer(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        match &mut peer.local {
-            Local::Greeting { .. } => self.go_on_greeting(id),
-            Local::Up(path) => {
+        match self.nearby.path_mut(id) {
+            Some(path) => {
                 if let Err(reason) = path.hear_bells() {
                     self.end_path(id, reason);
                 }
             }
-            Local::Early { .. } | Local::None => {}
+            None => self.go_on_greeting(id),
         }
     }
 
@@ -293,16 +301,15 @@ impl TcpEndpoint {
         let mut moved = false;
         for at in 0..self.nearby.up.len() {
             // A path that ends takes its place in the list with it.
-            let Some(id) = self.nearby.up.get(at).copied() else { break };
-            moved |= self.turn_peer(id);
+            moved |= self.turn_peer(at);
         }
         moved
     }
 
-    fn turn_peer(&mut self, id: PeerId) -> bool {
-        let Some(path) = self.peers.get_mut(&id).and_then(Peer::local_mut) else { return false };
-        let Self { grants, events, stats, .. } = self;
-        let before = stats.bytes_pulled;
+    fn turn_peer(&mut self, at: usize) -> bool {
+        let Self { nearby, grants, events, stats, .. } = self;
+        let Some((peer, path)) = nearby.up.get_mut(at) else { return false };
+        let (id, before) = (*peer, stats.bytes_pulled);
         let turned = path.turn(&mut Surroundings { peer: id, grants, events, stats });
         self.nearby.blind += (self.stats.bytes_pulled - before) / TURN_BYTES;
         turned.unwrap_or_else(|reason| {
@@ -330,18 +337,11 @@ impl TcpEndpoint {
 
     /// Whether a peer on this machine has written something.
     pub(super) fn has_nearby_work(&mut self) -> bool {
-        let Self { nearby, peers, .. } = self;
-        nearby.up.iter().any(|id| {
-            peers.get_mut(id).and_then(Peer::local_mut).is_some_and(|path| path.has_work())
-        })
+        self.nearby.up.iter_mut().any(|(_, path)| path.has_work())
     }
 
     /// Tells all peers on this machine that they must ring. False when there is something to do.
     pub(super) fn doze(&mut self) -> bool {
-        let Self { nearby, peers, .. } = self;
-        nearby
-            .up
-            .iter()
-            .all(|id| peers.get_mut(id).and_then(Peer::local_mut).is_none_or(|path| path.doze()))
+        self.nearby.up.iter_mut().all(|(_, path)| path.doze())
     }
 }

@@ -73,9 +73,11 @@ impl LocalPath {
     pub(crate) fn turn(&mut self, around: &mut Surroundings<'_>) -> Result<bool, PathError> {
         self.channel.wake();
         let mut moved = self.hear_answers(around)?;
-        moved |= self.source.submit(&mut self.channel, &self.own)?;
         // Before the copies, so that the peer copies meanwhile.
-        self.flush(around.stats)?;
+        while self.source.submit(&mut self.channel, &self.own)? {
+            self.flush(around.stats)?;
+            moved = true;
+        }
         moved |= self.take(around)?;
         self.flush(around.stats)?;
         Ok(moved)

@@ -21,6 +21,9 @@ use super::words::{Words, WordsMut};
 use crate::frame::Ack;
 use crate::outbox::MAX_DEPTH;
 
+/// Slots that are submitted before the target is shown them.
+const PART: usize = 128;
+
 /// Writes to one peer.
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -75,20 +78,21 @@ impl Source {
         self.next < self.writes.len()
     }
 
-    /// Submits what there is room for. True when something was.
+    /// Submits what there is room for, about [`PART`] slots at most: shown to the target part by
+    /// part, it copies the first while we write the next. True when something was submitted.
     pub(crate) fn submit<M: WordsMut, T: Words>(
         &mut self,
         channel: &mut Channel<M, T>,
         regions: &OwnRegions,
     ) -> Result<bool, PathError> {
-        let mut moved = false;
-        while let Some(slot) = self.writes.get_mut(self.next) {
+        let (mut moved, mut part) = (false, PART);
+        while let Some(slot) = self.writes.get_mut(self.next).filter(|_| part > 0) {
             let cookie = self.base + self.next as u64;
             let Some(outgoing) = slot else {
                 self.next += 1;
                 continue;
             };
-            moved |= outgoing.submit(cookie, channel, regions)?;
+            moved |= outgoing.submit(cookie, channel, regions, &mut part)?;
             if outgoing.submitted != Some(outgoing.total) {
                 break;
             }
@@ -124,12 +128,13 @@ impl Outgoing {
         Spans::new(self.write.table.shapes(), buffers, &self.write.items)
     }
 
-    /// Submits as much as there is room for. True when that was something.
+    /// Submits as much as there is room for, and `part` allows. True when that was something.
     fn submit<M: WordsMut, T: Words>(
         &mut self,
         cookie: u64,
         channel: &mut Channel<M, T>,
         regions: &OwnRegions,
+        part: &mut usize,
     ) -> Result<bool, PathError> {
         let begun = self.submitted.is_some();
         if !begun {
@@ -141,18 +146,24 @@ impl Outgoing {
                 .for_each(|slot| channel.submit(slot));
         }
         let done = self.submitted.unwrap_or(0);
-        let mut now = done;
+        let (mut now, mut known) = (done, None);
         for span in self.stream().range(done, self.total) {
-            if !channel.has_room(1)? {
+            if *part == 0 || !channel.has_room(1)? {
                 break;
             }
-            let region = regions.number(self.write.table.region(span.buffer));
-            // Looked up when the write was posted, and the list never changes.
-            let region = region.expect("a region that the peer was told of");
+            let same = known.filter(|(buffer, _)| *buffer == span.buffer);
+            let (_, region) = same.unwrap_or_else(|| {
+                let region = regions.number(self.write.table.region(span.buffer));
+                // Looked up when the write was posted, and the list never changes.
+                (span.buffer, region.expect("a region that the peer was told of"))
+            });
+            known = Some((span.buffer, region));
             channel.submit(SourceSpan { region, offset: span.offset, len: span.len }.encode());
             now += span.len;
+            *part -= 1;
         }
         self.submitted = Some(now);
+        *part = part.saturating_sub(usize::from(!begun));
         Ok(now > done || !begun)
     }
 

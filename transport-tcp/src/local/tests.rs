@@ -93,7 +93,7 @@ impl World {
     }
 
     fn submit(&mut self) {
-        self.source.submit(&mut self.here, &self.own).unwrap();
+        while self.source.submit(&mut self.here, &self.own).unwrap() {}
         self.here.flush();
     }
 
