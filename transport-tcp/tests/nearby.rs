@@ -1,0 +1,177 @@
+//! Who shares memory with whom, and what becomes of the others: TCP where both can, an end with a
+//! reason where not, and a closed door for strangers.
+
+mod common;
+
+use std::fs::File;
+use std::io::{self, IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use common::raw::{link, preface, read};
+use common::{Layout, Node, World, grant, listening};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, recv, sendmsg, socket_with,
+};
+use transport_core::fabric::{Fabric, FabricEvent, PathError};
+use transport_core::link::LinkEvent;
+use transport_core::transfer::Part;
+use transport_tcp::{SameHost, TcpConfig};
+
+fn nodes(target: SameHost, source: SameHost) -> World {
+    let target = TcpConfig { same_host: target, ..listening("127.0.0.1:0") };
+    let source = TcpConfig { same_host: source, ..TcpConfig::default() };
+    let node = |config, fill| Node::anywhere(config, Layout::SMALL, fill);
+    let (target, source) = (node(target, 0xee), node(source, 0));
+    source.fill_pattern(7);
+    World::link(target, source)
+}
+
+fn shares(world: &World) -> [bool; 2] {
+    let World { source, target } = world;
+    [source, target].map(|node| node.endpoint.is_same_host(node.peer))
+}
+
+fn moves_bytes(world: &mut World) {
+    let grant = grant(1, 1, &[3, 1]);
+    world.grant(&grant);
+    let write = world.source.write(1, &grant, Part::Kv, 0, &[5, 9]);
+    assert_eq!(world.run(write), Ok(()));
+    assert!(world.target.bytes(0) == world.expected_kv(0, &[5, 9], &[3, 1]));
+}
+
+#[test]
+fn two_ends_that_may_share_memory_do_and_others_use_tcp() {
+    use SameHost::{Never, Require, Upgrade};
+    for (target, source, shared) in [
+        (Upgrade, Upgrade, true),
+        (Require, Upgrade, true),
+        (Upgrade, Require, true),
+        (Upgrade, Never, false),
+        (Never, Upgrade, false),
+    ] {
+        let mut world = nodes(target, source);
+        world.open_path();
+        assert_eq!(shares(&world), [shared; 2], "{target:?} {source:?}");
+        moves_bytes(&mut world);
+    }
+}
+
+#[test]
+fn who_must_share_and_cannot_hears_so_at_once() {
+    let World { mut source, target } = nodes(SameHost::Never, SameHost::Require);
+    let theirs = target.endpoint.address();
+    source.endpoint.connect(source.peer, &theirs, true).unwrap();
+    let (peer, reason) = (source.peer, PathError::Device(libc::EHOSTUNREACH));
+    source.until(|source| !source.fabric.is_empty());
+    assert_eq!(source.fabric, [FabricEvent::PathDown { peer, reason }]);
+}
+
+/// The socket where a node waits for processes of its machine, connected.
+fn knock(node: &Node) -> OwnedFd {
+    let blob = node.endpoint.address();
+    let hex: String = blob[24..40].iter().map(|byte| format!("{byte:02x}")).collect();
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let fd = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let name = format!("kv-transport-{hex}");
+    connect(&fd, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+    fd
+}
+
+fn say(socket: &OwnedFd, bytes: &[u8], file: Option<&OwnedFd>) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let files: Vec<_> = file.iter().map(|file| file.as_fd()).collect();
+    if file.is_some() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(&files)));
+    }
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
+}
+
+/// Whether the node has ended the connection.
+fn is_ended(socket: &OwnedFd) -> bool {
+    let mut bytes = [0; 4096];
+    match recv(socket, &mut bytes[..], RecvFlags::DONTWAIT) {
+        Ok((0, _)) => true,
+        Ok(_) => false,
+        Err(error) => io::Error::from(error).kind() != io::ErrorKind::WouldBlock,
+    }
+}
+
+/// A hello with that key and nonce, and no regions.
+fn hello(key: [u8; 16], nonce: [u8; 16]) -> Vec<u8> {
+    [&b"\x8bKVhi\x01\r\n"[..], &key, &nonce, &[0; 16]].concat()
+}
+
+#[test]
+fn w3_w4_strangers_are_shown_the_door_and_the_rest_goes_on() {
+    let preface_timeout = Duration::from_millis(300);
+    let config = TcpConfig { preface_timeout, max_pending: 8, ..listening("127.0.0.1:0") };
+    let mut target = Node::anywhere(config, Layout::SMALL, 0xee);
+    let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+    type Speech = (&'static str, Vec<u8>, bool);
+    let speeches: [Speech; 5] = [
+        ("nothing", vec![], false),
+        ("rubbish", vec![7; 100], false),
+        ("too much", vec![7; 5000], true),
+        ("a hello without its memory", hello([1; 16], [2; 16]), false),
+        ("a hello under no link's key", hello([1; 16], [2; 16]), true),
+    ];
+    for (what, bytes, file) in speeches {
+        let socket = knock(&target);
+        if !bytes.is_empty() {
+            say(&socket, &bytes, file.then(null).as_ref());
+        }
+        eprintln!("{what}");
+        target.until(|_| is_ended(&socket));
+    }
+    // More than may wait at once, and none of them says anything.
+    let crowd: Vec<_> = (0..20).map(|_| knock(&target)).collect();
+    target.until(|_| crowd.iter().all(is_ended));
+    let source = Node::anywhere(TcpConfig::default(), Layout::SMALL, 0);
+    source.fill_pattern(7);
+    let mut world = World::link(target, source);
+    world.open_path();
+    assert_eq!(shares(&world), [true; 2]);
+    moves_bytes(&mut world);
+}
+
+/// A peer with the right key shows memory whose pages it could take away: reading those would end
+/// our process. It is not shared with, and may still use TCP.
+#[test]
+fn w4_memory_whose_pages_could_vanish_is_not_looked_at() {
+    let hollow = || {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("hollow", flags).unwrap();
+        ftruncate(&file, 1 << 20).unwrap();
+        file
+    };
+    let sealed_but_hollow = || {
+        let file = hollow();
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::FUTURE_WRITE).unwrap();
+        file
+    };
+    for file in [hollow(), sealed_but_hollow()] {
+        let mut node = Node::anywhere(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+        let (_link, key) = link(&mut node);
+        node.until(|node| !node.links.is_empty());
+        let Some((LinkEvent::Up { peer, .. }, _)) = node.links.last() else { panic!() };
+        node.peer = *peer;
+        let nonce = [9; 16];
+        let address = [&b"KVtc\x01\0\x01\0"[..], &nonce, &[0; 16]].concat();
+        node.endpoint.connect(node.peer, &address, false).unwrap();
+        let socket = knock(&node);
+        say(&socket, &hello(key, nonce), Some(&file));
+        node.until(|_| is_ended(&socket));
+        let mut lane = common::raw::open(node.address());
+        lane.write_all(&preface(3, 0, 1, &key)).unwrap();
+        let reply: [u8; 32] = read(&mut node, &mut lane);
+        assert_eq!(reply[..], preface(4, 0, 1, &key));
+        let peer = node.peer;
+        node.until(|node| node.fabric.contains(&FabricEvent::PathUp { peer }));
+        assert!(!node.endpoint.is_same_host(peer));
+    }
+}
