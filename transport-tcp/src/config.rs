@@ -65,7 +65,8 @@ pub enum SameHost {
     Require,
     /// Shared memory where both ends prove that they run under one kernel and can read each other's
     /// memory, else TCP. Memory from [`crate::HostMemory::map_shared`] is the fastest to send from;
-    /// other memory needs the permission to read the process (that of a debugger).
+    /// other memory needs the permission to read the process (that of a debugger). The peer can then
+    /// read all memory that was bound; write it can not.
     #[default]
     Upgrade,
 }

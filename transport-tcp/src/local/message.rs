@@ -67,17 +67,15 @@ pub(crate) fn ready(ok: bool) -> Vec<u8> {
 
 /// The message that tells of the regions from `first` on, its descriptors, and how many it tells of.
 pub(crate) fn regions(own: &OwnRegions, first: usize) -> (Vec<u8>, Vec<BorrowedFd<'_>>, usize) {
-    let (mut bytes, mut files) = (REGIONS.to_le_bytes().to_vec(), vec![]);
-    let notices = (first..).map_while(|number| own.notice(number)).take(MAX_FDS);
-    let mut told = 0;
-    for (notice, file) in notices {
-        for word in [notice.len, notice.base, u64::from(notice.shared)] {
-            bytes.extend(word.to_le_bytes());
-        }
-        files.extend(file);
-        told += 1;
-    }
-    (bytes, files, told)
+    let all = (first..).map_while(|number| own.notice(number)).take(MAX_FDS);
+    let (notices, files): (Vec<_>, Vec<_>) = all.unzip();
+    (encode_regions(&notices), files.into_iter().flatten().collect(), notices.len())
+}
+
+/// The message that tells of regions.
+pub(crate) fn encode_regions(notices: &[Notice]) -> Vec<u8> {
+    let words = notices.iter().flat_map(|n| [n.len, n.base, u64::from(n.shared)]);
+    [REGIONS].into_iter().chain(words).flat_map(u64::to_le_bytes).collect()
 }
 
 /// The message in `bytes`, with its descriptors; `None` when it is none.
