@@ -14,7 +14,7 @@ use crate::reactor::Token;
 use crate::socket;
 
 /// How long accepting rests after the system ran out of descriptors or memory.
-const REST: Duration = Duration::from_millis(100);
+pub(crate) const REST: Duration = Duration::from_millis(100);
 
 /// The listening socket.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ impl Listener {
 }
 
 /// Whether the next connection may be accepted in spite of this error.
-fn is_passing(error: &io::Error) -> bool {
+pub(crate) fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }

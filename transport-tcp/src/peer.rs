@@ -54,6 +54,7 @@ pub(crate) enum Local {
     Greeting {
         token: Token,
         greeting: Box<Greeting>,
+        deadline: Instant,
     },
     #[default]
     None,
@@ -69,6 +70,16 @@ pub(crate) struct EarlyLane {
     pub(crate) index: u16,
     pub(crate) count: u16,
     pub(crate) deadline: Instant,
+}
+
+impl Local {
+    /// When it must have become a path.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Early { deadline, .. } | Self::Greeting { deadline, .. } => Some(*deadline),
+            Self::None | Self::Up => None,
+        }
+    }
 }
 
 impl Peer {
@@ -118,11 +129,8 @@ impl Peer {
         let redial = self.redial.as_ref().and_then(Redial::due);
         let path = self.path.as_ref().and_then(Path::deadline);
         let early = self.early.iter().map(|lane| lane.deadline);
-        let local = match self.local {
-            Local::Early { deadline, .. } => Some(deadline),
-            _ => None,
-        };
-        let all = [dialling, redial, path, local].into_iter().flatten().chain(early);
+        let all =
+            [dialling, redial, path, self.local.deadline()].into_iter().flatten().chain(early);
         all.min().unwrap_or(Instant::FAR)
     }
 }

@@ -14,7 +14,7 @@ use common::{Layout, Node, World, grant, listening};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, connect, recv, sendmsg, socket_with,
+    SocketFlags, SocketType, bind, connect, listen, recv, sendmsg, socket_with,
 };
 use transport_core::fabric::{Fabric, FabricEvent, PathError};
 use transport_core::link::LinkEvent;
@@ -174,4 +174,31 @@ fn w4_memory_whose_pages_could_vanish_is_not_looked_at() {
         node.until(|node| node.fabric.contains(&FabricEvent::PathUp { peer }));
         assert!(!node.endpoint.is_same_host(peer));
     }
+}
+
+/// Somebody waits under the name and says nothing: the path has lanes, a little later.
+#[test]
+fn a_greeting_that_is_not_answered_gives_way_to_lanes() {
+    let name = [0x5a; 16];
+    let hex = "5a".repeat(16);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let silent = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let name_of = format!("kv-transport-{hex}");
+    bind(&silent, &SocketAddrUnix::new_abstract_name(name_of.as_bytes()).unwrap()).unwrap();
+    listen(&silent, 1).unwrap();
+
+    let preface_timeout = Duration::from_millis(300);
+    let node = |config, fill| Node::anywhere(config, Layout::SMALL, fill);
+    let target = node(listening("127.0.0.1:0"), 0xee);
+    let source = node(TcpConfig { preface_timeout, ..TcpConfig::default() }, 0);
+    source.fill_pattern(7);
+    let mut world = World::link(target, source);
+    let (ours, mut theirs) = (world.source.endpoint.address(), world.target.endpoint.address());
+    theirs[24..40].copy_from_slice(&name);
+    world.source.endpoint.connect(world.source.peer, &theirs, true).unwrap();
+    world.target.endpoint.connect(world.target.peer, &ours, false).unwrap();
+    world.until(|world| !world.source.fabric.is_empty() && !world.target.fabric.is_empty());
+    assert_eq!(shares(&world), [false; 2]);
+    (world.source.fabric.clear(), world.target.fabric.clear());
+    moves_bytes(&mut world);
 }

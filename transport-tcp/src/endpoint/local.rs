@@ -7,11 +7,12 @@
 use std::io;
 use std::sync::Arc;
 
+use transport_core::Instant;
 use transport_core::fabric::{FabricEvent, PathError, PeerId, WriteId};
 
 use super::TcpEndpoint;
 use crate::address::LocalAddress;
-use crate::listener::LocalStranger;
+use crate::listener::{LocalStranger, REST, is_passing};
 use crate::local::channel::Nonce;
 use crate::local::greeting::{Apart, Greeting, Knock, Terms, hear};
 use crate::local::message::Message;
@@ -37,6 +38,8 @@ pub(super) struct Nearby {
     pub(super) listener: Option<LocalListener>,
     /// The listener's registration.
     pub(super) token: Option<Token>,
+    /// When accepting goes on after a failure.
+    pub(super) resumes: Option<Instant>,
     /// What they may be shown; `None` before anything was bound, or when it is too much.
     pub(super) regions: Option<Arc<OwnRegions>>,
     /// Paths that are up.
@@ -55,7 +58,7 @@ impl Nearby {
             (listener, _) => listener.unwrap_or(None),
         };
         let (nonce, regions, up) = (sys::random_key()?, None, Vec::new());
-        Ok(Self { mode, nonce, listener, token: None, regions, up, blind: 0 })
+        Ok(Self { mode, nonce, listener, token: None, resumes: None, regions, up, blind: 0 })
     }
 
     /// What our address says of us.
@@ -142,7 +145,9 @@ impl TcpEndpoint {
             });
         match greeting {
             Ok(greeting) => {
-                peer.local = Local::Greeting { token, greeting: Box::new(greeting) };
+                let deadline = self.now + self.config.preface_timeout;
+                peer.local = Local::Greeting { token, greeting: Box::new(greeting), deadline };
+                self.set_timer(deadline);
                 // Epoll tells only once, and it may have told.
                 self.reactor.mark_ready(token);
                 Ok(())
@@ -161,17 +166,25 @@ impl TcpEndpoint {
         match greeting.turn() {
             Ok(false) => {}
             Ok(true) => self.nearby_is_up(id),
-            Err(_) => {
-                self.drop_local(id);
-                self.fall_back(id);
-            }
+            Err(_) => self.give_up_nearby(id),
+        }
+    }
+
+    /// What was to become a path within this machine does not.
+    pub(super) fn give_up_nearby(&mut self, id: PeerId) {
+        let greeted = self.peers.get(&id).map(|peer| matches!(peer.local, Local::Greeting { .. }));
+        self.drop_local(id);
+        if greeted == Some(true) {
+            self.fall_back(id);
         }
     }
 
     fn nearby_is_up(&mut self, id: PeerId) {
         let depth = self.config.depth;
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Local::Greeting { token, greeting } = std::mem::take(&mut peer.local) else { return };
+        let Local::Greeting { token, greeting, .. } = std::mem::take(&mut peer.local) else {
+            return;
+        };
         let Some(met) = greeting.into_met() else { return self.reactor.remove(token) };
         peer.local = Local::Up;
         self.nearby.up.push((id, LocalPath::new(token, met, depth)));
@@ -221,19 +234,37 @@ impl TcpEndpoint {
     /// Accepts processes of this machine.
     pub(super) fn accept_nearby(&mut self) {
         for _ in 0..ACCEPTS {
-            let Some(socket) = self.nearby.listener.as_ref().and_then(LocalListener::accept) else {
-                return;
-            };
-            if self.lobby.len() >= self.config.max_pending {
-                continue;
+            match self.nearby.listener.as_ref().map(LocalListener::accept) {
+                Some(Ok(socket)) => self.let_wait(socket),
+                Some(Err(error)) if is_passing(&error) => {}
+                Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => {
+                    self.nearby.resumes = Some(self.now + REST);
+                    return self.set_timer(self.now + REST);
+                }
+                _ => return,
             }
-            let Ok(token) = self.reactor.add(&socket, Source::LocalStranger) else { continue };
-            let deadline = self.now + self.config.preface_timeout;
-            self.lobby.local.insert(token, LocalStranger { socket, deadline });
-            self.set_timer(deadline);
         }
         // There may be more, and epoll tells only once.
         self.nearby.token.into_iter().for_each(|token| self.reactor.mark_ready(token));
+    }
+
+    /// Accepts again after a rest.
+    pub(super) fn resume_nearby(&mut self) {
+        if self.nearby.resumes.is_some_and(|resumes| resumes <= self.now) {
+            self.nearby.resumes = None;
+            self.accept_nearby();
+        }
+    }
+
+    /// Lets a process say who it is.
+    fn let_wait(&mut self, socket: LocalSocket) {
+        if self.lobby.len() >= self.config.max_pending {
+            return;
+        }
+        let Ok(token) = self.reactor.add(&socket, Source::LocalStranger) else { return };
+        let deadline = self.now + self.config.preface_timeout;
+        self.lobby.local.insert(token, LocalStranger { socket, deadline });
+        self.set_timer(deadline);
     }
 
     /// Hears who has connected.
@@ -288,8 +319,11 @@ impl TcpEndpoint {
     pub(super) fn hear_peer(&mut self, id: PeerId) {
         match self.nearby.path_mut(id) {
             Some(path) => {
-                if let Err(reason) = path.hear_bells() {
-                    self.end_path(id, reason);
+                let token = path.token;
+                match path.hear_bells() {
+                    Ok(true) => self.reactor.mark_ready(token),
+                    Ok(false) => {}
+                    Err(reason) => self.end_path(id, reason),
                 }
             }
             None => self.go_on_greeting(id),
@@ -308,9 +342,10 @@ impl TcpEndpoint {
 
     fn turn_peer(&mut self, at: usize) -> bool {
         let Self { nearby, grants, events, stats, .. } = self;
+        let share = nearby.up.len() as u64;
         let Some((peer, path)) = nearby.up.get_mut(at) else { return false };
         let (id, before) = (*peer, stats.bytes_pulled);
-        let turned = path.turn(&mut Surroundings { peer: id, grants, events, stats });
+        let turned = path.turn(&mut Surroundings { peer: id, grants, events, stats, share });
         self.nearby.blind += (self.stats.bytes_pulled - before) / TURN_BYTES;
         turned.unwrap_or_else(|reason| {
             self.end_path(id, reason);

@@ -14,7 +14,7 @@ use crate::dial::{DialError, Dialling};
 use crate::lane::Lane;
 use crate::link::LinkConn;
 use crate::path::Path;
-use crate::peer::{EarlyLane, Link, Local, Peer};
+use crate::peer::{EarlyLane, Link, Peer};
 use crate::preface::{LinkKey, Preface};
 use crate::reactor::{Source, Token};
 use crate::reject::Rejected;
@@ -53,6 +53,7 @@ impl TcpEndpoint {
             lobby.local.iter().filter(|(_, l)| l.deadline <= now).map(|(t, _)| *t).collect();
         let due = strangers.len() + leaving.len() + local.len() + peers.len() > 0;
         local.into_iter().for_each(|token| self.drop_local_stranger(token));
+        self.resume_nearby();
         strangers.into_iter().for_each(|token| self.too_slow(token));
         leaving.into_iter().for_each(|token| self.drop_leaving(token));
         peers.into_iter().for_each(|id| self.run_peer_timers(id));
@@ -63,7 +64,7 @@ impl TcpEndpoint {
     fn earliest_timer(&self) -> Instant {
         let peers = self.peers.values().map(Peer::next_timer).min();
         let listener = self.listener.as_ref().and_then(|listener| listener.resumes());
-        let all = [peers, listener].into_iter().flatten();
+        let all = [peers, listener, self.nearby.resumes].into_iter().flatten();
         all.fold(self.lobby.next_timer(), Instant::min)
     }
 
@@ -75,8 +76,8 @@ impl TcpEndpoint {
         let no_path = is_due(peer.path.as_ref().and_then(Path::deadline));
         let no_answer = matches!(peer.link, Link::Dialling { deadline, .. } if deadline <= now);
         let redial = is_due(peer.redial.as_ref().and_then(|redial| redial.due()));
-        if matches!(peer.local, Local::Early { deadline, .. } if deadline <= now) {
-            self.drop_local(id);
+        if peer.local.deadline().is_some_and(|deadline| deadline <= now) {
+            self.give_up_nearby(id);
         }
         late.into_iter().for_each(|lane| self.reject_lane(lane));
         if no_path {

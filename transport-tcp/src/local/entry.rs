@@ -21,8 +21,9 @@ use crate::frame::{Ack, Piece, result, status};
 
 /// Slots before a write's spans.
 pub(crate) const BEGIN: usize = 4;
-/// Most regions that a side's spans can name.
-pub(crate) const MAX_REGIONS: usize = 1 << 16;
+/// Most regions of a side. Each file is a mapping of the other side's process, of which a process may
+/// have some ten thousands; who has more regions does not share them.
+pub(crate) const MAX_REGIONS: usize = 1024;
 
 const KIND_WRITE: u64 = 1;
 const OFFSET_BITS: u32 = 48;

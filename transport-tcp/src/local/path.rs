@@ -23,6 +23,14 @@ use crate::path::MAX_EVENTS;
 use crate::reactor::Token;
 use crate::sys::{OwnWords, PeerWords};
 
+/// Bytes that writes may move in one turn of all paths, so that sockets and the owner get theirs:
+/// about a millisecond.
+const TURN: u64 = 8 << 20;
+/// What one path may move at least.
+const SHORTEST_TURN: u64 = 512 << 10;
+/// Bells heard in one turn; more than one is rare.
+const BELLS: usize = 16;
+
 /// A path whose two ends share memory.
 #[derive(Debug)]
 pub(crate) struct LocalPath {
@@ -44,6 +52,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) grants: &'a Grants,
     pub(crate) events: &'a mut VecDeque<FabricEvent>,
     pub(crate) stats: &'a mut TcpStats,
+    /// Paths that share this thread's time.
+    pub(crate) share: u64,
 }
 
 impl LocalPath {
@@ -94,8 +104,9 @@ impl LocalPath {
     }
 
     fn take(&mut self, around: &mut Surroundings<'_>) -> Result<bool, PathError> {
-        let Surroundings { peer, grants, events, stats } = around;
-        let mut place = Place { peer: *peer, grants, regions: &self.regions, events };
+        let Surroundings { peer, grants, events, stats, share } = around;
+        let turn = (TURN / *share).max(SHORTEST_TURN);
+        let mut place = Place { peer: *peer, grants, regions: &self.regions, events, turn };
         let taken = self.target.turn(&mut self.channel, &mut place)?;
         self.more = taken.more;
         stats.bytes_pulled += taken.bytes;
@@ -118,17 +129,19 @@ impl LocalPath {
         }
     }
 
-    /// Hears the bells that have rung. An error when the peer is gone, or says something else.
-    pub(crate) fn hear_bells(&mut self) -> Result<(), PathError> {
+    /// Hears some of the bells that have rung. True when there may be more; an error when the peer
+    /// is gone, or says something else.
+    pub(crate) fn hear_bells(&mut self) -> Result<bool, PathError> {
         let mut bytes = [0; MAX_MESSAGE];
-        loop {
+        for _ in 0..BELLS {
             match hear(&self.socket, &mut bytes) {
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(false),
                 Ok(Some(Message::Bell)) => {}
                 Ok(Some(_)) => return Err(PathError::Protocol("a greeting on a path")),
                 Err(apart) => return Err(path_error(&apart)),
             }
         }
+        Ok(true)
     }
 
     /// Whether a turn would find something to do.

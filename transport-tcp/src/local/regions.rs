@@ -36,7 +36,7 @@ impl OwnRegions {
 
     fn add(&mut self, region: &MemoryRegion) -> Option<()> {
         if self.number(region).is_none() {
-            let number = u16::try_from(self.list.len()).ok()?;
+            let number = Some(self.list.len()).filter(|number| *number < MAX_REGIONS)? as u16;
             self.numbers.insert(region.as_ptr() as usize, number);
             self.list.push(region.clone());
         }

@@ -69,10 +69,9 @@ impl LocalListener {
         Ok(Self { fd, name })
     }
 
-    /// The next connection; `None` when there is none now.
-    pub(crate) fn accept(&self) -> Option<LocalSocket> {
-        // Whatever keeps one from being accepted, its process falls back to TCP.
-        accept_with(&self.fd, FLAGS).ok().map(|fd| LocalSocket { fd })
+    /// The next connection. An error of kind `WouldBlock` when there is none now.
+    pub(crate) fn accept(&self) -> io::Result<LocalSocket> {
+        Ok(LocalSocket { fd: accept_with(&self.fd, FLAGS)? })
     }
 }
 

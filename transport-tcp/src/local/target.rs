@@ -21,9 +21,6 @@ use crate::path::MAX_EVENTS;
 use crate::socket::path_error;
 use crate::sys::Copying;
 
-/// Bytes that one peer's writes may move in one turn, so that others and the owner get theirs: about
-/// a millisecond.
-const TURN: u64 = 8 << 20;
 /// What a span counts at least.
 const SPAN_COST: u64 = 512;
 /// Writes of so many bytes and more do not stay in the caches until somebody reads them.
@@ -52,6 +49,8 @@ pub(crate) struct Place<'a> {
     pub(crate) grants: &'a Grants,
     pub(crate) regions: &'a PeerRegions,
     pub(crate) events: &'a mut VecDeque<FabricEvent>,
+    /// Bytes that may be moved.
+    pub(crate) turn: u64,
 }
 
 /// What one turn did.
@@ -79,7 +78,7 @@ impl Target {
         channel: &mut Channel<M, T>,
         place: &mut Place<'_>,
     ) -> Result<Taken, PathError> {
-        let (mut taken, mut left) = (Taken::default(), TURN);
+        let (mut taken, mut left) = (Taken::default(), place.turn);
         while place.events.len() < MAX_EVENTS && self.begin(channel, place.grants, place.peer)? {
             if left == 0 {
                 taken.more = true;

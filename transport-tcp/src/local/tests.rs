@@ -99,8 +99,10 @@ impl World {
 
     fn take(&mut self) -> Result<Taken, PathError> {
         let Self { grants, regions, events, .. } = self;
-        let taken =
-            self.target.turn(&mut self.there, &mut Place { peer: PEER, grants, regions, events });
+        let taken = self.target.turn(
+            &mut self.there,
+            &mut Place { peer: PEER, grants, regions, events, turn: 8 << 20 },
+        );
         self.there.flush();
         taken
     }
