@@ -21,7 +21,10 @@ use crate::grants::{Grants, Landing};
 use crate::preface::{PREFACE, Preface, PrefaceReader};
 use crate::{address, link};
 
+mod nearby;
+
 pub use crate::bootstrap::fuzzing::{bodies, etcd, proof, query, requests};
+pub use nearby::nearby;
 
 /// The start of a connection: decoded at once, and as it comes in, however it is cut.
 pub fn preface(data: &[u8]) {

@@ -39,7 +39,8 @@ const WITHDRAWN: usize = 18;
 const TAKEN: usize = 32;
 const HEARD: usize = 33;
 const ASLEEP: usize = 48;
-const FIRST_SLOT: usize = 64;
+/// Before it stand positions and signs; slots need no clearing.
+pub(crate) const FIRST_SLOT: usize = 64;
 
 /// Words of each side's memory.
 pub(crate) const WORDS: usize = FIRST_SLOT + 2 * (SUBMISSIONS + ANSWERS) as usize;
