@@ -32,7 +32,8 @@ pub struct TcpConfig {
     /// Whether memory is shared with peers on this machine. Default [`SameHost::Upgrade`].
     pub same_host: SameHost,
     /// How long [`crate::TcpEndpoint::wait`] polls before it parks. Polling saves the microseconds
-    /// of going to sleep and being woken; it costs a core while it lasts. Default 20 µs.
+    /// of going to sleep and being woken; it costs a core while it lasts, if no other thread wants it.
+    /// Default 20 µs.
     pub spin: Duration,
     /// Send and receive buffer of every lane, in bytes. `None` leaves the size to the kernel, which
     /// fits it to the way's delay; set it where `net.ipv4.tcp_wmem` or `tcp_rmem` are too small for

@@ -1,4 +1,5 @@
-//! TCP fabric and control plane of a KV-cache transport.
+//! TCP fabric and control plane of a KV-cache transport; and shared memory instead of TCP where both
+//! ends are on one machine.
 #![deny(unsafe_code)]
 
 mod address;

@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
-    memfd_create,
+    ftruncate, memfd_create,
 };
 use transport_core::memory::MemoryRegion;
 
@@ -58,7 +58,7 @@ impl HostMemory {
     /// length and its pages, and nobody but this process can write it. Fails when `len` is 0, or
     /// the system has not as much or no such files (Linux before 5.1).
     pub fn map_shared(self, len: usize) -> io::Result<MemoryRegion> {
-        let (map, file) = memory_file(c"kv-cache", len)?;
+        let (map, file) = memory_file(c"kv-cache", len, self.huge_pages)?;
         self.advise(&map)?;
         region(SharedMap { map, file }, len, |owner| owner.map.as_mut_ptr())
     }
@@ -99,10 +99,20 @@ fn region<T: Send + Sync + 'static>(
 
 /// A file of `len` bytes that lives in memory, mapped. All its pages exist; none can be taken away,
 /// and no further mapping of it can be written through.
-pub(crate) fn memory_file(name: &CStr, len: usize) -> io::Result<(MmapRaw, OwnedFd)> {
+pub(crate) fn memory_file(
+    name: &CStr,
+    len: usize,
+    huge_pages: bool,
+) -> io::Result<(MmapRaw, OwnedFd)> {
     let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    fallocate(&file, FallocateFlags::empty(), 0, not_zero(len)? as u64)?;
+    ftruncate(&file, not_zero(len)? as u64)?;
     let map = MmapOptions::new().len(len).map_raw(&file)?;
+    if huge_pages {
+        // Only pages that are made through a mapping which asks for it are huge, where the system
+        // allows that for files at all. What is not made here, is below, or fails there.
+        let _ = map.advise(Advice::HugePage).and_then(|()| map.advise(Advice::PopulateWrite));
+    }
+    fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
     fcntl_add_seals(&file, KEPT | SealFlags::GROW | SealFlags::SEAL)?;
     Ok((map, file))
 }
@@ -119,7 +129,10 @@ pub(crate) fn map_foreign(file: OwnedFd, len: u64) -> io::Result<MmapRaw> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
-    MmapOptions::new().len(len).map_raw_read_only(&file)
+    let map = MmapOptions::new().len(len).map_raw_read_only(&file)?;
+    // Where the owner's pages are huge they may be so here; where not, nothing is lost.
+    let _ = map.advise(Advice::HugePage);
+    Ok(map)
 }
 
 /// Seals of a file whose pages stay and which others cannot write.
@@ -171,10 +184,10 @@ mod tests {
         fallocate(&unsealed, FallocateFlags::empty(), 0, 8192).unwrap();
         assert!(map_foreign(unsealed, 8192).is_err());
         let hollow = memfd_create("hollow", flags).unwrap();
-        rustix::fs::ftruncate(&hollow, 8192).unwrap();
+        ftruncate(&hollow, 8192).unwrap();
         fcntl_add_seals(&hollow, KEPT).unwrap();
         assert!(map_foreign(hollow, 8192).is_err());
-        let (_map, short) = memory_file(c"short", 4096).unwrap();
+        let (_map, short) = memory_file(c"short", 4096, true).unwrap();
         assert!(map_foreign(short.try_clone().unwrap(), 8192).is_err());
         assert!(map_foreign(short, 0).is_err());
         assert!(map_foreign(File::open("/dev/null").unwrap().into(), 4096).is_err());

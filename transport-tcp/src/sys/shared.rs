@@ -39,7 +39,7 @@ pub(crate) struct PeerPages {
 impl OwnWords {
     /// `words` zeroes, and the file by which a peer finds them.
     pub(crate) fn new(words: usize) -> io::Result<(Self, OwnedFd)> {
-        let (map, file) = memory_file(c"kv-ring", words * WORD)?;
+        let (map, file) = memory_file(c"kv-ring", words * WORD, false)?;
         Ok((Self { map, words }, file))
     }
 
