@@ -370,6 +370,12 @@ impl TcpEndpoint {
         !self.nearby.up.is_empty()
     }
 
+    /// Whether a peer on this machine waits on the core that we wait on.
+    pub(super) fn is_crowded(&mut self) -> bool {
+        let core = rustix::thread::sched_getcpu();
+        self.nearby.up.iter_mut().any(|(_, path)| path.is_crowded(core))
+    }
+
     /// Whether a peer on this machine has written something.
     pub(super) fn has_nearby_work(&mut self) -> bool {
         self.nearby.up.iter_mut().any(|(_, path)| path.has_work())

@@ -13,6 +13,7 @@
 //! | 32             | submissions of the peer's read, ever (slots)                         |
 //! | 33             | answers of the peer's read, ever                                     |
 //! | 48             | 0: awake; else asleep, bit 0 set, bit 1: wants room, above: how often |
+//! | 49             | 0, or the core that the side last waited on, plus 1                   |
 //! | 64..           | [`SUBMISSIONS`] slots, then [`ANSWERS`] slots, of two words each      |
 //!
 //! *Sleeping.* A side that is about to sleep says so ([`Channel::doze`]), and then looks once more;
@@ -39,6 +40,7 @@ const WITHDRAWN: usize = 18;
 const TAKEN: usize = 32;
 const HEARD: usize = 33;
 const ASLEEP: usize = 48;
+const CORE: usize = 49;
 /// Before it stand positions and signs; slots need no clearing.
 pub(crate) const FIRST_SLOT: usize = 64;
 
@@ -91,13 +93,15 @@ pub(crate) struct Channel<M, T> {
     nap: u64,
     /// The nap of the peer's for which its bell was rung.
     rung: u64,
+    /// What our own word for the core says.
+    core: u64,
 }
 
 impl<M: WordsMut, T: Words> Channel<M, T> {
     pub(crate) fn new(mine: M, theirs: T) -> Self {
         let (submit, answer) = (Producer::new(SUBMIT), Producer::new(ANSWER));
         let (take, hear) = (Consumer::new(SUBMIT), Consumer::new(ANSWER));
-        Self { mine, theirs, submit, answer, take, hear, nap: 0, rung: 0 }
+        Self { mine, theirs, submit, answer, take, hear, nap: 0, rung: 0, core: 0 }
     }
 
     /// Whether so many slots can be submitted.
@@ -185,6 +189,17 @@ impl<M: WordsMut, T: Words> Channel<M, T> {
         let taken = self.take.available(&self.theirs, 1);
         let heard = self.hear.available(&self.theirs, 1);
         taken.is_err() || heard.is_err() || taken != Ok(0) || heard != Ok(0) || self.is_withdrawn()
+    }
+
+    /// Says on which core this side waits. Whether the peer waits on the same: then looking for news
+    /// keeps it from writing some.
+    pub(crate) fn is_crowded(&mut self, core: usize) -> bool {
+        let core = core as u64 + 1;
+        if self.core != core {
+            self.core = core;
+            self.mine.store(CORE, core, Ordering::Relaxed);
+        }
+        self.theirs.load(CORE, Ordering::Relaxed) == core
     }
 
     /// Withdraws all that was submitted: whoever finishes a copy from now on throws it away.

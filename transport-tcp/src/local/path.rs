@@ -149,6 +149,11 @@ impl LocalPath {
         self.more || self.channel.has_news()
     }
 
+    /// Whether the peer waits on the same core as we.
+    pub(crate) fn is_crowded(&mut self, core: usize) -> bool {
+        self.channel.is_crowded(core)
+    }
+
     /// Says that this side is about to sleep. False when there is something to do.
     pub(crate) fn doze(&mut self) -> bool {
         !self.more && self.channel.doze(self.source.is_waiting())
