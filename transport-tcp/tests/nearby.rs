@@ -199,6 +199,7 @@ fn a_greeting_that_is_not_answered_gives_way_to_lanes() {
     world.target.endpoint.connect(world.target.peer, &ours, false).unwrap();
     world.until(|world| !world.source.fabric.is_empty() && !world.target.fabric.is_empty());
     assert_eq!(shares(&world), [false; 2]);
-    (world.source.fabric.clear(), world.target.fabric.clear());
+    world.source.fabric.clear();
+    world.target.fabric.clear();
     moves_bytes(&mut world);
 }

@@ -98,6 +98,8 @@ pub struct TcpEndpoint {
     now: Instant,
     /// No timer is due before this.
     next_timer: Instant,
+    /// Whether the last wait was shorter than polling may take.
+    brisk: bool,
 }
 
 impl TcpEndpoint {
@@ -134,6 +136,7 @@ impl TcpEndpoint {
             scratch: vec![0; SCRATCH].into(),
             now: Instant::ZERO,
             next_timer: Instant::FAR,
+            brisk: true,
         })
     }
 

@@ -41,16 +41,21 @@ impl Endpoint for TcpEndpoint {
 impl TcpEndpoint {
     /// Waits until a turn would find something to do, at most `timeout`. Returns at once while
     /// events wait to be polled or bytes to be moved. First polls for
-    /// [`TcpConfig::spin`](crate::TcpConfig::spin), then parks.
+    /// [`TcpConfig::spin`](crate::TcpConfig::spin), if something came as soon as that the last time;
+    /// then parks.
     pub fn wait(&mut self, timeout: Duration) {
         if self.has_work() {
             return;
         }
         let timeout = timeout.min(self.next_timer - self.now);
-        let spin = self.config.spin.min(timeout);
-        if !self.spin(spin) && self.doze() {
+        let begun = Clock::now();
+        // What takes long takes long again: a full socket, an idle peer. Polling for that only keeps
+        // the core from whom it waits for.
+        let spin = if self.brisk { self.config.spin.min(timeout) } else { Duration::ZERO };
+        if !self.spin(begun, spin) && self.doze() {
             self.poll_sockets(timeout - spin);
         }
+        self.brisk = begun.elapsed() <= self.config.spin;
     }
 
     /// For owners that wait for [`AsFd`](std::os::fd::AsFd): whether nothing is left to do. When it
@@ -68,11 +73,10 @@ impl TcpEndpoint {
     }
 
     /// Polls for a while. True when something happened.
-    fn spin(&mut self, spin: Duration) -> bool {
+    fn spin(&mut self, begun: Clock, spin: Duration) -> bool {
         if spin.is_zero() {
             return false;
         }
-        let begun = Clock::now();
         loop {
             if self.watch_rings() || self.poll_sockets(Duration::ZERO) {
                 return true;
