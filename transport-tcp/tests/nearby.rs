@@ -139,6 +139,32 @@ fn w3_w4_strangers_are_shown_the_door_and_the_rest_goes_on() {
     moves_bytes(&mut world);
 }
 
+/// A node, and a peer made by hand that has the key of a link to it. Its address says `NONCE`.
+fn hand_made() -> (Node, std::net::TcpStream, [u8; 16]) {
+    let mut node = Node::anywhere(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let (stream, key) = link(&mut node);
+    node.until(|node| !node.links.is_empty());
+    let Some((LinkEvent::Up { peer, .. }, _)) = node.links.last() else { panic!() };
+    node.peer = *peer;
+    let address = [&b"KVtc\x01\0\x01\0"[..], &NONCE, &[0; 16]].concat();
+    node.endpoint.connect(node.peer, &address, false).unwrap();
+    (node, stream, key)
+}
+
+const NONCE: [u8; 16] = [9; 16];
+
+/// Opens the only lane, and with it the path.
+fn open_lane(node: &mut Node, key: &[u8; 16]) -> std::net::TcpStream {
+    let mut lane = common::raw::open(node.address());
+    lane.write_all(&preface(3, 0, 1, key)).unwrap();
+    let reply: [u8; 32] = read(node, &mut lane);
+    assert_eq!(reply[..], preface(4, 0, 1, key));
+    let peer = node.peer;
+    node.until(|node| node.fabric.contains(&FabricEvent::PathUp { peer }));
+    assert!(!node.endpoint.is_same_host(peer));
+    lane
+}
+
 /// A peer with the right key shows memory whose pages it could take away: reading those would end
 /// our process. It is not shared with, and may still use TCP.
 #[test]
@@ -155,25 +181,82 @@ fn w4_memory_whose_pages_could_vanish_is_not_looked_at() {
         file
     };
     for file in [hollow(), sealed_but_hollow()] {
-        let mut node = Node::anywhere(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
-        let (_link, key) = link(&mut node);
-        node.until(|node| !node.links.is_empty());
-        let Some((LinkEvent::Up { peer, .. }, _)) = node.links.last() else { panic!() };
-        node.peer = *peer;
-        let nonce = [9; 16];
-        let address = [&b"KVtc\x01\0\x01\0"[..], &nonce, &[0; 16]].concat();
-        node.endpoint.connect(node.peer, &address, false).unwrap();
+        let (mut node, _link, key) = hand_made();
         let socket = knock(&node);
-        say(&socket, &hello(key, nonce), Some(&file));
+        say(&socket, &hello(key, NONCE), Some(&file));
         node.until(|_| is_ended(&socket));
-        let mut lane = common::raw::open(node.address());
-        lane.write_all(&preface(3, 0, 1, &key)).unwrap();
-        let reply: [u8; 32] = read(&mut node, &mut lane);
-        assert_eq!(reply[..], preface(4, 0, 1, &key));
-        let peer = node.peer;
-        node.until(|node| node.fabric.contains(&FabricEvent::PathUp { peer }));
-        assert!(!node.endpoint.is_same_host(peer));
+        open_lane(&mut node, &key);
     }
+}
+
+/// Words as PROTOCOL.md says: signed with the nonce, sealed, all there.
+fn good_words() -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(memfd_create("words", flags).unwrap());
+    let mut bytes = vec![0; 8 * (64 + 2 * (8192 + 4096))];
+    bytes[..8].copy_from_slice(b"KVlocal\x01");
+    bytes[8..24].copy_from_slice(&NONCE);
+    (&file).write_all(&bytes).unwrap();
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::FUTURE_WRITE).unwrap();
+    file.into()
+}
+
+/// A peer begins a greeting, opens lanes meanwhile, and then wants to be ready after all: there is
+/// one path, and the writes on it are not forgotten.
+#[test]
+fn q2_a_path_over_tcp_is_not_replaced_by_a_greeting_that_ends_late() {
+    let (mut node, _link, key) = hand_made();
+    let socket = knock(&node);
+    say(&socket, &hello(key, NONCE), Some(&good_words()));
+    let greeted = || {
+        let mut bytes = [0; 4096];
+        recv(&socket, &mut bytes[..], RecvFlags::DONTWAIT | RecvFlags::PEEK).is_ok()
+    };
+    node.until(|_| greeted());
+    let _lane = open_lane(&mut node, &key);
+    say_if_open(&socket, &[3u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
+    node.until(|_| {
+        while !is_ended(&socket) {
+            if recv(&socket, &mut [0u8; 8][..], RecvFlags::DONTWAIT).is_err() {
+                return false;
+            }
+        }
+        true
+    });
+    (0..100).for_each(|_| _ = node.turn());
+    assert!(!node.endpoint.is_same_host(node.peer) && !node.is_down());
+}
+
+/// It may be closed already.
+fn say_if_open(socket: &OwnedFd, bytes: &[u8]) {
+    let mut none = SendAncillaryBuffer::new(&mut []);
+    let _ = sendmsg(socket, &[IoSlice::new(bytes)], &mut none, SendFlags::NOSIGNAL);
+}
+
+#[test]
+fn who_sleeps_is_rung_once_and_who_is_awake_is_not() {
+    let mut world = nodes(SameHost::Upgrade, SameHost::Upgrade);
+    world.open_path();
+    let grant = grant(1, 1, &[3, 1]);
+    world.grant(&grant);
+    let rung = |world: &World| world.source.endpoint.stats().bells;
+    for id in 0..3 {
+        while world.target.turn() | world.source.turn() {}
+        assert!(world.target.endpoint.may_sleep(), "nothing is left to do");
+        let before = rung(&world);
+        for half in 0..2 {
+            let write = world.source.write(2 * id + half, &grant, Part::Kv, half as u32, &[5]);
+            world.source.endpoint.post(write).unwrap();
+            world.source.turn();
+        }
+        assert_eq!(rung(&world), before + 1);
+        let begun = std::time::Instant::now();
+        world.target.endpoint.wait(Duration::from_secs(20));
+        assert!(begun.elapsed() < Duration::from_secs(10), "the bell was not heard");
+        world.until(|world| world.source.completed(2 * id + 1).is_some());
+        assert_eq!(rung(&world), before + 1, "it is awake");
+    }
+    assert_eq!(world.target.arrivals().len(), 6);
 }
 
 /// Somebody waits under the name and says nothing: the path has lanes, a little later.

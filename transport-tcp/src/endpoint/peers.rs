@@ -262,6 +262,8 @@ impl TcpEndpoint {
         // Frames may have come behind the preface, and epoll tells only once.
         self.reactor.mark_ready(token);
         if up {
+            // Of two ways to become a path only one does, whatever a peer tries.
+            self.drop_local(id);
             self.events.push_back(FabricEvent::PathUp { peer: id });
         }
     }
