@@ -14,7 +14,7 @@ use common::{Layout, Node, World, grant, listening};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType, bind, connect, listen, recv, sendmsg, socket_with,
+    SocketFlags, SocketType, accept_with, bind, connect, listen, recv, sendmsg, socket_with,
 };
 use transport_core::fabric::{Fabric, FabricEvent, PathError};
 use transport_core::link::LinkEvent;
@@ -91,12 +91,12 @@ fn say(socket: &OwnedFd, bytes: &[u8], file: Option<&OwnedFd>) {
     sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
 }
 
-/// Whether the node has ended the connection.
+/// Whether the node has ended the connection, and said nothing more.
 fn is_ended(socket: &OwnedFd) -> bool {
     let mut bytes = [0; 4096];
     match recv(socket, &mut bytes[..], RecvFlags::DONTWAIT) {
         Ok((0, _)) => true,
-        Ok(_) => false,
+        Ok((more, _)) => panic!("{more} bytes more were said"),
         Err(error) => io::Error::from(error).kind() != io::ErrorKind::WouldBlock,
     }
 }
@@ -215,14 +215,9 @@ fn q2_a_path_over_tcp_is_not_replaced_by_a_greeting_that_ends_late() {
     node.until(|_| greeted());
     let _lane = open_lane(&mut node, &key);
     say_if_open(&socket, &[3u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
-    node.until(|_| {
-        while !is_ended(&socket) {
-            if recv(&socket, &mut [0u8; 8][..], RecvFlags::DONTWAIT).is_err() {
-                return false;
-            }
-        }
-        true
-    });
+    // What it had said before.
+    while matches!(recv(&socket, &mut [0u8; 8][..], RecvFlags::DONTWAIT), Ok((1.., _))) {}
+    node.until(|_| is_ended(&socket));
     (0..100).for_each(|_| _ = node.turn());
     assert!(!node.endpoint.is_same_host(node.peer) && !node.is_down());
 }
@@ -285,4 +280,32 @@ fn a_greeting_that_is_not_answered_gives_way_to_lanes() {
     world.source.fabric.clear();
     world.target.fabric.clear();
     moves_bytes(&mut world);
+}
+
+/// Whoever has taken a name that a peer left hears a greeting, and is shown no memory: it cannot know
+/// what stands in the peer's.
+#[test]
+fn w3_memory_is_not_shown_to_who_has_only_taken_the_name() {
+    let name = "5b".repeat(16);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let thief = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let name = format!("kv-transport-{name}");
+    bind(&thief, &SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap()).unwrap();
+    listen(&thief, 1).unwrap();
+    let node = |config, fill| Node::anywhere(config, Layout::SMALL, fill);
+    let mut world =
+        World::link(node(listening("127.0.0.1:0"), 0xee), node(TcpConfig::default(), 0));
+    let mut theirs = world.target.endpoint.address();
+    theirs[24..40].copy_from_slice(&[0x5b; 16]);
+    world.source.endpoint.connect(world.source.peer, &theirs, true).unwrap();
+    (0..20).for_each(|_| _ = world.source.turn());
+    let socket = accept_with(&thief, flags).unwrap();
+    let mut bytes = [0; 4096];
+    let (len, _) = recv(&socket, &mut bytes[..], RecvFlags::DONTWAIT).unwrap();
+    assert_eq!(bytes[..8], *b"\x8bKVhi\x01\r\n");
+    // It answers with all that it was told.
+    let key = bytes[8..24].try_into().unwrap();
+    say(&socket, &hello(key, NONCE), Some(&good_words()));
+    assert_eq!(len, 56);
+    world.until(|_| is_ended(&socket));
 }

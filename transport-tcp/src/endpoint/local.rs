@@ -44,6 +44,7 @@ pub(super) struct Nearby {
     pub(super) regions: Option<Arc<OwnRegions>>,
     /// Paths that are up.
     up: Vec<(PeerId, LocalPath)>,
+    /// Turns, and what counts as such, since the sockets were looked at.
     blind: u64,
 }
 
@@ -138,12 +139,11 @@ impl TcpEndpoint {
             return Err(Apart::Ended);
         };
         let terms = Terms { key, nonce: self.nearby.nonce(), theirs: words(theirs.nonce) };
-        let greeting =
-            Greeting::new(socket, terms, own).map_err(Apart::from).and_then(|greeting| {
-                let mut greeting = greeting;
-                hello.map_or(Ok(()), |hello| greeting.heard(hello)).map(|()| greeting)
-            });
-        match greeting {
+        let begun = Greeting::new(socket, terms, own).map_err(Apart::from);
+        let begun = begun.and_then(|mut greeting| {
+            hello.map_or(Ok(()), |hello| greeting.heard(hello)).map(|()| greeting)
+        });
+        match begun {
             Ok(greeting) => {
                 let deadline = self.now + self.config.preface_timeout;
                 peer.local = Local::Greeting { token, greeting: Box::new(greeting), deadline };
@@ -159,7 +159,7 @@ impl TcpEndpoint {
         }
     }
 
-    /// Goes on with a greeting. True when the path came up.
+    /// Goes on with a greeting, if there is one.
     fn go_on_greeting(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Local::Greeting { greeting, .. } = &mut peer.local else { return };

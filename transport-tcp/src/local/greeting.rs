@@ -8,19 +8,19 @@
 //! * *All memory can be used*: each side says whether it sees the other's files, and can read the
 //!   process of the other where there are none.
 //!
-//! Both sides say hello, tell of their regions, and when they have heard all of the other's, whether
-//! they are ready. If one is not, or goes away, the path is TCP.
+//! Both sides say hello, tell of their regions to whom has proven to be the peer, and when they have
+//! heard all of the other's, whether they are ready. If one is not, or goes away, the path is TCP.
 #![forbid(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use super::channel::{NONCE_OFFSET, Nonce, WORDS, is_signed, sign};
 use super::message::{self, Hello, Message};
-use super::regions::{OwnRegions, PeerRegions};
+use super::regions::{Notice, OwnRegions, PeerRegions};
 use super::socket::{LocalSocket, MAX_MESSAGE};
 use crate::preface::LinkKey;
 use crate::sys::{OwnWords, PROOF, PeerWords, Process};
@@ -67,7 +67,7 @@ pub(crate) struct Greeting {
     own: Arc<OwnRegions>,
     words: OwnWords,
     /// Messages that the socket has not taken.
-    hello: Option<(Vec<u8>, std::os::fd::OwnedFd)>,
+    hello: Option<(Vec<u8>, OwnedFd)>,
     told: usize,
     ready_sent: bool,
     /// What the peer has shown so far.
@@ -157,18 +157,14 @@ impl Greeting {
         }
     }
 
-    fn add(
-        &mut self,
-        notice: super::regions::Notice,
-        file: Option<std::os::fd::OwnedFd>,
-    ) -> Result<(), Apart> {
+    fn add(&mut self, notice: Notice, file: Option<OwnedFd>) -> Result<(), Apart> {
         if self.has_all() {
             return Err(Apart::Protocol("more regions than were promised"));
         }
         // A file that cannot be seen is no reason to end: the peer is told that we are not ready.
         if self.regions.add(notice, file).is_err() {
             self.usable = false;
-            self.regions.add(super::regions::Notice { shared: false, ..notice }, None)?;
+            self.regions.add(Notice { shared: false, ..notice }, None)?;
         }
         Ok(())
     }
@@ -201,7 +197,8 @@ impl Greeting {
             }
             self.hello = None;
         }
-        while self.told < self.own.len() {
+        // Our memory is shown to nobody who has not shown the nonce that came over the link.
+        while self.peer.is_some() && self.told < self.own.len() {
             let (bytes, files, told) = message::regions(&self.own, self.told);
             if !sent(self.socket.send(&bytes, &files))? {
                 return Ok(());

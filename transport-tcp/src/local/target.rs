@@ -14,6 +14,7 @@ use transport_core::transfer::GrantId;
 use super::channel::Channel;
 use super::entry::{self, BEGIN, SourceSpan, decode_begin};
 use super::regions::{PeerRegions, Puller};
+use super::ring::Slot;
 use super::words::{Words, WordsMut};
 use crate::frame::{Ack, Piece};
 use crate::grants::{Grants, Landing};
@@ -194,7 +195,7 @@ impl<M: WordsMut, T: Words> SourceSpans<'_, M, T> {
         Ok(Some(SourceSpan { len, ..span }))
     }
 
-    fn check(&self, slot: super::ring::Slot) -> Result<SourceSpan, PathError> {
+    fn check(&self, slot: Slot) -> Result<SourceSpan, PathError> {
         let span = SourceSpan::decode(slot);
         let due = span.len <= self.awaited && self.regions.has(&span);
         if due { Ok(span) } else { Err(PathError::Protocol("a span of no memory")) }
