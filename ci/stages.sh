@@ -65,6 +65,8 @@ stage_doc() { # rustdoc has no warning, private items included
 stage_loom() { # every interleaving of the lock-free structures, up to 2 preemptions
     RUSTFLAGS='--cfg transport_loom -D warnings' LOOM_MAX_PREEMPTIONS=2 LOOM_MAX_BRANCHES=10000 \
         tested cargo test -p transport-core --profile loom --lib --target-dir "$TARGET/loom" loom_
+    RUSTFLAGS='--cfg transport_loom -D warnings' LOOM_MAX_PREEMPTIONS=2 LOOM_MAX_BRANCHES=10000 \
+        tested cargo test -p transport-tcp --no-default-features --profile loom --lib --target-dir "$TARGET/loom" loom_
 }
 
 stage_no_std() { # transport-core links without std, and the probe would notice if it did not

@@ -16,6 +16,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, value
 use thiserror::Error;
 
 use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS, Split};
+use crate::raw::args::RawArgs;
 
 /// Moves real-sized KV caches from a prefill process to a decode process, and proves every byte.
 #[derive(Debug, Parser)]
@@ -39,6 +40,8 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Show how large the KV cache of a model is; of all shipped models, without --model
     Geometry(GeometryArgs),
+    /// Measure fixed workloads between two processes, to be set beside other transports
+    Raw(RawArgs),
     /// A node of `loopback --chaos`, which starts it
     #[command(hide = true)]
     ChaosNode(ChaosNodeArgs),
@@ -369,7 +372,7 @@ impl Command {
             Self::Loopback(loopback) => Some(&loopback.run),
             Self::Decode(decode) => Some(&decode.run),
             Self::Prefill(prefill) => Some(&prefill.run),
-            Self::Bootstrap(_) | Self::ChaosNode(_) | Self::Geometry(_) => None,
+            Self::Bootstrap(_) | Self::ChaosNode(_) | Self::Geometry(_) | Self::Raw(_) => None,
         }
     }
 }

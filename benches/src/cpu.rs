@@ -1,8 +1,8 @@
 //! CPU time of this process and this thread, and of work that is not the transport's.
 //!
 //! For reporting CPU seconds per GB of the transport alone: making and checking the pattern costs
-//! about as much as moving it, so both are run inside [`Excluded::run`] and subtracted. Not for
-//! wall-clock time.
+//! about as much as moving it, so both are run inside [`Excluded::run`] and subtracted. And a clock
+//! that two processes can both read.
 //!
 //! Unsafe code: one system call.
 
@@ -18,6 +18,11 @@ pub fn process() -> Duration {
 /// CPU time, user and system, that this thread has used.
 pub fn thread() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Nanoseconds since a moment that all processes of this machine share.
+pub fn monotonic() -> u64 {
+    u64::try_from(clock(libc::CLOCK_MONOTONIC).as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Adds up the CPU time of work that is not to be counted, over any number of threads.

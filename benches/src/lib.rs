@@ -11,6 +11,7 @@
 //! | [`cpu`] | CPU time, without what the pattern costs |
 //! | [`report`], [`progress`] | results, and waiting for them |
 //! | [`run`] | two engines, one per process, of a node per rank, and what drives them |
+//! | [`raw`] | fixed workloads of the bare fabric, to be set beside other transports |
 //! | [`signal`] | stopping the processes of a run, and ending them with it |
 //! | [`args`] | the command line |
 
@@ -22,6 +23,7 @@ pub mod model;
 pub mod pattern;
 pub mod prefix;
 pub mod progress;
+pub mod raw;
 pub mod report;
 pub mod run;
 #[allow(unsafe_code)]

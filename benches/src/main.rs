@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use kvperf::args::{Cli, Command, HostPort, OutputArgs};
+use kvperf::raw;
 use kvperf::report::Report;
 use kvperf::run::chaos::ChaosReport;
 use kvperf::run::link::{Line, say};
@@ -33,6 +34,7 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
             io::stdout().write_all(geometry::text(args)?.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Raw(args) => Ok(raw::run(args)?),
         Command::Loopback(args) => match args.chaos {
             Some(seconds) => show_chaos(&chaos::run(seconds, &args.run)?, args.run.output.json),
             None => show(&loopback::run(&args.run)?, &args.run.output),

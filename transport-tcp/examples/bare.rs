@@ -26,7 +26,7 @@ use transport_core::fabric::{Fabric, FabricEvent, PeerId, Write as PageWrite, Wr
 use transport_core::link::{Endpoint, Link, LinkEvent};
 use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
 use transport_core::transfer::{Grant, GrantId, Part};
-use transport_tcp::{HostMemory, TcpConfig, TcpEndpoint};
+use transport_tcp::{HostMemory, SameHost, TcpConfig, TcpEndpoint};
 
 const MAX_IOVECS: usize = 1024;
 
@@ -283,8 +283,9 @@ struct Ours {
 impl Ours {
     fn pair(work: Work) -> Result<Pair, Box<dyn Error>> {
         let listen = Some("127.0.0.1:0".parse()?);
-        let far = TcpEndpoint::new(TcpConfig { listen, ..TcpConfig::default() })?;
-        let mut near = TcpEndpoint::new(TcpConfig::default())?;
+        let tcp = TcpConfig { same_host: SameHost::Never, ..TcpConfig::default() };
+        let far = TcpEndpoint::new(TcpConfig { listen, ..tcp.clone() })?;
+        let mut near = TcpEndpoint::new(tcp)?;
         near.dial(far.local_addr().ok_or("a port")?)?;
         let mut both = [Self::new(near, work, 1)?, Self::new(far, work, 2)?];
         let mut up = 0;

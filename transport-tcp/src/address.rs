@@ -9,7 +9,11 @@
 //! | 0..4  | magic   | `4b 56 74 63` ("KVtc")                                |
 //! | 4..6  | version | 1                                                     |
 //! | 6..8  | lanes   | lanes wanted, 0 (as many as suit the way) to 16       |
+//! | 8..24 | nonce   | if there: we may share memory; stands in what we show  |
+//! | 24..40| name    | where processes of our machine may connect; 0: nowhere |
 #![forbid(unsafe_code)]
+
+use crate::local::socket::NAME;
 
 const MAGIC: [u8; 4] = *b"KVtc";
 const VERSION: u16 = 1;
@@ -22,16 +26,53 @@ const LOCAL_LANES: u16 = 1;
 /// Lanes that suit a network: one stream is one core of the receiver's and one queue of the NIC's.
 const REMOTE_LANES: u16 = 4;
 
-/// The blob that asks for `lanes` lanes.
-pub(crate) fn encode(lanes: u16) -> Vec<u8> {
-    [&MAGIC[..], &VERSION.to_le_bytes(), &lanes.min(MAX_LANES).to_le_bytes()].concat()
+/// What a blob says.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Address {
+    /// Lanes wanted.
+    pub(crate) lanes: u16,
+    /// What a peer on this machine needs to know.
+    pub(crate) local: Option<LocalAddress>,
 }
 
-/// The lanes that a blob asks for; `None` when it is not one of ours.
-pub(crate) fn decode(blob: &[u8]) -> Option<u16> {
-    let [magic @ .., v0, v1, l0, l1] = *blob.first_chunk::<8>()?;
-    let (version, lanes) = (u16::from_le_bytes([v0, v1]), u16::from_le_bytes([l0, l1]));
-    (magic == MAGIC && version == VERSION && lanes <= MAX_LANES).then_some(lanes)
+/// How a process of the same machine reaches an endpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct LocalAddress {
+    /// Stands in the memory that the endpoint shows its peers.
+    pub(crate) nonce: [u8; 16],
+    /// Where it waits; zeroes when it only dials.
+    pub(crate) name: [u8; NAME],
+}
+
+impl Address {
+    /// The blob.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let lanes = self.lanes.min(MAX_LANES).to_le_bytes();
+        let mut blob = [&MAGIC[..], &VERSION.to_le_bytes(), &lanes].concat();
+        if let Some(LocalAddress { nonce, name }) = self.local {
+            blob.extend(nonce);
+            blob.extend(name);
+        }
+        blob
+    }
+
+    /// What a blob says; `None` when it is not one of ours.
+    pub(crate) fn decode(blob: &[u8]) -> Option<Self> {
+        let (fixed, rest) = blob.split_first_chunk::<8>()?;
+        let [magic @ .., v0, v1, l0, l1] = *fixed;
+        let (version, lanes) = (u16::from_le_bytes([v0, v1]), u16::from_le_bytes([l0, l1]));
+        if magic != MAGIC || version != VERSION || lanes > MAX_LANES {
+            return None;
+        }
+        Some(Self { lanes, local: LocalAddress::decode(rest) })
+    }
+}
+
+impl LocalAddress {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (nonce, rest) = bytes.split_first_chunk()?;
+        Some(Self { nonce: *nonce, name: *rest.first_chunk()? })
+    }
 }
 
 /// How many lanes a path has, from what both sides want. Both compute the same.
@@ -45,19 +86,33 @@ pub(crate) fn lanes(ours: u16, theirs: u16, local: bool) -> u16 {
 mod tests {
     use super::*;
 
+    fn blob(lanes: u16) -> Address {
+        Address { lanes, local: None }
+    }
+
     #[test]
     fn no_more_lanes_are_asked_for_than_there_may_be() {
-        assert_eq!(decode(&encode(99)), Some(MAX_LANES));
+        assert_eq!(Address::decode(&blob(99).encode()), Some(blob(MAX_LANES)));
     }
 
     #[test]
     fn a_blob_that_is_not_ours_is_refused() {
-        let good = encode(3);
+        let good = blob(3).encode();
         for at in 0..good.len() {
-            assert_eq!(decode(&good[..at]), None);
+            assert_eq!(Address::decode(&good[..at]), None);
             let mut bad = good.clone();
             bad[at] = 0xff;
-            assert_eq!(decode(&bad), None, "byte {at}");
+            assert_eq!(Address::decode(&bad), None, "byte {at}");
+        }
+    }
+
+    #[test]
+    fn where_to_meet_reads_back_and_a_blob_without_it_is_good_as_well() {
+        let local = Some(LocalAddress { nonce: [7; 16], name: [9; 16] });
+        let whole = Address { lanes: 2, local };
+        assert_eq!(Address::decode(&whole.encode()), Some(whole));
+        for cut in 8..whole.encode().len() {
+            assert_eq!(Address::decode(&whole.encode()[..cut]), Some(blob(2)), "{cut}");
         }
     }
 

@@ -29,8 +29,11 @@ pub struct TcpConfig {
     /// [`transport_core::link::SendError::Busy`]. A single message of any allowed length always
     /// fits into an empty queue. Default 4 MiB.
     pub link_queue: usize,
+    /// Whether memory is shared with peers on this machine. Default [`SameHost::Upgrade`].
+    pub same_host: SameHost,
     /// How long [`crate::TcpEndpoint::wait`] polls before it parks. Polling saves the microseconds
-    /// of going to sleep and being woken; it costs a core while it lasts. Default 20 µs.
+    /// of going to sleep and being woken; it costs a core while it lasts, if no other thread wants it.
+    /// Default 20 µs.
     pub spin: Duration,
     /// Send and receive buffer of every lane, in bytes. `None` leaves the size to the kernel, which
     /// fits it to the way's delay; set it where `net.ipv4.tcp_wmem` or `tcp_rmem` are too small for
@@ -53,12 +56,29 @@ pub struct TcpConfig {
     pub max_peers: usize,
 }
 
+/// What becomes of paths between two processes of one machine.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum SameHost {
+    /// TCP, as everywhere.
+    Never,
+    /// Nothing but shared memory: a path to a peer that is elsewhere, or whose memory cannot be
+    /// shared, does not come up.
+    Require,
+    /// Shared memory where both ends prove that they run under one kernel and can read each other's
+    /// memory, else TCP. Memory from [`crate::HostMemory::map_shared`] is the fastest to send from;
+    /// other memory needs the permission to read the process (that of a debugger). The peer can then
+    /// read all memory that was bound; write it can not.
+    #[default]
+    Upgrade,
+}
+
 impl Default for TcpConfig {
     fn default() -> Self {
         Self {
             listen: None,
             lanes: 0,
             depth: 1024,
+            same_host: SameHost::default(),
             link_queue: 4 << 20,
             spin: Duration::from_micros(20),
             socket_buffer: None,

@@ -198,7 +198,7 @@ impl Acks {
     }
 }
 
-fn status(result: Result<(), Refusal>) -> u8 {
+pub(crate) fn status(result: Result<(), Refusal>) -> u8 {
     match result {
         Ok(()) => 0,
         Err(Refusal::OutOfGrant) => 2,
@@ -210,7 +210,7 @@ fn status(result: Result<(), Refusal>) -> u8 {
 }
 
 /// The result of a status with its seven reserved bytes.
-fn result(status: u64) -> Option<Result<(), Refusal>> {
+pub(crate) fn result(status: u64) -> Option<Result<(), Refusal>> {
     match status {
         0 => Some(Ok(())),
         1 => Some(Err(Refusal::NoGrant)),

@@ -21,7 +21,10 @@ use crate::grants::{Grants, Landing};
 use crate::preface::{PREFACE, Preface, PrefaceReader};
 use crate::{address, link};
 
+mod nearby;
+
 pub use crate::bootstrap::fuzzing::{bodies, etcd, proof, query, requests};
+pub use nearby::nearby;
 
 /// The start of a connection: decoded at once, and as it comes in, however it is cut.
 pub fn preface(data: &[u8]) {
@@ -53,8 +56,9 @@ impl Read for Trickle<'_> {
 
 /// A fabric's address, as it is in a Hello.
 pub fn address(data: &[u8]) {
-    let Some(wanted) = address::decode(data) else { return };
-    assert!(data.starts_with(&address::encode(wanted)), "what decodes is what is sent");
+    let Some(whole) = address::Address::decode(data) else { return };
+    assert!(data.starts_with(&whole.encode()), "what decodes is what is sent");
+    let wanted = whole.lanes;
     for (ours, local) in (0..=address::MAX_LANES).flat_map(|n| [(n, false), (n, true)]) {
         let lanes = address::lanes(ours, wanted, local);
         assert!((1..=address::MAX_LANES).contains(&lanes), "{lanes} lanes");

@@ -9,7 +9,10 @@ use transport_core::link::MAX_MESSAGE;
 use transport_core::transfer::{GrantId, Part};
 use transport_core::wire::{self, Message};
 
+use crate::address::LocalAddress;
 use crate::frame::{Ack, Acks, Frame, HEADER, Piece};
+use crate::local::message::{self, Hello};
+use crate::local::regions::Notice;
 use crate::preface::{LinkKey, PREFACE, Preface, VERSION};
 use crate::reject::Rejected;
 use crate::{address, link};
@@ -134,13 +137,47 @@ fn w1_prefaces_are_as_shown() {
 fn w1_addresses_are_as_shown() {
     for (name, meaning) in addresses() {
         let shown = shown(name);
-        assert_eq!(address::decode(&shown).ok_or(()), meaning, "{name}");
+        assert_eq!(
+            address::Address::decode(&shown).map(|address| address.lanes).ok_or(()),
+            meaning,
+            "{name}"
+        );
         if let Ok(lanes) = meaning
             && !name.starts_with("also-")
         {
-            assert_eq!(address::encode(lanes), shown, "{name}");
+            assert_eq!(address::Address { lanes, local: None }.encode(), shown, "{name}");
         }
     }
+}
+
+/// Sixteen bytes from `first` on.
+fn sixteen(first: u8) -> [u8; 16] {
+    std::array::from_fn(|i| first + i as u8)
+}
+
+/// Vectors of the same-host section, with what encodes to them.
+fn nearby() -> Vec<(&'static str, Vec<u8>)> {
+    let local = Some(LocalAddress { nonce: sixteen(0xa0), name: sixteen(0xb0) });
+    let word = |first| u64::from_le_bytes(std::array::from_fn(|i| first + i as u8));
+    let nonce = [word(0xb0), word(0xb8)];
+    let hello = Hello { key: LinkKey(sixteen(0xa0)), nonce, proof_at: 4096, regions: 2 };
+    let notice = Notice { len: 32768, base: 65536, shared: false };
+    vec![
+        ("address-nearby", address::Address { lanes: 3, local }.encode()),
+        ("nearby-hello", hello.encode()),
+        ("nearby-regions", message::encode_regions(&[notice])),
+        ("nearby-ready", message::ready(true)),
+        ("nearby-bell", message::BELL_BYTES.to_vec()),
+    ]
+}
+
+#[test]
+fn w1_what_is_said_within_a_machine_is_as_shown() {
+    for (name, encoded) in nearby() {
+        assert_eq!(shown(name), encoded, "{name}");
+    }
+    let shown = shown("address-nearby");
+    assert_eq!(address::Address::decode(&shown).unwrap().encode(), shown);
 }
 
 #[test]
@@ -214,7 +251,9 @@ fn every_vector_that_is_shown_is_checked() {
         meanings.into_iter().map(|(name, _)| name).collect()
     }
     let lanes = names(lane_frames());
-    let checked = [names(prefaces()), names(addresses()), names(link_frames()), lanes].concat();
+    let near = nearby().into_iter().map(|(name, _)| name).collect();
+    let checked =
+        [names(prefaces()), names(addresses()), names(link_frames()), lanes, near].concat();
     assert!(vectors().into_keys().eq(BTreeSet::from_iter(checked)));
 }
 

@@ -44,6 +44,12 @@ impl Grants {
         Ok(())
     }
 
+    /// A table that was bound.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn table(&self, part: transport_core::transfer::Part) -> Option<&Arc<PagedTable>> {
+        self.tables.as_ref()?.table(part)
+    }
+
     /// Whether memory was bound.
     pub(crate) fn is_bound(&self) -> bool {
         self.tables.is_some()

@@ -1,4 +1,5 @@
-//! TCP fabric and control plane of a KV-cache transport.
+//! TCP fabric and control plane of a KV-cache transport; and shared memory instead of TCP where both
+//! ends are on one machine.
 #![deny(unsafe_code)]
 
 mod address;
@@ -21,6 +22,7 @@ mod inbox;
 mod lane;
 mod link;
 mod listener;
+mod local;
 #[allow(unsafe_code)]
 mod memory;
 mod outbox;
@@ -35,7 +37,7 @@ mod stats;
 mod sys;
 
 pub use address::MAX_LANES;
-pub use config::TcpConfig;
+pub use config::{SameHost, TcpConfig};
 pub use dial::DialError;
 pub use driver::{Driver, Park};
 pub use endpoint::TcpEndpoint;

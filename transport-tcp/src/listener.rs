@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use transport_core::Instant;
 
+use crate::local::socket::LocalSocket;
 use crate::preface::PrefaceReader;
 use crate::reactor::Token;
 use crate::socket;
 
 /// How long accepting rests after the system ran out of descriptors or memory.
-const REST: Duration = Duration::from_millis(100);
+pub(crate) const REST: Duration = Duration::from_millis(100);
 
 /// The listening socket.
 #[derive(Debug)]
@@ -41,23 +42,32 @@ pub(crate) struct Leaving {
     pub(crate) deadline: Instant,
 }
 
+/// A process of this machine that has not said who it is.
+#[derive(Debug)]
+pub(crate) struct LocalStranger {
+    pub(crate) socket: LocalSocket,
+    pub(crate) deadline: Instant,
+}
+
 /// Connections without a peer.
 #[derive(Debug, Default)]
 pub(crate) struct Lobby {
     pub(crate) strangers: HashMap<Token, Stranger>,
     pub(crate) leaving: HashMap<Token, Leaving>,
+    pub(crate) local: HashMap<Token, LocalStranger>,
 }
 
 impl Lobby {
     pub(crate) fn len(&self) -> usize {
-        self.strangers.len() + self.leaving.len()
+        self.strangers.len() + self.leaving.len() + self.local.len()
     }
 
     /// The next moment at which one of them is due.
     pub(crate) fn next_timer(&self) -> Instant {
         let strangers = self.strangers.values().map(|stranger| stranger.deadline);
         let leaving = self.leaving.values().map(|leaving| leaving.deadline);
-        strangers.chain(leaving).min().unwrap_or(Instant::FAR)
+        let local = self.local.values().map(|stranger| stranger.deadline);
+        strangers.chain(leaving).chain(local).min().unwrap_or(Instant::FAR)
     }
 }
 
@@ -106,7 +116,7 @@ impl Listener {
 }
 
 /// Whether the next connection may be accepted in spite of this error.
-fn is_passing(error: &io::Error) -> bool {
+pub(crate) fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }

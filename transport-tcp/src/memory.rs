@@ -2,15 +2,19 @@
 //!
 //! A KV pool in 4 KiB pages costs the kernel a table walk every few kilobytes that it copies;
 //! in 2 MiB pages it hardly does. And a pool in a memory file can be shown to a process on the same
-//! machine, read-only, without copying it.
+//! machine, read-only, without copying it: that is what makes the path within a machine fast
+//! ([`HostMemory::map_shared`]).
 
 use std::ffi::CStr;
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat,
+    ftruncate, memfd_create,
+};
 use transport_core::memory::MemoryRegion;
 
 /// How memory is mapped.
@@ -45,58 +49,103 @@ impl HostMemory {
     /// much.
     pub fn map(self, len: usize) -> io::Result<MemoryRegion> {
         let map = MmapRaw::from(MmapOptions::new().len(not_zero(len)?).map_anon()?);
-        self.region(map, len)
+        self.advise(&map)?;
+        region(map, len, MmapRaw::as_mut_ptr)
     }
 
-    /// Maps `len` zeroed bytes of a memory file, and gives the file as well, for another process
-    /// to map. Its length is sealed: nobody can cut off pages that are in use. Fails when `len` is
-    /// 0 or the system has not as much.
-    pub fn map_shared(self, len: usize) -> io::Result<(MemoryRegion, OwnedFd)> {
-        let file = memory_file(not_zero(len)?)?;
-        let map = MmapOptions::new().len(len).map_raw(&file)?;
-        Ok((self.region(map, len)?, file.into()))
+    /// Maps `len` zeroed bytes of a memory file, which processes of this machine can be shown
+    /// without a copy, to read only. All of it is allocated now, and stays: the file keeps its
+    /// length and its pages, and nobody but this process can write it. Fails when `len` is 0, or
+    /// the system has not as much or no such files (Linux before 5.1).
+    pub fn map_shared(self, len: usize) -> io::Result<MemoryRegion> {
+        let (map, file) = memory_file(c"kv-cache", len, self.huge_pages)?;
+        self.advise(&map)?;
+        region(SharedMap { map, file }, len, |owner| owner.map.as_mut_ptr())
     }
 
-    fn region(self, map: MmapRaw, len: usize) -> io::Result<MemoryRegion> {
+    fn advise(self, map: &MmapRaw) -> io::Result<()> {
         if self.huge_pages {
             // A kernel without huge pages refuses; the memory is as good, only slower.
             let _ = map.advise(Advice::HugePage);
         }
-        if self.populate {
-            map.advise(Advice::PopulateWrite)?;
-        }
-        let base = NonNull::new(map.as_mut_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: the map is `len` readable and writable bytes until it is dropped, and `MmapRaw`
-        // never makes references to them.
-        Ok(unsafe { MemoryRegion::from_raw_parts(base, len, map) })
+        if self.populate { map.advise(Advice::PopulateWrite) } else { Ok(()) }
     }
 }
+
+/// What keeps a region in a memory file. The region is all of the file.
+#[derive(Debug)]
+pub(crate) struct SharedMap {
+    map: MmapRaw,
+    file: OwnedFd,
+}
+
+impl SharedMap {
+    /// The file, to be shown to others.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn region<T: Send + Sync + 'static>(
+    owner: T,
+    len: usize,
+    base: impl FnOnce(&T) -> *mut u8,
+) -> io::Result<MemoryRegion> {
+    let base = NonNull::new(base(&owner)).ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: both owners are maps of `len` readable and writable bytes until they are dropped, and
+    // `MmapRaw` never makes references to them.
+    Ok(unsafe { MemoryRegion::from_raw_parts(base, len, owner) })
+}
+
+/// A file of `len` bytes that lives in memory, mapped. All its pages exist; none can be taken away,
+/// and no further mapping of it can be written through.
+pub(crate) fn memory_file(
+    name: &CStr,
+    len: usize,
+    huge_pages: bool,
+) -> io::Result<(MmapRaw, OwnedFd)> {
+    let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&file, not_zero(len)? as u64)?;
+    let map = MmapOptions::new().len(len).map_raw(&file)?;
+    if huge_pages {
+        // Only pages that are made through a mapping which asks for it are huge, where the system
+        // allows that for files at all. What is not made here, is below, or fails there.
+        let _ = map.advise(Advice::HugePage).and_then(|()| map.advise(Advice::PopulateWrite));
+    }
+    fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
+    fcntl_add_seals(&file, KEPT | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok((map, file))
+}
+
+/// Maps the `len` bytes of a memory file of another process, to be read only. Fails when it is not
+/// what [`memory_file`] makes: then its owner could take pages away, and reading them would end this
+/// process, or fill its memory.
+pub(crate) fn map_foreign(file: OwnedFd, len: u64) -> io::Result<MmapRaw> {
+    // First, because only files in memory have seals: nothing else is asked of other files.
+    let sealed = fcntl_get_seals(&file)?.contains(KEPT);
+    let stat = fstat(&file)?;
+    let (size, allocated) = (stat.st_size as u64, stat.st_blocks as u64 * 512);
+    if !sealed || len == 0 || size < len || allocated < size {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let map = MmapOptions::new().len(len).map_raw_read_only(&file)?;
+    // Where the owner's pages are huge they may be so here; where not, nothing is lost.
+    let _ = map.advise(Advice::HugePage);
+    Ok(map)
+}
+
+/// Seals of a file whose pages stay and which others cannot write.
+const KEPT: SealFlags = SealFlags::SHRINK.union(SealFlags::FUTURE_WRITE);
 
 fn not_zero(len: usize) -> io::Result<usize> {
     if len > 0 { Ok(len) } else { Err(io::ErrorKind::InvalidInput.into()) }
 }
 
-/// A file of `len` bytes that lives in memory and keeps its length.
-fn memory_file(len: usize) -> io::Result<File> {
-    const NAME: &CStr = c"kv-cache";
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    // SAFETY: the name is a string that ends in a zero and lives for ever.
-    let fd = unsafe { libc::memfd_create(NAME.as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: `fd` was just opened and nothing else owns it.
-    let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(len as u64)?;
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: no pointers are passed; the descriptor is open.
-    let sealed = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) };
-    if sealed < 0 { Err(io::Error::last_os_error()) } else { Ok(file) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::File;
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -110,13 +159,37 @@ mod tests {
     }
 
     #[test]
-    fn shared_memory_is_the_files_and_its_length_is_sealed() {
-        let (region, fd) = HostMemory::default().map_shared(8192).unwrap();
+    fn shared_memory_is_the_files_and_others_can_only_read_it() {
+        let region = HostMemory::default().map_shared(8192).unwrap();
         region.write(5000, b"kv").unwrap();
-        let file = File::from(fd);
-        let mut bytes = [0; 2];
-        file.read_exact_at(&mut bytes, 5000).unwrap();
-        assert_eq!(&bytes, b"kv");
+        let shared = region.owner::<SharedMap>().unwrap();
+        let file = shared.file().try_clone_to_owned().unwrap();
+        let map = map_foreign(file.try_clone().unwrap(), 8192).unwrap();
+        // SAFETY: both bytes are in the map, which lives, and nobody writes them now.
+        let seen = unsafe { map.as_ptr().wrapping_add(5000).cast::<[u8; 2]>().read_unaligned() };
+        assert_eq!(&seen, b"kv");
+        let file = File::from(file);
         assert!(file.set_len(4096).is_err() && file.set_len(16384).is_err());
+        assert!(file.write_at(b"kv", 0).is_err());
+        assert!(MmapOptions::new().map_raw(&file).is_err());
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        assert!(fallocate(&file, hole, 0, 4096).is_err());
+        assert!(HostMemory::default().map_shared(0).is_err());
+    }
+
+    #[test]
+    fn files_whose_pages_could_vanish_are_not_mapped() {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let unsealed = memfd_create("unsealed", flags).unwrap();
+        fallocate(&unsealed, FallocateFlags::empty(), 0, 8192).unwrap();
+        assert!(map_foreign(unsealed, 8192).is_err());
+        let hollow = memfd_create("hollow", flags).unwrap();
+        ftruncate(&hollow, 8192).unwrap();
+        fcntl_add_seals(&hollow, KEPT).unwrap();
+        assert!(map_foreign(hollow, 8192).is_err());
+        let (_map, short) = memory_file(c"short", 4096, true).unwrap();
+        assert!(map_foreign(short.try_clone().unwrap(), 8192).is_err());
+        assert!(map_foreign(short, 0).is_err());
+        assert!(map_foreign(File::open("/dev/null").unwrap().into(), 4096).is_err());
     }
 }

@@ -29,7 +29,7 @@ const SHARE: usize = 1 << 20;
 /// reading until it reads.
 const MAX_ANSWERS: usize = 2 * MAX_DEPTH;
 /// Events that may wait for the owner; beyond this we stop reading until they are polled.
-const MAX_EVENTS: usize = 16 << 10;
+pub(crate) const MAX_EVENTS: usize = 16 << 10;
 
 /// The lanes to one peer.
 #[derive(Debug)]

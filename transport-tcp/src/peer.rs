@@ -5,8 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 
 use transport_core::Instant;
 
+use crate::address::LocalAddress;
 use crate::dial::{Dialling, Redial};
 use crate::link::LinkConn;
+use crate::local::greeting::{Greeting, Knock};
 use crate::path::Path;
 use crate::preface::LinkKey;
 use crate::reactor::Token;
@@ -22,6 +24,10 @@ pub(crate) struct Peer {
     /// What lanes of the present link carry.
     pub(crate) key: Option<LinkKey>,
     pub(crate) path: Option<Path>,
+    /// The path within this machine, or what may become it. Once it is up there is no other.
+    pub(crate) local: Local,
+    /// What its address said of sharing memory, when our side has opened the path.
+    pub(crate) nearby: Option<LocalAddress>,
     /// Lanes that came before [`transport_core::fabric::Fabric::connect`] was called here.
     pub(crate) early: Vec<EarlyLane>,
     /// Whether it is in the endpoint's queue of peers with something to send.
@@ -36,6 +42,26 @@ pub(crate) enum Link {
     Up { token: Token, conn: LinkConn },
 }
 
+/// The state of the path within this machine.
+#[derive(Debug, Default)]
+pub(crate) enum Local {
+    /// It came before our side opened the path.
+    Early {
+        token: Token,
+        knock: Box<Knock>,
+        deadline: Instant,
+    },
+    Greeting {
+        token: Token,
+        greeting: Box<Greeting>,
+        deadline: Instant,
+    },
+    #[default]
+    None,
+    /// It is up; the endpoint has it, to look at often.
+    Up,
+}
+
 /// A lane that waits to be bound.
 #[derive(Debug)]
 pub(crate) struct EarlyLane {
@@ -46,10 +72,29 @@ pub(crate) struct EarlyLane {
     pub(crate) deadline: Instant,
 }
 
+impl Local {
+    /// When it must have become a path.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Early { deadline, .. } | Self::Greeting { deadline, .. } => Some(*deadline),
+            Self::None | Self::Up => None,
+        }
+    }
+}
+
 impl Peer {
     pub(crate) fn new(address: SocketAddr, redial: Option<Redial>) -> Self {
-        let (key, path, early) = (None, None, Vec::new());
-        Self { address, redial, link: Link::Down, key, path, early, queued: false }
+        Self {
+            address,
+            redial,
+            link: Link::Down,
+            key: None,
+            path: None,
+            local: Local::None,
+            nearby: None,
+            early: Vec::new(),
+            queued: false,
+        }
     }
 
     /// The link, if it is up.
@@ -58,6 +103,11 @@ impl Peer {
             Link::Up { conn, .. } => Some(conn),
             _ => None,
         }
+    }
+
+    /// Whether there is a path, up or not.
+    pub(crate) fn has_path(&self) -> bool {
+        self.path.is_some() || matches!(self.local, Local::Up)
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -79,7 +129,8 @@ impl Peer {
         let redial = self.redial.as_ref().and_then(Redial::due);
         let path = self.path.as_ref().and_then(Path::deadline);
         let early = self.early.iter().map(|lane| lane.deadline);
-        let all = [dialling, redial, path].into_iter().flatten().chain(early);
+        let all =
+            [dialling, redial, path, self.local.deadline()].into_iter().flatten().chain(early);
         all.min().unwrap_or(Instant::FAR)
     }
 }

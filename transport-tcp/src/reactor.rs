@@ -30,6 +30,12 @@ pub(crate) enum Source {
     Link(PeerId),
     /// The port.
     Listener,
+    /// The socket to a peer on this machine.
+    Local(PeerId),
+    /// Where processes of this machine knock.
+    LocalListener,
+    /// Accepted there, and has not said who it is.
+    LocalStranger,
     /// Accepted, and has not said what it is.
     Stranger,
 }

@@ -17,8 +17,14 @@ pub struct TcpStats {
     pub polls: u64,
     /// Pieces of deliveries that landed.
     pub pieces_landed: u64,
-    /// Pieces of deliveries that were refused.
+    /// Pieces of deliveries that were refused, whole writes of peers on this machine among them.
     pub pieces_refused: u64,
+    /// Bytes copied from peers on this machine.
+    pub bytes_pulled: u64,
+    /// Writes of peers on this machine that landed.
+    pub writes_pulled: u64,
+    /// Peers on this machine that were woken: a system call each.
+    pub bells: u64,
     /// Control messages sent.
     pub messages_sent: u64,
     /// Control messages received.

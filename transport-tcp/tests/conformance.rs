@@ -1,12 +1,13 @@
-//! The suite that every fabric passes, over real sockets: whoever dials, on one lane or many, over
-//! IPv4 and IPv6.
+//! The suite that every fabric passes: over real sockets, whoever dials, on one lane or many, over
+//! IPv4 and IPv6; and within a machine, over shared memory and over memory that is read through its
+//! process.
 
 use std::time::{Duration, Instant as Clock};
 
 use transport_core::Instant;
 use transport_core::conformance::Harness;
 use transport_core::memory::MemoryRegion;
-use transport_tcp::{HostMemory, TcpConfig, TcpEndpoint};
+use transport_tcp::{HostMemory, SameHost, TcpConfig, TcpEndpoint};
 
 /// Endpoints on ports of their own, all of them driven by the test's thread.
 struct Tcp {
@@ -15,16 +16,30 @@ struct Tcp {
     lanes: u16,
     /// Whether the first endpoint, the usual target, dials the others.
     target_dials: bool,
+    same_host: SameHost,
+    /// Whether memory can be shown to other processes.
+    shared: bool,
 }
 
 impl Tcp {
     fn new(listen: &'static str, lanes: u16, target_dials: bool) -> Self {
-        Self { clock: Clock::now(), listen, lanes, target_dials }
+        let (clock, same_host) = (Clock::now(), SameHost::Never);
+        Self { clock, listen, lanes, target_dials, same_host, shared: false }
+    }
+
+    fn within(same_host: SameHost, shared: bool, target_dials: bool) -> Self {
+        Self { same_host, shared, ..Self::new("127.0.0.1:0", 0, target_dials) }
     }
 
     fn endpoint(&self) -> TcpEndpoint {
         let listen = Some(self.listen.parse().unwrap());
-        TcpEndpoint::new(TcpConfig { listen, lanes: self.lanes, ..TcpConfig::default() }).unwrap()
+        TcpEndpoint::new(TcpConfig {
+            listen,
+            lanes: self.lanes,
+            same_host: self.same_host,
+            ..TcpConfig::default()
+        })
+        .unwrap()
     }
 }
 
@@ -58,7 +73,8 @@ impl Harness for Tcp {
     }
 
     fn region(&mut self, len: usize) -> MemoryRegion {
-        HostMemory::default().map(len).unwrap()
+        let memory = HostMemory::default();
+        if self.shared { memory.map_shared(len) } else { memory.map(len) }.unwrap()
     }
 }
 
@@ -72,4 +88,24 @@ mod when_the_target_dials {
 
 mod over_four_lanes_and_ipv6 {
     transport_core::conformance_tests!(super::Tcp::new("[::1]:0", 4, false));
+}
+
+mod within_a_machine_over_shared_memory {
+    use super::{SameHost, Tcp};
+    transport_core::conformance_tests!(Tcp::within(SameHost::Require, true, false));
+}
+
+mod within_a_machine_over_shared_memory_when_the_target_dials {
+    use super::{SameHost, Tcp};
+    transport_core::conformance_tests!(Tcp::within(SameHost::Require, true, true));
+}
+
+mod within_a_machine_over_memory_of_its_process {
+    use super::{SameHost, Tcp};
+    transport_core::conformance_tests!(Tcp::within(SameHost::Require, false, false));
+}
+
+mod upgraded_within_a_machine {
+    use super::{SameHost, Tcp};
+    transport_core::conformance_tests!(Tcp::within(SameHost::Upgrade, true, false));
 }

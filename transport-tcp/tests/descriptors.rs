@@ -15,7 +15,7 @@ use transport_core::Instant;
 use transport_core::fabric::{Fabric, FabricEvent, PeerId};
 use transport_core::link::{Endpoint, Link, LinkEvent};
 use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
-use transport_tcp::{TcpConfig, TcpEndpoint};
+use transport_tcp::{SameHost, TcpConfig, TcpEndpoint};
 
 /// What a process is told: lanes to ask for, peers to be, and of whom.
 const LANES: &str = "DESCRIPTORS_LANES";
@@ -182,7 +182,12 @@ fn hub_process() {
     // The folder is open while it is read.
     println!("\ninherited {}", count("/proc/self/fd") - 1);
     let listen = Some("127.0.0.1:0".parse().expect("an address"));
-    let mut end = End::new(TcpConfig { listen, lanes: lanes as u16, ..TcpConfig::default() });
+    let mut end = End::new(TcpConfig {
+        listen,
+        lanes: lanes as u16,
+        same_host: SameHost::Never,
+        ..TcpConfig::default()
+    });
     println!("\nlistening {}", end.endpoint.local_addr().expect("it listens"));
     let begun = Clock::now();
     while begun.elapsed() < DEADLINE {
@@ -199,7 +204,11 @@ fn crowd_process() {
     let Some((lanes, peers)) = number(LANES).zip(number(PEERS)) else { return };
     end_with_input();
     let hub = env::var(HUB).expect("an address").parse().expect("an address");
-    let mut end = End::new(TcpConfig { lanes: lanes as u16, ..TcpConfig::default() });
+    let mut end = End::new(TcpConfig {
+        lanes: lanes as u16,
+        same_host: SameHost::Never,
+        ..TcpConfig::default()
+    });
     (0..peers).for_each(|_| _ = end.endpoint.dial(hub).expect("room for a peer"));
     let begun = Clock::now();
     while begun.elapsed() < DEADLINE {

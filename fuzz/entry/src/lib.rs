@@ -26,7 +26,7 @@ pub use directory::directory;
 pub use engine::{config, trace};
 pub use topology::topology;
 pub use transport_tcp::fuzzing::{
-    address, bodies, etcd, lane, link, preface, proof, query, requests,
+    address, bodies, etcd, lane, link, nearby, preface, proof, query, requests,
 };
 pub use wire::{aux, wire};
 
@@ -40,7 +40,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     Target { name: "address", run: address },
     Target { name: "aux", run: aux },
     Target { name: "bodies", run: bodies },
@@ -49,6 +49,7 @@ pub const TARGETS: [Target; 15] = [
     Target { name: "etcd", run: etcd },
     Target { name: "lane", run: lane },
     Target { name: "link", run: link },
+    Target { name: "nearby", run: nearby },
     Target { name: "preface", run: preface },
     Target { name: "proof", run: proof },
     Target { name: "query", run: query },

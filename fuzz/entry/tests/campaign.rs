@@ -16,7 +16,7 @@ macro_rules! targets {
 }
 
 targets! {
-    address aux bodies config directory etcd lane link preface proof query requests topology trace
+    address aux bodies config directory etcd lane link nearby preface proof query requests topology trace
     wire
 }
 

@@ -11,6 +11,7 @@ use alloc::alloc::{alloc_zeroed, dealloc};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::alloc::Layout;
+use core::any::Any;
 use core::fmt;
 use core::ptr::NonNull;
 
@@ -45,7 +46,7 @@ struct Inner {
     len: usize,
     pins: PinCount,
     /// Frees the memory when dropped.
-    _owner: Box<dyn Send + Sync>,
+    owner: Box<dyn Any + Send + Sync>,
 }
 
 // SAFETY: `base` is only ever used for raw or atomic accesses within `len`, which any thread may
@@ -78,7 +79,7 @@ impl MemoryRegion {
         owner: impl Send + Sync + 'static,
     ) -> Self {
         let pins = PinCount::new();
-        Self { inner: Arc::new(Inner { base, len, pins, _owner: Box::new(owner) }) }
+        Self { inner: Arc::new(Inner { base, len, pins, owner: Box::new(owner) }) }
     }
 
     /// Bytes in the region.
@@ -95,6 +96,19 @@ impl MemoryRegion {
     /// a pin of it lives; never turn it into a reference.
     pub fn as_ptr(&self) -> *mut u8 {
         self.inner.base.as_ptr()
+    }
+
+    /// What keeps the memory, if it is a `T`: where a fabric finds what it knows of memory that it
+    /// made itself, as the file behind it.
+    ///
+    /// ```
+    /// use transport_core::memory::MemoryRegion;
+    ///
+    /// let region = MemoryRegion::allocate(8).expect("8 bytes");
+    /// assert!(region.owner::<String>().is_none());
+    /// ```
+    pub fn owner<T: Any>(&self) -> Option<&T> {
+        self.inner.owner.downcast_ref()
     }
 
     /// Whether both name the same memory.

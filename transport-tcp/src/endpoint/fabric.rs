@@ -11,21 +11,27 @@ use transport_core::memory::CacheTables;
 use transport_core::transfer::{Grant, GrantId};
 
 use super::TcpEndpoint;
+use crate::address::{self, Address};
+use crate::local::regions::OwnRegions;
 use crate::path::Path;
-use crate::{address, socket};
+use crate::peer::Peer;
+use crate::{SameHost, socket};
 
 impl Fabric for TcpEndpoint {
     fn bind(&mut self, tables: CacheTables) -> Result<(), FabricError> {
-        self.grants.bind(tables)
+        let regions = OwnRegions::of(&tables);
+        self.grants.bind(tables)?;
+        self.nearby.regions = regions.map(Arc::new);
+        Ok(())
     }
 
     fn address(&self) -> Vec<u8> {
-        address::encode(self.config.lanes)
+        Address { lanes: self.config.lanes, local: self.nearby.address() }.encode()
     }
 
     fn connect(&mut self, peer: PeerId, address: &[u8], dialler: bool) -> Result<(), FabricError> {
-        let theirs = address::decode(address).ok_or(FabricError::BadAddress)?;
-        let known = self.peers.get_mut(&peer).filter(|known| known.path.is_none());
+        let theirs = Address::decode(address).ok_or(FabricError::BadAddress)?;
+        let known = self.peers.get_mut(&peer).filter(|known| !known.has_path());
         let known = known.ok_or(FabricError::OutOfOrder)?;
         if !self.grants.is_bound() || (dialler && known.redial.is_none()) {
             return Err(FabricError::OutOfOrder);
@@ -38,14 +44,19 @@ impl Fabric for TcpEndpoint {
             return Ok(());
         };
         let local = socket::is_local(conn.stream(), from);
-        let lanes = address::lanes(self.config.lanes, theirs, local);
+        let lanes = match self.config.same_host {
+            SameHost::Require => 0,
+            _ => address::lanes(self.config.lanes, theirs.lanes, local),
+        };
         let deadline = self.now + self.config.path_timeout;
         known.path = Some(Path::new(lanes, self.config.depth, deadline));
         self.set_timer(deadline);
+        let meeting = theirs.local.filter(|_| self.nearby.may_share());
         if dialler {
-            self.dial_lanes(peer)
+            self.dial_nearby(peer, meeting);
         } else {
-            self.bind_early(peer)
+            self.await_nearby(peer, meeting);
+            self.bind_early(peer);
         }
         Ok(())
     }
@@ -60,14 +71,16 @@ impl Fabric for TcpEndpoint {
         grant: Arc<Grant>,
         view: Option<&CacheTables>,
     ) -> Result<(), FabricError> {
-        let path = self.peers.get(&peer).and_then(|peer| peer.path.as_ref());
-        path.ok_or(FabricError::OutOfOrder)?;
+        let open = self.peers.get(&peer).is_some_and(Peer::has_path);
+        open.then_some(()).ok_or(FabricError::OutOfOrder)?;
         self.grants.insert(peer, grant, view)
     }
 
     fn revoke(&mut self, grant: GrantId) -> Revoked {
-        let holder = self.grants.remove(grant).and_then(|peer| self.peers.get_mut(&peer));
-        if let Some(path) = holder.and_then(|peer| peer.path.as_mut()) {
+        let Some(holder) = self.grants.remove(grant) else { return Revoked::Fenced };
+        if let Some(path) = self.nearby.path_mut(holder) {
+            path.revoke(grant);
+        } else if let Some(path) = self.peers.get_mut(&holder).and_then(|peer| peer.path.as_mut()) {
             path.revoke(grant);
         }
         Revoked::Fenced
@@ -75,6 +88,9 @@ impl Fabric for TcpEndpoint {
 
     fn post(&mut self, write: Write) -> Result<(), PostError> {
         let id = write.peer;
+        if let Some(path) = self.nearby.path_mut(id) {
+            return path.post(write);
+        }
         let Some(path) = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut()) else {
             return Err(PostError::NoPath(write));
         };
@@ -85,8 +101,8 @@ impl Fabric for TcpEndpoint {
 
     fn cancel(&mut self, write: WriteId) {
         let mut paths = self.peers.values_mut().filter_map(|peer| peer.path.as_mut());
-        let completed = paths.find_map(|path| path.cancel(write));
-        self.events.extend(completed);
+        let completed = self.nearby.cancel(write);
+        self.events.extend(completed.or_else(|| paths.find_map(|path| path.cancel(write))));
     }
 
     fn poll(&mut self, now: Instant) -> Option<FabricEvent> {

@@ -3,6 +3,7 @@
 //! * `turn`: what `progress` does, and waiting between turns.
 //! * `connections`: the port; who knocks, and what becomes of them.
 //! * `peers`: links and paths, from dialling to their end.
+//! * `local`: the same of paths within this machine.
 //! * `fabric`, `link`: the traits.
 //!
 //! Invariant: every socket has one registration in the reactor, which goes when the socket does;
@@ -12,6 +13,7 @@
 mod connections;
 mod fabric;
 mod link;
+mod local;
 mod peers;
 mod turn;
 
@@ -36,6 +38,8 @@ use crate::preface::LinkKey;
 use crate::reactor::{Reactor, Source};
 use crate::reject::{Reject, RejectLog};
 use crate::{TcpConfig, TcpStats};
+
+use local::Nearby;
 
 /// Bytes that a link reads at once.
 const SCRATCH: usize = 64 << 10;
@@ -85,6 +89,8 @@ pub struct TcpEndpoint {
     inbox: Inbox,
     events: VecDeque<FabricEvent>,
     grants: Grants,
+    /// Who we are, and where we wait, for peers on this machine.
+    nearby: Nearby,
     rejects: RejectLog,
     stats: TcpStats,
     scratch: Box<[u8]>,
@@ -92,6 +98,8 @@ pub struct TcpEndpoint {
     now: Instant,
     /// No timer is due before this.
     next_timer: Instant,
+    /// Whether the last wait was shorter than polling may take.
+    brisk: bool,
 }
 
 impl TcpEndpoint {
@@ -104,6 +112,10 @@ impl TcpEndpoint {
         let listener = config.listen.map(Listener::new).transpose()?;
         if let Some(listener) = &listener {
             reactor.add(listener.socket(), Source::Listener)?;
+        }
+        let mut nearby = Nearby::new(&config)?;
+        if let Some(listener) = &nearby.listener {
+            nearby.token = Some(reactor.add(listener, Source::LocalListener)?);
         }
         Ok(Self {
             config,
@@ -118,11 +130,13 @@ impl TcpEndpoint {
             inbox: Inbox::default(),
             events: VecDeque::new(),
             grants: Grants::default(),
+            nearby,
             rejects: RejectLog::default(),
             stats: TcpStats::default(),
             scratch: vec![0; SCRATCH].into(),
             now: Instant::ZERO,
             next_timer: Instant::FAR,
+            brisk: true,
         })
     }
 
@@ -186,8 +200,9 @@ impl TcpEndpoint {
     }
 }
 
-/// Readable whenever a turn would find something to do. Owners that wait for it must also mind
-/// [`TcpEndpoint::next_deadline`], and call `progress` until it returns false before they wait.
+/// Readable when a turn would find something to do. Owners that wait for it must also mind
+/// [`TcpEndpoint::next_deadline`], and wait only after [`TcpEndpoint::may_sleep`] has said that they
+/// may.
 impl AsFd for TcpEndpoint {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.reactor.as_fd()

@@ -49,7 +49,11 @@ impl TcpEndpoint {
             lobby.leaving.iter().filter(|(_, l)| l.deadline <= now).map(|(t, _)| *t).collect();
         let peers: Vec<_> =
             self.peers.iter().filter(|(_, p)| p.next_timer() <= now).map(|(id, _)| *id).collect();
-        let due = strangers.len() + leaving.len() + peers.len() > 0;
+        let local: Vec<_> =
+            lobby.local.iter().filter(|(_, l)| l.deadline <= now).map(|(t, _)| *t).collect();
+        let due = strangers.len() + leaving.len() + local.len() + peers.len() > 0;
+        local.into_iter().for_each(|token| self.drop_local_stranger(token));
+        self.resume_nearby();
         strangers.into_iter().for_each(|token| self.too_slow(token));
         leaving.into_iter().for_each(|token| self.drop_leaving(token));
         peers.into_iter().for_each(|id| self.run_peer_timers(id));
@@ -60,7 +64,7 @@ impl TcpEndpoint {
     fn earliest_timer(&self) -> Instant {
         let peers = self.peers.values().map(Peer::next_timer).min();
         let listener = self.listener.as_ref().and_then(|listener| listener.resumes());
-        let all = [peers, listener].into_iter().flatten();
+        let all = [peers, listener, self.nearby.resumes].into_iter().flatten();
         all.fold(self.lobby.next_timer(), Instant::min)
     }
 
@@ -72,6 +76,9 @@ impl TcpEndpoint {
         let no_path = is_due(peer.path.as_ref().and_then(Path::deadline));
         let no_answer = matches!(peer.link, Link::Dialling { deadline, .. } if deadline <= now);
         let redial = is_due(peer.redial.as_ref().and_then(|redial| redial.due()));
+        if peer.local.deadline().is_some_and(|deadline| deadline <= now) {
+            self.give_up_nearby(id);
+        }
         late.into_iter().for_each(|lane| self.reject_lane(lane));
         if no_path {
             self.end_path(id, PathError::Timeout);
@@ -159,6 +166,8 @@ impl TcpEndpoint {
         for lane in peer.early.drain(..) {
             self.reactor.remove(lane.token);
         }
+        self.drop_local(id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         let link = std::mem::replace(&mut peer.link, Link::Down);
         let again = peer.redial.as_mut().map(|redial| redial.pause(self.now));
         match again {
@@ -253,15 +262,21 @@ impl TcpEndpoint {
         // Frames may have come behind the preface, and epoll tells only once.
         self.reactor.mark_ready(token);
         if up {
+            // Of two ways to become a path only one does, whatever a peer tries.
+            self.drop_local(id);
             self.events.push_back(FabricEvent::PathUp { peer: id });
         }
     }
 
     /// A path has ended: its sockets close, its writes complete, its grants are withdrawn.
     pub(super) fn end_path(&mut self, id: PeerId, reason: PathError) {
-        let Some(path) = self.peers.get_mut(&id).and_then(|peer| peer.path.take()) else { return };
-        path.tokens().for_each(|token| self.reactor.remove(token));
-        path.end(reason, &mut self.events);
+        let Some(peer) = self.peers.get_mut(&id).filter(|peer| peer.has_path()) else { return };
+        let path = peer.path.take();
+        self.end_local(id, reason);
+        if let Some(path) = path {
+            path.tokens().for_each(|token| self.reactor.remove(token));
+            path.end(reason, &mut self.events);
+        }
         self.grants.remove_peer(id);
         self.events.push_back(FabricEvent::PathDown { peer: id, reason });
     }

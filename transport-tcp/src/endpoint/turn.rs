@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, Instant as Clock};
+use std::{hint, thread};
 
 use transport_core::Instant;
 use transport_core::fabric::{PathError, PeerId};
@@ -16,15 +17,21 @@ use crate::peer::Link;
 use crate::reactor::{Source, Token};
 use crate::sys::Event;
 
-/// Polls between two looks at the clock while spinning.
-const POLLS: u32 = 8;
+/// Looks at the rings between two polls of the sockets, which cost about as much as these together.
+const LOOKS: u32 = 24;
+/// Times that a peer on the same core gets it between two polls.
+const YIELDS: u32 = 4;
 
 impl Endpoint for TcpEndpoint {
     fn progress(&mut self, now: Instant) -> bool {
         self.now = self.now.max(now);
         let mut moved = self.run_timers();
-        moved |= self.send_all();
-        self.poll_sockets(Duration::ZERO);
+        moved |= self.turn_nearby();
+        let sent = self.send_all();
+        if self.looks_at_sockets(sent) {
+            self.poll_sockets(Duration::ZERO);
+        }
+        moved |= sent;
         moved |= self.handle_events();
         moved |= self.accept_some();
         moved | self.receive_ready()
@@ -34,38 +41,71 @@ impl Endpoint for TcpEndpoint {
 impl TcpEndpoint {
     /// Waits until a turn would find something to do, at most `timeout`. Returns at once while
     /// events wait to be polled or bytes to be moved. First polls for
-    /// [`TcpConfig::spin`](crate::TcpConfig::spin), then parks.
+    /// [`TcpConfig::spin`](crate::TcpConfig::spin), if something came as soon as that the last time;
+    /// then parks.
     pub fn wait(&mut self, timeout: Duration) {
         if self.has_work() {
             return;
         }
         let timeout = timeout.min(self.next_timer - self.now);
-        let spin = self.config.spin.min(timeout);
-        if !self.spin(spin) {
+        let begun = Clock::now();
+        // What takes long takes long again: a full socket, an idle peer. Polling for that only keeps
+        // the core from whom it waits for.
+        let spin = if self.brisk { self.config.spin.min(timeout) } else { Duration::ZERO };
+        if !self.spin(begun, spin) && self.doze() {
             self.poll_sockets(timeout - spin);
         }
+        self.brisk = begun.elapsed() <= self.config.spin;
+    }
+
+    /// For owners that wait for [`AsFd`](std::os::fd::AsFd): whether nothing is left to do. When it
+    /// says so, whatever happens from then on makes the descriptor readable; otherwise the next turn
+    /// is due.
+    pub fn may_sleep(&mut self) -> bool {
+        !self.has_work() && self.doze()
     }
 
     /// Whether the owner has something to take, or the next turn something to do.
-    fn has_work(&self) -> bool {
+    fn has_work(&mut self) -> bool {
         let owner = !self.events.is_empty() || !self.inbox.is_empty();
-        owner || !self.sending.is_empty() || self.reactor.ready() > 0 || self.reactor.has_events()
+        let sockets = self.reactor.ready() > 0 || self.reactor.has_events();
+        owner || !self.sending.is_empty() || sockets || self.has_nearby_work()
     }
 
     /// Polls for a while. True when something happened.
-    fn spin(&mut self, spin: Duration) -> bool {
+    fn spin(&mut self, begun: Clock, spin: Duration) -> bool {
         if spin.is_zero() {
             return false;
         }
-        let begun = Clock::now();
         loop {
-            if (0..POLLS).any(|_| self.poll_sockets(Duration::ZERO)) {
+            if self.watch_rings() || self.poll_sockets(Duration::ZERO) {
                 return true;
             }
             if begun.elapsed() >= spin {
                 return false;
             }
+            // What we wait for may need this very core: two that spin on one would take turns of
+            // milliseconds.
+            thread::yield_now();
         }
+    }
+
+    /// Looks at the rings for about as long as looking at the sockets takes. True when there is
+    /// something in them.
+    fn watch_rings(&mut self) -> bool {
+        if !self.has_nearby() {
+            return false;
+        }
+        if self.is_crowded() {
+            return (0..YIELDS).any(|_| {
+                thread::yield_now();
+                self.has_nearby_work()
+            });
+        }
+        (0..LOOKS).any(|_| {
+            hint::spin_loop();
+            self.has_nearby_work()
+        })
     }
 
     fn poll_sockets(&mut self, timeout: Duration) -> bool {
@@ -142,6 +182,9 @@ impl TcpEndpoint {
             Source::Leaving => self.drain_leaving(token),
             Source::Link(peer) => self.handle_link(token, peer, event),
             Source::Listener => self.listener.iter_mut().for_each(|listener| listener.handle()),
+            Source::Local(peer) => self.hear_peer(peer),
+            Source::LocalListener => self.accept_nearby(),
+            Source::LocalStranger => self.hear_nearby(token),
             Source::Stranger => self.hear(token),
         }
         source == Source::Bell
@@ -187,6 +230,14 @@ impl TcpEndpoint {
                     self.receive_lane(token, peer, index)
                 }
                 Some((token, Some(Source::Link(peer)))) => self.receive_link(token, peer),
+                Some((_, Some(Source::LocalListener))) => {
+                    self.accept_nearby();
+                    true
+                }
+                Some((_, Some(Source::Local(peer)))) => {
+                    self.hear_peer(peer);
+                    true
+                }
                 _ => false,
             };
         }

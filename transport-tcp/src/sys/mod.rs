@@ -1,20 +1,27 @@
 //! The system calls that the standard library and `socket2` do not offer, behind safe functions.
 //!
-//! With [`crate::memory`] this is the only place of the crate where `unsafe` may stand. Three
-//! things need it: epoll ([`Poller`]), gathering and scattering through raw addresses
-//! ([`IoQueue`]; a reference to bytes that a peer may write is never made), and random bytes.
+//! With [`crate::memory`] this is the only place of the crate where `unsafe` may stand. What needs
+//! it: epoll ([`Poller`]), gathering and scattering through raw addresses ([`IoQueue`]), looking at
+//! memory that another process shares ([`PeerWords`], [`PeerPages`]) or does not ([`Process`]), and
+//! random bytes. A reference to bytes that a peer may write is never made.
 //!
 //! Invariant: every function here is safe to call with any arguments. What a system call needs to
 //! be sound is owned by the type that makes the call.
 
+mod copy;
+mod foreign;
 mod iovecs;
 mod poller;
+mod shared;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+pub(crate) use copy::{Copying, finish};
+pub(crate) use foreign::{MOST_PULLS, PROOF, Process, Pull};
 pub(crate) use iovecs::IoQueue;
 pub(crate) use poller::{Event, Poller};
+pub(crate) use shared::{OwnWords, PeerPages, PeerWords};
 
 /// Sixteen bytes that nobody can guess.
 pub(crate) fn random_key() -> io::Result<[u8; 16]> {

@@ -11,7 +11,7 @@ use transport_core::fabric::{Fabric, FabricEvent, PeerId, Write, WriteError, Wri
 use transport_core::link::{Endpoint, Link, LinkEvent};
 use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
 use transport_core::transfer::{Grant, GrantId, Part};
-use transport_tcp::{TcpConfig, TcpEndpoint};
+use transport_tcp::{SameHost, TcpConfig, TcpEndpoint};
 
 /// Nothing in these tests takes this long.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -43,8 +43,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// Memory filled with `fill`.
+    /// Memory filled with `fill`. Over TCP: what happens within a machine has tests of its own.
     pub fn new(config: TcpConfig, layout: Layout, fill: u8) -> Self {
+        Self::anywhere(TcpConfig { same_host: SameHost::Never, ..config }, layout, fill)
+    }
+
+    /// As `new`, also within a machine.
+    pub fn anywhere(config: TcpConfig, layout: Layout, fill: u8) -> Self {
         let mut endpoint = TcpEndpoint::new(config).unwrap();
         let mut regions = vec![];
         let stride = layout.page_bytes + layout.gap;
@@ -220,8 +225,11 @@ impl World {
 
     /// Connected, without a path.
     pub fn linked(layout: Layout, target: TcpConfig, source: TcpConfig) -> Self {
-        let target = Node::new(target, layout, 0xee);
-        let mut source = Node::new(source, layout, 0);
+        Self::link(Node::new(target, layout, 0xee), Node::new(source, layout, 0))
+    }
+
+    /// Links two nodes.
+    pub fn link(target: Node, mut source: Node) -> Self {
         source.fill_pattern(7);
         source.peer = source.endpoint.dial(target.address()).unwrap();
         let mut world = Self { source, target };

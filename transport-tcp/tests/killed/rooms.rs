@@ -9,7 +9,7 @@ use transport_core::disagg::{Failure, RoomId};
 use transport_core::fabric::PeerId;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
-use transport_tcp::TcpConfig;
+use transport_tcp::{SameHost, TcpConfig};
 
 use crate::nodes::{self, PAGE_BYTES, Side, lease};
 
@@ -39,7 +39,9 @@ pub(crate) fn config(role: Role, incarnation: u64) -> NodeConfig {
 
 pub(crate) fn tcp() -> TcpConfig {
     let redial_most = Duration::from_millis(100);
-    TcpConfig { redial_most, socket_buffer: Some(SOCKET_BUFFER), ..TcpConfig::default() }
+    // The steps are those of lanes; `stopped.rs` harms processes that share memory.
+    let same_host = SameHost::Never;
+    TcpConfig { redial_most, same_host, socket_buffer: Some(SOCKET_BUFFER), ..TcpConfig::default() }
 }
 
 /// Prefill: opens a room and hands in both chunks.

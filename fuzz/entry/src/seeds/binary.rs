@@ -34,6 +34,11 @@ pub(super) fn seeds() -> Vec<Made> {
         ("lane", "landing-mixed", mixed),
         ("link", "two-frames", pings),
         ("link", "cut-frame", cut),
+        ("nearby", "write-whole", nearby((4, 0..2, 128), &[(0, 64), (1000, 64)])),
+        ("nearby", "write-of-spans", nearby((1, 0..1, 16), &[(0, 8), (64, 8)])),
+        ("nearby", "write-beyond", nearby((4, 0..2, 128), &[(4090, 128)])),
+        ("nearby", "write-short", nearby((4, 0..2, 128), &[(0, 64)])),
+        ("nearby", "write-refused", nearby((9, 0..2, 288), &[(0, 288)])),
         ("wire", "grant-scattered", offer((0..60).map(|i| i * 7 % 64).collect())),
         ("wire", "grant-long-run", offer((5..1 << 16).collect())),
         ("wire", "grant-backwards", offer((0..40).rev().collect())),
@@ -91,6 +96,18 @@ fn piece(
     [offset, total].iter().for_each(|n| put(&mut bytes, n.to_le_bytes()));
     [length, 0].iter().for_each(|n| put(&mut bytes, n.to_le_bytes()));
     bytes
+}
+
+/// Slots of a write of so many items in these buffers, so many bytes in all, and its spans: offset
+/// and bytes.
+fn nearby(
+    (items, buffers, total): (u64, std::ops::Range<u64>, u64),
+    spans: &[(u64, u64)],
+) -> Vec<u8> {
+    let what = 1 | buffers.start << 16 | buffers.end << 32;
+    let begin = [what, 7, GRANT.to_bits(), 0x0123_4567_89ab_cdef, 0, items, total, 0];
+    let spans = spans.iter().flat_map(|(offset, len)| [*offset, *len]);
+    begin.into_iter().chain(spans).flat_map(u64::to_le_bytes).collect()
 }
 
 fn put<const N: usize>(bytes: &mut Vec<u8>, number: [u8; N]) {

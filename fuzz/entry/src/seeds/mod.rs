@@ -36,6 +36,7 @@ fn control_target(name: &str) -> &'static str {
 
 fn tcp_target(name: &str) -> &'static str {
     match name {
+        _ if name.starts_with("nearby") => "nearby",
         _ if name.contains("preface") => "preface",
         _ if name.contains("address") => "address",
         _ if name.contains("link") => "link",

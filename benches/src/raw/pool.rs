@@ -1,0 +1,106 @@
+//! A side's memory: pages, an aux slot behind them, and what must be in both.
+//!
+//! The sender's bytes are random and none of them is zero; the receiver's are zero until they are
+//! written. Each side can make the sender's bytes again, so whatever lands can be checked without
+//! being sent twice.
+
+use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
+use transport_tcp::HostMemory;
+
+use super::RawError;
+use super::work::{AUX_BYTES, Random, Workload};
+
+/// Seed of the sender's bytes.
+const SEED: u64 = 99;
+/// Bytes made or compared at a time.
+const BLOCK: usize = 1 << 20;
+/// Bytes behind the pages.
+const TAIL: u64 = 4096;
+
+/// Memory of one side.
+pub(super) struct Pool {
+    region: MemoryRegion,
+    pub(super) tables: CacheTables,
+}
+
+impl Pool {
+    /// `shown` if it is read from by another process: then it is in a file, which has no huge pages
+    /// on most systems. Where bytes only land, huge pages are the better choice, and TCP reads
+    /// either.
+    pub(super) fn new(work: &Workload, shown: bool) -> Result<Self, RawError> {
+        let len = (work.pages_bytes() + TAIL) as usize;
+        let memory = HostMemory::default().huge_pages().populate();
+        let region = if shown { memory.map_shared(len) } else { memory.map(len) };
+        let region = region.map_err(RawError::io("memory for the pool"))?;
+        let layer_bytes = work.page_bytes * u64::from(work.items);
+        let layer = |layer: u32| LayerBuffer {
+            region: region.clone(),
+            shape: BufferShape::dense(u64::from(layer) * layer_bytes, work.page_bytes),
+        };
+        let kv = PagedTable::new((0..work.layers).map(layer).collect(), work.items)?;
+        let shape = BufferShape::dense(work.pages_bytes(), AUX_BYTES);
+        let aux = PagedTable::new(vec![LayerBuffer { region: region.clone(), shape }], 1)?;
+        let tables = CacheTables::new(kv, aux, vec![]).expect("one aux buffer, no state");
+        Ok(Self { region, tables })
+    }
+
+    /// The sender's bytes.
+    pub(super) fn fill(&self) {
+        let mut random = Random(SEED);
+        self.each_block(|words| words.fill_with(|| random_word(&mut random)));
+    }
+
+    /// As before anything landed.
+    pub(super) fn clear(&self) {
+        self.each_block(|words| words.fill([0; 8]));
+    }
+
+    /// Whether what the request names has landed, and nothing else was touched. `bystander` is what
+    /// all other pages must hold: zeroes, or on the sender's side of a ping-pong what was there.
+    pub(super) fn verify(&self, work: &Workload) -> bool {
+        let mut expected = vec![0u64; self.region.len() / 8];
+        let source = source_words(expected.len());
+        let words = (work.page_bytes / 8) as usize;
+        for layer in 0..work.layers as usize {
+            let page = |item: u32| (layer * work.items as usize + item as usize) * words;
+            for (from, to) in work.from.iter().zip(&work.to) {
+                let landed = &source[page(*from)..][..words];
+                expected[page(*to)..][..words].copy_from_slice(landed);
+            }
+        }
+        if work.aux {
+            let aux =
+                (work.pages_bytes() / 8) as usize..((work.pages_bytes() + AUX_BYTES) / 8) as usize;
+            expected[aux.clone()].copy_from_slice(&source[aux]);
+        }
+        self.holds(&expected)
+    }
+
+    fn holds(&self, expected: &[u64]) -> bool {
+        let mut bytes = vec![0; BLOCK];
+        expected.chunks(BLOCK / 8).enumerate().all(|(block, words)| {
+            let bytes = &mut bytes[..words.len() * 8];
+            self.region.read(block * BLOCK, bytes).expect("a block of the region");
+            bytes.chunks_exact(8).zip(words).all(|(found, word)| found == word.to_ne_bytes())
+        })
+    }
+
+    fn each_block(&self, mut make: impl FnMut(&mut [[u8; 8]])) {
+        let mut block = vec![[0; 8]; BLOCK / 8];
+        for at in (0..self.region.len()).step_by(BLOCK) {
+            let words = BLOCK.min(self.region.len() - at) / 8;
+            make(&mut block[..words]);
+            self.region.write(at, block[..words].as_flattened()).expect("a block of the region");
+        }
+    }
+}
+
+fn source_words(count: usize) -> Vec<u64> {
+    let mut random = Random(SEED);
+    (0..count).map(|_| u64::from_ne_bytes(random_word(&mut random))).collect()
+}
+
+/// Eight random bytes, none of them zero.
+fn random_word(random: &mut Random) -> [u8; 8] {
+    (random.next() | 0x0101_0101_0101_0101).to_ne_bytes()
+}
