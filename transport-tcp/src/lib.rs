@@ -33,6 +33,7 @@ mod socket;
 mod stats;
 #[allow(unsafe_code)]
 mod sys;
+mod targets;
 
 pub use address::MAX_LANES;
 pub use config::TcpConfig;
@@ -43,6 +44,7 @@ pub use memory::HostMemory;
 pub use preface::VERSION;
 pub use reject::{Reject, Rejected};
 pub use stats::TcpStats;
+pub use targets::Targets;
 
 /// The README's example is compiled with the doctests.
 #[cfg(doctest)]

@@ -26,6 +26,7 @@ impl Endpoint for TcpEndpoint {
         moved |= self.send_all();
         self.poll_sockets(Duration::ZERO);
         moved |= self.handle_events();
+        moved |= self.follow_targets();
         moved |= self.accept_some();
         moved | self.receive_ready()
     }
