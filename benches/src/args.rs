@@ -354,6 +354,8 @@ pub enum Fault {
     DropState,
     /// Never deliver a chunk
     DropChunk,
+    /// Give the first request to another data-parallel group than its room says
+    Misroute,
     /// With --chaos: write to a page that is granted to nobody
     LateWrite,
     /// With --chaos: forget a page that came back
@@ -402,8 +404,8 @@ impl Command {
     fn check(&self) -> Result<(), CombinationError> {
         self.run_args().map_or(Ok(()), RunArgs::check)?;
         match self {
-            Self::Loopback(LoopbackArgs { bootstrap, run, .. }) => run.ranks.check(*bootstrap)?,
-            Self::Prefill(prefill) => prefill.meeting.check(&prefill.run.ranks)?,
+            Self::Loopback(LoopbackArgs { bootstrap, run, .. }) => run.check_groups(*bootstrap)?,
+            Self::Prefill(prefill) => prefill.meeting.check(&prefill.run)?,
             _ => {}
         }
         let chaos = matches!(self, Self::Loopback(LoopbackArgs { chaos: Some(_), .. }));
@@ -461,18 +463,19 @@ enum CombinationError {
     ChunkTokens { chunk_tokens: u32, page_tokens: u32 },
     #[error("--advertise is missing: {listen} is no address that a decode side could dial")]
     Advertise { listen: SocketAddr },
-    #[error("--dp-policy directory needs a directory: --bootstrap{}", and_listen(*prefill))]
-    NoDirectory { prefill: bool },
+    #[error(
+        "--fault misroute needs --bootstrap, several groups (--prefill-dp) and --dp-policy follow: \
+         else there is nothing to contradict, or nobody to say so"
+    )]
+    Misroute,
+    #[error("--dp-policy directory needs a directory: --bootstrap, or prefill --bootstrap-listen")]
+    NoDirectory,
     #[error("--dp-rank {rank}, but --prefill-dp {groups}: groups are counted from 0")]
     NoSuchGroup { rank: u32, groups: u32 },
     #[error("--fault {} is found with --chaos only", fault.name())]
     NeedsChaos { fault: Fault },
     #[error("the {side} side has {ranks} ranks, but at most {MOST_RANKS} are supported")]
     Ranks { side: &'static str, ranks: u32 },
-}
-
-fn and_listen(prefill: bool) -> &'static str {
-    if prefill { " or --bootstrap-listen" } else { "" }
 }
 
 fn speed(text: &str) -> Result<f64, String> {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 
-use super::{CombinationError, HostPort, RankArgs};
+use super::{CombinationError, Fault, HostPort, RunArgs};
 
 /// How a decode side meets the prefill side: one of three ways.
 #[derive(Args, Clone, Debug)]
@@ -44,10 +44,22 @@ pub struct PrefillMeeting {
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
     /// Register at this directory, like `10.0.0.7:8998`, for as long as this runs
-    #[arg(long, value_name = "HOST:PORT", group = "directory", requires = "listen")]
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        group = "directory",
+        requires = "listen",
+        conflicts_with = "connect"
+    )]
     pub bootstrap: Option<HostPort>,
     /// Serve the directory here, and register there: `0.0.0.0:8998`. Ends after all who registered
-    #[arg(long, value_name = "ADDR", group = "directory", requires = "listen")]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        group = "directory",
+        requires = "listen",
+        conflicts_with = "connect"
+    )]
     pub bootstrap_listen: Option<SocketAddr>,
     /// Host to register in place of --listen's; must be given where that is all addresses, unless
     /// --bootstrap tells by which of them this host is seen
@@ -73,14 +85,12 @@ impl PrefillMeeting {
         self.bootstrap.is_some() || self.bootstrap_listen.is_some()
     }
 
-    pub(super) fn check(&self, ranks: &RankArgs) -> Result<(), CombinationError> {
-        let (rank, groups) = (self.dp_rank, ranks.prefill().dp);
+    pub(super) fn check(&self, run: &RunArgs) -> Result<(), CombinationError> {
+        let (rank, groups) = (self.dp_rank, run.ranks.prefill().dp);
         if rank >= groups {
             return Err(CombinationError::NoSuchGroup { rank, groups });
         }
-        if ranks.dp_policy == Routing::Directory && !self.registers() {
-            return Err(CombinationError::NoDirectory { prefill: true });
-        }
+        run.check_groups(self.registers())?;
         let nowhere = self.listen.filter(|listen| listen.ip().is_unspecified());
         match nowhere.filter(|_| self.bootstrap_listen.is_some() && self.advertise.is_none()) {
             Some(listen) => Err(CombinationError::Advertise { listen }),
@@ -89,11 +99,16 @@ impl PrefillMeeting {
     }
 }
 
-impl RankArgs {
-    /// Whether a loopback can be, with a directory or without.
-    pub(super) fn check(&self, bootstrap: bool) -> Result<(), CombinationError> {
-        let missing = self.dp_policy == Routing::Directory && !bootstrap;
-        if missing { Err(CombinationError::NoDirectory { prefill: false }) } else { Ok(()) }
+impl RunArgs {
+    /// Whether requests can be routed so, with a directory or without.
+    pub(super) fn check_groups(&self, directory: bool) -> Result<(), CombinationError> {
+        let follow = self.ranks.dp_policy == Routing::Follow;
+        let can_contradict = directory && follow && self.ranks.prefill().dp > 1;
+        match self.transfer.fault {
+            _ if !follow && !directory => Err(CombinationError::NoDirectory),
+            Some(Fault::Misroute) if !can_contradict => Err(CombinationError::Misroute),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -143,7 +158,11 @@ mod tests {
         assert_refused("kvperf decode --connect a:1 --bootstrap a:1", &["cannot be used with"]);
         assert_refused("kvperf prefill", &["--connect"]);
         assert_refused("kvperf prefill --connect a:1 --listen [::]:1", &["cannot be used with"]);
-        assert_refused("kvperf prefill --connect a:1 --bootstrap a:1", &["--listen"]);
+        for dials in ["--bootstrap a:1", "--bootstrap-listen [::]:1"] {
+            let line = format!("kvperf prefill --connect a:1 {dials}");
+            assert_refused(&line, &["--connect", "cannot be used with"]);
+            assert_refused(&format!("kvperf prefill {dials}"), &["--connect", "required"]);
+        }
         let both = "kvperf prefill --listen 127.0.0.1:1 --bootstrap a:1 --bootstrap-listen [::]:1";
         assert_refused(both, &["--bootstrap", "--bootstrap-listen", "cannot be used with"]);
         assert_refused("kvperf prefill --listen [::]:1 --advertise a", &["--bootstrap"]);
@@ -160,7 +179,10 @@ mod tests {
         let line = "kvperf prefill --connect a:1 --prefill-dp 2 --dp-rank 2";
         assert_refused(line, &["--dp-rank 2", "--prefill-dp 2"]);
         let line = "kvperf prefill --connect a:1 --dp-policy directory";
-        assert_refused(line, &["--dp-policy directory", "--bootstrap-listen"]);
+        assert_refused(line, &["--dp-policy directory", "--bootstrap"]);
         assert_refused("kvperf loopback --dp-policy directory", &["--bootstrap"]);
+        let line = "kvperf loopback --bootstrap --fault misroute";
+        assert_refused(line, &["misroute", "--prefill-dp"]);
+        assert!(parse(&format!("{line} --prefill-dp 2")).is_ok());
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use transport_core::disagg::RoomId;
+use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::node::{Lease, Receive};
 use transport_core::disagg::topology;
 use transport_core::transfer::Part;
@@ -58,6 +59,9 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// And when all requests are admitted.
 const LAST_PATIENCE: Duration = Duration::from_millis(20);
 
+/// How long a request may take before it is asked whether it is with another group.
+const DOUBT: Duration = Duration::from_millis(500);
+
 struct Engine<'a> {
     workload: &'a Workload,
     verify: bool,
@@ -97,6 +101,9 @@ fn receive(
 struct Active {
     group: u32,
     since: Instant,
+    /// When it is time to ask whether that is the group.
+    doubt: Instant,
+    misrouted: Option<Misrouted>,
     hold: Hold,
     prefix_pages: u32,
 }
@@ -139,6 +146,7 @@ impl<'a> Engine<'a> {
         let pace = Pace::new(start, args.load.speed);
         while self.next < self.workload.requests.len() || !self.active.is_empty() {
             self.admit(&mut side, &mut news, pace);
+            self.doubt(&side);
             let all = self.next == self.workload.requests.len();
             if let Some(done) = side.wait(if all { LAST_PATIENCE } else { PATIENCE }) {
                 self.take(done, &mut news);
@@ -176,6 +184,22 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Asks for requests that take long whether they are with another group, which says so where it
+    /// got one that it should not have. Such a request fails.
+    fn doubt(&mut self, side: &Side) {
+        let now = Instant::now();
+        for (room, active) in self.active.iter_mut().filter(|(_, active)| active.doubt <= now) {
+            active.doubt = now + DOUBT;
+            self.lookup.doubt(*room);
+        }
+        while let Some(misrouted) = self.lookup.poll_misrouted() {
+            if let Some(active) = self.active.get_mut(&misrouted.room.0) {
+                active.misrouted = Some(misrouted);
+                side.cancel(misrouted.room);
+            }
+        }
+    }
+
     /// The next request fails as it is.
     fn not_begun(&mut self, news: &mut News, reason: impl std::fmt::Display) {
         self.recorder.failed(self.next as u64, format!("not begun: {reason}"));
@@ -201,7 +225,8 @@ impl<'a> Engine<'a> {
         }
         let since = Instant::now();
         self.in_flight.open(since);
-        self.active.insert(room, Active { group, since, hold, prefix_pages });
+        let (doubt, misrouted) = (since + DOUBT, None);
+        self.active.insert(room, Active { group, since, doubt, misrouted, hold, prefix_pages });
         if !receive(side, (room, group), lists, prefix_pages) {
             // The queues are deeper than the requests in flight, so only a node that is gone
             // refuses, and with it the side: other ranks may have been granted the pages already.
@@ -242,7 +267,8 @@ impl<'a> Engine<'a> {
                 self.end(room.0, Some((pages, state)), true);
             }
             Done::Received { room, result: Err(reason), pages, state } => {
-                self.failed(room.0, reason);
+                let misrouted = self.active.get(&room.0).and_then(|active| active.misrouted);
+                self.failed(room.0, misrouted.map_or(reason, |misrouted| misrouted.to_string()));
                 news.failed();
                 self.end(room.0, Some((pages, state)), false);
             }

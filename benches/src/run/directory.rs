@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transport_core::disagg::directory::{
     self, DirectoryError, Endpoint, Prefill, Registration, Shape,
@@ -27,7 +27,7 @@ use crate::workload::Workload;
 /// How long a registration may be refused: a crashed instance that was otherwise is gone by then.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Pause between two looks whether somebody is still registered.
+/// Pause between two looks whether somebody needs the directory still.
 const LINGER: Duration = Duration::from_millis(20);
 
 /// An instance that is complete, and where it says so.
@@ -142,11 +142,16 @@ impl Presence {
     }
 
     /// Takes the registrations back. Who serves the directory does so until the other groups have
-    /// left it, or their leases have ended.
-    pub(super) fn leave(mut self) {
+    /// left it, or their leases have ended, and for a while until no request is in it that somebody
+    /// may look for.
+    pub(super) fn leave(mut self, args: &RunArgs) {
         self.registered = None;
-        let Some(server) = self.server else { return };
-        while server.directory().stats().ranks > 0 {
+        let (Some(server), begun) = (self.server, Instant::now()) else { return };
+        let is_needed = || {
+            let stats = server.directory().stats();
+            stats.ranks > 0 || (stats.rooms > 0 && begun.elapsed() < args.transfer.stall())
+        };
+        while is_needed() {
             thread::sleep(LINGER);
         }
     }

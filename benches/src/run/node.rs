@@ -264,7 +264,9 @@ pub(super) fn in_fabric(fault: args::Fault) -> Option<Fault> {
         args::Fault::DropAux => Some(Fault::DropAux),
         args::Fault::DropState => Some(Fault::DropState),
         args::Fault::DropChunk => Some(Fault::DropChunk),
-        args::Fault::LateWrite | args::Fault::LosePage | args::Fault::EndlessRoom => None,
+        // An engine's, or a router's.
+        args::Fault::LateWrite | args::Fault::LosePage => None,
+        args::Fault::EndlessRoom | args::Fault::Misroute => None,
     }
 }
 

@@ -23,7 +23,7 @@ use super::node::{Meet, Opened};
 use super::routing::{Announcer, policy, routed};
 use super::side::{RankNode, Side};
 use super::{RunError, resolve};
-use crate::args::{PrefillMeeting, RunArgs};
+use crate::args::{Fault, PrefillMeeting, RunArgs};
 use crate::cpu::{self, Excluded};
 use crate::pattern::{self, Content};
 use crate::report::{Completed, InFlight, Recorder, Report, Run};
@@ -57,12 +57,13 @@ pub fn run(meeting: &PrefillMeeting, args: &RunArgs) -> Result<Report, RunError>
     if let Some(presence) = &mut presence {
         presence.register(group, opened.seats(), &workload, args)?;
     }
-    let side = opened.meet()?;
+    let mut side = opened.meet()?;
     let directory = presence.as_ref().map(|presence| presence.directory.clone());
     let engine = Engine::new(&workload, &cache, (group, directory), args);
     let news = if child { News::Nobody } else { News::new(false, engine.mine.len() as u64) };
-    let report = engine.run(side, news);
-    presence.into_iter().for_each(Presence::leave);
+    let report = engine.run(&mut side, news);
+    // The nodes end last: a decode side that loses them asks nobody where its requests are.
+    presence.into_iter().for_each(|presence| presence.leave(args));
     Ok(report)
 }
 
@@ -122,6 +123,9 @@ impl<'a> Engine<'a> {
         let pool = |part| Pool::new(workload, cache, part, !args.load.seed);
         let components = 0..workload.geometry.states.len() as u8;
         let rooms = 0..workload.requests.len() as u64;
+        let routed = |room| routed(room, groups, routing);
+        let misroute = args.transfer.fault == Some(Fault::Misroute);
+        let wrong = |room| u32::from(misroute && room == 0);
         Self {
             workload,
             chunk_pages: args.transfer.chunk_tokens / workload.geometry.page_tokens,
@@ -129,7 +133,7 @@ impl<'a> Engine<'a> {
             pages: pool(Part::Kv),
             state: components.map(|k| pool(Part::State(k))).collect(),
             rooms: VecDeque::new(),
-            mine: rooms.filter(|room| routed(*room, groups, routing) == group).collect(),
+            mine: rooms.filter(|room| (routed(*room) + wrong(*room)) % groups == group).collect(),
             next: 0,
             announcer: Announcer::new(group, policy, directory, stall),
             recorder: Recorder::new(),
@@ -137,20 +141,20 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn run(mut self, mut side: Side, mut news: News) -> Report {
+    fn run(mut self, side: &mut Side, mut news: News) -> Report {
         let (start, cpu) = (Instant::now(), cpu::process().saturating_sub(PATTERN.total()));
         while self.next < self.mine.len() || !self.rooms.is_empty() {
-            self.open_rooms(&side);
-            let sent = self.send_chunk(&side);
+            self.open_rooms(side);
+            let sent = self.send_chunk(side);
             let patience = if sent { Duration::ZERO } else { self.patience() };
             if let Some(done) = side.wait(patience) {
                 self.take(done, &mut news);
             }
             if let Some((_, reason)) = side.poll_loss() {
-                self.give_up(&side, &reason.to_string());
+                self.give_up(side, &reason.to_string());
             }
             while let Some((room, error)) = self.announcer.poll_failure() {
-                self.fail(&side, room.0, format!("the directory: {error}"));
+                self.fail(side, room.0, format!("the directory: {error}"));
             }
         }
         let (wall, transfer) = (start.elapsed(), self.in_flight.total(Instant::now()));

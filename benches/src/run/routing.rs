@@ -6,7 +6,7 @@
 //! calls of a directory block and an engine must not. Invariant: there are at most as many questions
 //! and words on their way as the engines have requests ahead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use transport_core::disagg::RoomId;
 use transport_core::disagg::directory::{
-    Announce, Directory, DirectoryError, DpError, DpPolicy, DpRequest, Resolved, announce, resolve,
+    Announce, Directory, DirectoryError, DpError, DpPolicy, DpRequest, Misrouted, Resolved,
+    announce, confirm, resolve,
 };
 use transport_core::rng::mix64;
 use transport_tcp::bootstrap::SharedDirectory;
@@ -22,7 +23,7 @@ use transport_tcp::bootstrap::SharedDirectory;
 use crate::args::Routing;
 
 /// Pause between two questions for a request that nobody has yet.
-const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Pause after a word that could not be said.
 const RETRY: Duration = Duration::from_millis(100);
@@ -77,12 +78,14 @@ impl Announcer {
         Self { group, policy, desk }
     }
 
-    /// A request is about to be opened here.
+    /// A request is opened here. An error: it must not be served here, and fails; the decode side,
+    /// which looks for it elsewhere, learns that too.
     pub(super) fn open(&self, room: u64) -> Result<(), DpError> {
-        if announce(self.group, request(room), self.policy)? == Announce::Place {
+        let announced = announce(self.group, request(room), self.policy);
+        if announced != Ok(Announce::Silent) {
             self.say(Word::Placed(RoomId(room)));
         }
-        Ok(())
+        announced.map(drop)
     }
 
     /// A request is over.
@@ -139,10 +142,22 @@ fn persist(
 /// Decode side: finds out which group has a request.
 pub(super) struct Lookup {
     policy: DpPolicy,
-    desk: Option<Worker<RoomId, (RoomId, Result<u32, String>)>>,
+    desk: Option<Worker<Question, (RoomId, Result<u32, String>)>>,
     /// Rooms below this were asked for.
     asked: u64,
     answers: HashMap<u64, Result<u32, String>>,
+    misrouted: VecDeque<Misrouted>,
+}
+
+/// Who has a request.
+#[derive(Clone, Copy)]
+enum Question {
+    /// Asked until somebody has it.
+    Find(RoomId),
+    /// Asked once: silence says nothing.
+    Confirm(RoomId),
+    /// Nobody any more.
+    Over(RoomId),
 }
 
 impl Lookup {
@@ -155,7 +170,8 @@ impl Lookup {
         let desk = directory.map(|directory| {
             Worker::spawn(move |rooms, answers| ask_all(&*directory, patience, &rooms, &answers))
         });
-        Self { policy, desk, asked: 0, answers: HashMap::new() }
+        let (answers, misrouted) = (HashMap::new(), VecDeque::new());
+        Self { policy, desk, asked: 0, answers, misrouted }
     }
 
     /// Begins to find out about all requests before this one.
@@ -163,7 +179,7 @@ impl Lookup {
         for room in self.asked..end {
             match (resolve(request(room), self.policy), self.desk.as_ref()) {
                 (Ok(Resolved::Rank(group)), _) => _ = self.answers.insert(room, Ok(group)),
-                (Ok(Resolved::Ask), Some(desk)) => desk.send(RoomId(room)),
+                (Ok(Resolved::Ask), Some(desk)) => desk.send(Question::Find(RoomId(room))),
                 (Ok(Resolved::Ask), None) => {
                     let nobody = "only a directory knows which group has it".to_owned();
                     self.answers.insert(room, Err(nobody));
@@ -176,31 +192,68 @@ impl Lookup {
 
     /// The group of a request, or why it has none; `None`: not known yet.
     pub(super) fn group(&mut self, room: u64) -> Option<&Result<u32, String>> {
-        while let Some((room, answer)) =
-            self.desk.as_ref().and_then(|desk| desk.from.try_recv().ok())
-        {
-            self.answers.insert(room.0, answer);
-        }
+        self.hear();
         self.answers.get(&room)
+    }
+
+    /// Asks whether a request that got no answer where it was looked for is elsewhere.
+    pub(super) fn doubt(&self, room: u64) {
+        self.ask(Question::Confirm(RoomId(room)));
+    }
+
+    fn ask(&self, question: Question) {
+        self.desk.iter().for_each(|desk| desk.send(question));
+    }
+
+    /// A request that is elsewhere, of those in doubt.
+    pub(super) fn poll_misrouted(&mut self) -> Option<Misrouted> {
+        self.hear();
+        self.misrouted.pop_front()
+    }
+
+    fn hear(&mut self) {
+        while let Some((room, answer)) = self.desk.as_ref().and_then(|d| d.from.try_recv().ok()) {
+            match self.answers.get(&room.0) {
+                // It was looked for there already. If in vain, it is over for all.
+                Some(Ok(group)) => {
+                    let misrouted = confirm(room, *group, answer.ok()).err();
+                    misrouted.iter().for_each(|_| self.ask(Question::Over(room)));
+                    self.misrouted.extend(misrouted);
+                }
+                _ => _ = self.answers.insert(room.0, answer),
+            }
+        }
     }
 }
 
 fn ask_all(
     directory: &dyn Directory,
     patience: Duration,
-    rooms: &Receiver<RoomId>,
+    questions: &Receiver<Question>,
     answers: &Sender<(RoomId, Result<u32, String>)>,
 ) {
     let mut waiting: HashMap<RoomId, Instant> = HashMap::new();
     loop {
         let pause = if waiting.is_empty() { Duration::MAX } else { PAUSE };
-        match rooms.recv_timeout(pause) {
-            Ok(room) => waiting.extend([room].into_iter().chain(rooms.try_iter()).map(begun)),
-            Err(RecvTimeoutError::Timeout) => {}
+        let first = match questions.recv_timeout(pause) {
+            Ok(question) => Some(question),
+            Err(RecvTimeoutError::Timeout) => None,
             Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let mut once = Vec::new();
+        for question in first.into_iter().chain(questions.try_iter()) {
+            match question {
+                Question::Find(room) => _ = waiting.insert(room, Instant::now()),
+                Question::Confirm(room) => once.push(room),
+                // One that is left there goes by itself, in time.
+                Question::Over(room) => _ = directory.complete(&[room]),
+            }
         }
-        let all: Vec<RoomId> = waiting.keys().copied().collect();
-        let answer = directory.dp_ranks(&all);
+        once.extend(waiting.keys());
+        if once.is_empty() {
+            continue;
+        }
+        let answer = directory.dp_ranks(&once);
         for (room, group) in answer.as_deref().unwrap_or_default() {
             waiting.remove(room);
             let _ = answers.send((*room, Ok(*group)));
@@ -209,15 +262,10 @@ fn ask_all(
             Ok(_) => "no group has said that it has it".to_owned(),
             Err(error) => format!("the directory: {error}"),
         };
-        let over = |since: &Instant| since.elapsed() >= patience;
-        for (room, _) in waiting.extract_if(|_, since| over(since)) {
+        for (room, _) in waiting.extract_if(|_, since| since.elapsed() >= patience) {
             let _ = answers.send((room, Err(why.clone())));
         }
     }
-}
-
-fn begun(room: RoomId) -> (RoomId, Instant) {
-    (room, Instant::now())
 }
 
 /// A thread that is sent something and sends something back. Dropping this lets it finish.
@@ -300,6 +348,29 @@ mod tests {
         drop(groups);
         let left = directory.dp_ranks(&(0..20).map(RoomId).collect::<Vec<_>>());
         assert_eq!(left, Ok(vec![]));
+    }
+
+    #[test]
+    fn f26_a_request_that_was_routed_elsewhere_fails_on_both_sides_with_both_groups() {
+        let (policy, directory) = (policy(2, Routing::Follow), directory());
+        let mut lookup = Lookup::new(policy, Some(directory.clone()), PATIENCE);
+        lookup.look_ahead(2);
+        let announcer = Announcer::new(1, policy, Some(directory), PATIENCE);
+        let misrouted = Misrouted { room: RoomId(0), routed: 1, implied: 0 };
+        assert_eq!(announcer.open(0), Err(misrouted.into()));
+        assert_eq!(announcer.open(1), Ok(()));
+        drop(announcer);
+        (0..2).for_each(|room| lookup.doubt(room));
+        let begun = Instant::now();
+        let told = loop {
+            if let Some(told) = lookup.poll_misrouted() {
+                break told;
+            }
+            assert!(begun.elapsed() < PATIENCE, "nobody said so");
+            thread::sleep(PAUSE);
+        };
+        assert_eq!((told, lookup.poll_misrouted()), (misrouted, None));
+        assert_eq!(find(&mut lookup, 1), Ok(1));
     }
 
     #[test]
