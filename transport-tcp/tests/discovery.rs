@@ -128,9 +128,17 @@ fn w3_two_nodes_find_each_other_through_a_server_with_a_key() {
     let peer = wait_for_peer(&decode, 7);
     transfer(&mut prefill, &mut decode, peer, RoomId(1));
 
-    let stranger = BootstrapClient::new(server.address, ClientConfig::default());
-    let refused = wait_until_ready(&stranger, PATIENCE).map(drop);
-    assert_eq!(refused, Err(DirectoryError::Unproven), "at once: waiting would not help");
+    // Whoever does not have it is told so at once: waiting would not help.
+    let begun = std::time::Instant::now();
+    let stranger: SharedDirectory =
+        Arc::new(BootstrapClient::new(server.address, ClientConfig::default()));
+    let refused = wait_until_ready(&*stranger, PATIENCE).map(drop);
+    assert_eq!(refused, Err(DirectoryError::Unproven));
+    let registrar = Registrar::new(stranger.clone(), [registration(1, 1, instance(1))], LEASE);
+    assert_eq!(registrar.spawn().unwrap().wait(PATIENCE), Err(DirectoryError::Unproven));
+    let finding = Finder::new(stranger, instance(1)).spawn(OFTEN).unwrap();
+    assert_eq!(finding.wait(PATIENCE), Err(DirectoryError::Unproven.into()));
+    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -185,10 +185,13 @@ impl Finding {
     ///
     /// # Errors
     ///
-    /// Why they are not. The thread goes on looking: the caller decides whether to go on waiting.
+    /// Why they are not: at once where it takes somebody to change something. The thread goes on
+    /// looking: the caller decides whether to go on waiting.
     pub fn wait(&self, patience: Duration) -> Result<(), FindError> {
+        let for_good =
+            |error: &FindError| matches!(error, FindError::Directory(e) if !e.may_retry());
         let no_answer = DirectoryError::Unreachable { errno: 0 };
-        self.rounds.wait(patience).unwrap_or(Err(no_answer.into()))
+        self.rounds.wait(patience, for_good).unwrap_or(Err(no_answer.into()))
     }
 
     /// Looks again now: when a peer is lost.

@@ -128,11 +128,15 @@ impl Registered {
     ///
     /// # Errors
     ///
-    /// Why they are not. The thread goes on trying, unless it
-    /// [was superseded](is_superseded): the caller decides whether to go on waiting.
+    /// Why they are not: at once where it takes somebody to change something. A
+    /// [`DirectoryError::Conflict`] is waited for, as that with a dead instance ends with its leases.
+    /// The thread goes on trying, unless it [was superseded](is_superseded).
     pub fn wait(&self, patience: Duration) -> Result<(), DirectoryError> {
+        let for_good = |error: &DirectoryError| {
+            !error.may_retry() && !matches!(error, DirectoryError::Conflict(_))
+        };
         let no_answer = Err(DirectoryError::Unreachable { errno: 0 });
-        self.rounds.wait(patience).unwrap_or(no_answer)
+        self.rounds.wait(patience, for_good).unwrap_or(no_answer)
     }
 
     /// How it went the last time; `None` before the first. For logs: failures are tried again.

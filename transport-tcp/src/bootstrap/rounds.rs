@@ -80,10 +80,19 @@ impl<E: Clone + Send + 'static> Rounds<E> {
         self.shared.lock().latest.clone()
     }
 
-    /// Waits until a round has gone well, at most so long: else how the latest one went.
-    pub(super) fn wait(&self, most: Duration) -> Option<Result<(), E>> {
-        let state = self.shared.sleep(most, |s| s.over || matches!(s.latest, Some(Ok(()))));
-        state.latest.clone()
+    /// Waits until a round has gone well, or failed for good: at most so long. How the latest one
+    /// went.
+    pub(super) fn wait(
+        &self,
+        most: Duration,
+        for_good: impl Fn(&E) -> bool,
+    ) -> Option<Result<(), E>> {
+        let done = |state: &State<E>| match &state.latest {
+            Some(Ok(())) => true,
+            Some(Err(error)) => state.over || for_good(error),
+            None => state.over,
+        };
+        self.shared.sleep(most, done).latest.clone()
     }
 
     /// Lets the next round begin now.
