@@ -142,12 +142,15 @@ fn persist(
 /// Decode side: finds out which group has a request.
 pub(super) struct Lookup {
     policy: DpPolicy,
-    desk: Option<Worker<Question, (RoomId, Result<u32, String>)>>,
+    desk: Option<Worker<Question, Answer>>,
     /// Rooms below this were asked for.
     asked: u64,
     answers: HashMap<u64, Result<u32, String>>,
     misrouted: VecDeque<Misrouted>,
 }
+
+/// A request, and its group or why it has none.
+type Answer = (RoomId, Result<u32, String>);
 
 /// Who has a request.
 #[derive(Clone, Copy)]
@@ -168,7 +171,8 @@ impl Lookup {
         patience: Duration,
     ) -> Self {
         let desk = directory.map(|directory| {
-            Worker::spawn(move |rooms, answers| ask_all(&*directory, patience, &rooms, &answers))
+            let asking = Asking { directory, patience, waiting: HashMap::new() };
+            Worker::spawn(move |questions, answers| asking.run(&questions, &answers))
         });
         let (answers, misrouted) = (HashMap::new(), VecDeque::new());
         Self { policy, desk, asked: 0, answers, misrouted }
@@ -198,7 +202,9 @@ impl Lookup {
 
     /// Asks whether a request that got no answer where it was looked for is elsewhere.
     pub(super) fn doubt(&self, room: u64) {
-        self.ask(Question::Confirm(RoomId(room)));
+        if self.policy.dp_size.get() > 1 {
+            self.ask(Question::Confirm(RoomId(room)));
+        }
     }
 
     fn ask(&self, question: Question) {
@@ -226,45 +232,58 @@ impl Lookup {
     }
 }
 
-fn ask_all(
-    directory: &dyn Directory,
+/// The decode side's questions, on their thread.
+struct Asking {
+    directory: SharedDirectory,
     patience: Duration,
-    questions: &Receiver<Question>,
-    answers: &Sender<(RoomId, Result<u32, String>)>,
-) {
-    let mut waiting: HashMap<RoomId, Instant> = HashMap::new();
-    loop {
-        let pause = if waiting.is_empty() { Duration::MAX } else { PAUSE };
-        let first = match questions.recv_timeout(pause) {
-            Ok(question) => Some(question),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        let mut once = Vec::new();
-        for question in first.into_iter().chain(questions.try_iter()) {
-            match question {
-                Question::Find(room) => _ = waiting.insert(room, Instant::now()),
-                Question::Confirm(room) => once.push(room),
-                // One that is left there goes by itself, in time.
-                Question::Over(room) => _ = directory.complete(&[room]),
+    /// Requests that nobody has yet, and since when they are asked for.
+    waiting: HashMap<RoomId, Instant>,
+}
+
+impl Asking {
+    fn run(mut self, questions: &Receiver<Question>, answers: &Sender<Answer>) {
+        loop {
+            let pause = if self.waiting.is_empty() { Duration::MAX } else { PAUSE };
+            let first = match questions.recv_timeout(pause) {
+                Ok(question) => Some(question),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let new = first.into_iter().chain(questions.try_iter());
+            let rooms = self.take(new);
+            if !rooms.is_empty() {
+                self.ask(&rooms).into_iter().for_each(|answer| _ = answers.send(answer));
             }
         }
-        once.extend(waiting.keys());
-        if once.is_empty() {
-            continue;
+    }
+
+    /// Takes questions. The rooms to ask for now.
+    fn take(&mut self, questions: impl Iterator<Item = Question>) -> Vec<RoomId> {
+        let mut rooms = Vec::new();
+        for question in questions {
+            match question {
+                Question::Find(room) => _ = self.waiting.insert(room, Instant::now()),
+                Question::Confirm(room) => rooms.push(room),
+                // One that is left there goes by itself, in time.
+                Question::Over(room) => _ = self.directory.complete(&[room]),
+            }
         }
-        let answer = directory.dp_ranks(&once);
-        for (room, group) in answer.as_deref().unwrap_or_default() {
-            waiting.remove(room);
-            let _ = answers.send((*room, Ok(*group)));
-        }
+        rooms.extend(self.waiting.keys());
+        rooms
+    }
+
+    /// Who is known to have these rooms, and which have been with nobody for too long.
+    fn ask(&mut self, rooms: &[RoomId]) -> Vec<Answer> {
+        let answer = self.directory.dp_ranks(rooms);
         let why = match &answer {
             Ok(_) => "no group has said that it has it".to_owned(),
             Err(error) => format!("the directory: {error}"),
         };
-        for (room, _) in waiting.extract_if(|_, since| since.elapsed() >= patience) {
-            let _ = answers.send((room, Err(why.clone())));
-        }
+        let found = answer.unwrap_or_default();
+        found.iter().for_each(|(room, _)| _ = self.waiting.remove(room));
+        let late = self.waiting.extract_if(|_, since| since.elapsed() >= self.patience);
+        let late = late.map(|(room, _)| (room, Err(why.clone())));
+        found.into_iter().map(|(room, group)| (room, Ok(group))).chain(late).collect()
     }
 }
 
