@@ -108,6 +108,7 @@ stage_smoke() { # two processes move real KV and verify it; each injected fault 
     kvperf_says verified 0 loopback
     kvperf_says verified 0 loopback --prefill-tp 4 --decode-tp 2 --prefill-pp 2 --requests 4
     kvperf_says verified 0 loopback --prefill-tp 2 --decode-tp 4 --decode-pp 2 --requests 4
+    kvperf_says verified 0 loopback --bootstrap --prefill-dp 2 --dp-policy directory --requests 4
     kvperf_says 'prefill tp 3 and decode tp 2' 2 loopback --prefill-tp 3 --decode-tp 2 --requests 4
     kvperf_says byte 1 loopback --fault flip-byte
     kvperf_says 'must be' 1 loopback --prefill-tp 2 --requests 4 --fault flip-byte

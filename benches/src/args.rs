@@ -3,6 +3,8 @@
 //! For names, defaults, ranges and help. Not for what a subcommand does. Invariant: what
 //! [`Cli::parse_checked`] returns is in range, each value by itself and together.
 
+mod meeting;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -18,6 +20,8 @@ use thiserror::Error;
 use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS, Split};
 use crate::raw::args::RawArgs;
 
+pub use self::meeting::{DecodeMeeting, PrefillMeeting, Routing};
+
 /// Moves real-sized KV caches from a prefill process to a decode process, and proves every byte.
 #[derive(Debug, Parser)]
 #[command(name = "kvperf", version, about, max_term_width = 100)]
@@ -32,7 +36,7 @@ pub struct Cli {
 pub enum Command {
     /// Run a prefill and a decode process on this machine and replay requests between them
     Loopback(LoopbackArgs),
-    /// Be the decode side, and wait for a prefill side to connect
+    /// Be the decode side: wait for a prefill side, dial it, or find it through a directory
     Decode(DecodeArgs),
     /// Be the prefill side of a decode side on another host. Give both the same model and workload
     Prefill(PrefillArgs),
@@ -56,16 +60,23 @@ pub struct LoopbackArgs {
     #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u32).range(1..=86_400),
         conflicts_with_all = NOT_IN_CHAOS)]
     pub chaos: Option<u32>,
+    /// Let the two find each other through a directory, which the prefill side serves, instead of
+    /// telling one where the other waits
+    #[arg(long)]
+    pub bootstrap: bool,
     /// The rest.
     #[command(flatten)]
     pub run: RunArgs,
 }
 
 /// Options that `--chaos` has its own idea of.
-const NOT_IN_CHAOS: [&str; 17] = [
+const NOT_IN_CHAOS: [&str; 20] = [
+    "bootstrap",
     "model",
     "page_tokens",
     "dtype",
+    "prefill_dp",
+    "dp_policy",
     "prefill_tp",
     "prefill_pp",
     "prefill_cp",
@@ -111,9 +122,9 @@ pub struct ChaosNodeArgs {
 /// Arguments of `decode`.
 #[derive(Args, Debug)]
 pub struct DecodeArgs {
-    /// Address to wait at, like `0.0.0.0:7420` or `[::]:7420`. Further ranks wait at the next ports
-    #[arg(long, value_name = "ADDR")]
-    pub listen: SocketAddr,
+    /// How it meets the prefill side.
+    #[command(flatten)]
+    pub meeting: DecodeMeeting,
     /// The rest.
     #[command(flatten)]
     pub run: RunArgs,
@@ -122,11 +133,9 @@ pub struct DecodeArgs {
 /// Arguments of `prefill`.
 #[derive(Args, Debug)]
 pub struct PrefillArgs {
-    /// Where the decode side listens, like `10.0.0.7:7420`, `[fe80::1]:7420` or `decode-host:7420`.
-    /// For a decode side of several ranks the first one's, the others following at the next ports,
-    /// or all in the order of ranks: `a:7420,b:7420`
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', required = true)]
-    pub connect: Vec<HostPort>,
+    /// How it meets the decode side.
+    #[command(flatten)]
+    pub meeting: PrefillMeeting,
     /// The rest.
     #[command(flatten)]
     pub run: RunArgs,
@@ -212,15 +221,23 @@ pub struct LayoutArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Ranks")]
 pub struct RankArgs {
-    /// Tensor-parallel ranks of the prefill side
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
-    pub prefill_tp: u32,
+    /// Data-parallel groups of the prefill side. Each is a process, with all ranks of the other axes
+    #[arg(long, value_name = "N", value_parser = axis())]
+    pub prefill_dp: Option<u32>,
+    /// Tensor-parallel ranks of the prefill side. Of all its axes: [default: 1, or what the directory
+    /// says]
+    #[arg(long, value_name = "N", value_parser = axis())]
+    pub prefill_tp: Option<u32>,
     /// Pipeline stages of the prefill side
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
-    pub prefill_pp: u32,
+    #[arg(long, value_name = "N", value_parser = axis())]
+    pub prefill_pp: Option<u32>,
     /// Context-parallel ranks of the prefill side
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
-    pub prefill_cp: u32,
+    #[arg(long, value_name = "N", value_parser = axis())]
+    pub prefill_cp: Option<u32>,
+    /// Which data-parallel group gets a request. The prefill side decides, a decode side that asks
+    /// the directory is told
+    #[arg(long, value_enum, default_value_t = Routing::Follow)]
+    pub dp_policy: Routing,
     /// Tensor-parallel ranks of the decode side
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = axis())]
     pub decode_tp: u32,
@@ -240,12 +257,19 @@ const MOST_RANKS: u32 = 64;
 impl RankArgs {
     /// How the prefill side splits the model.
     pub const fn prefill(&self) -> Split {
-        Split { tp: self.prefill_tp, pp: self.prefill_pp, cp: self.prefill_cp }
+        const fn or_one(told: Option<u32>) -> u32 {
+            match told {
+                Some(ranks) => ranks,
+                None => 1,
+            }
+        }
+        let (dp, tp) = (or_one(self.prefill_dp), or_one(self.prefill_tp));
+        Split { dp, tp, pp: or_one(self.prefill_pp), cp: or_one(self.prefill_cp) }
     }
 
     /// How the decode side does.
     pub const fn decode(&self) -> Split {
-        Split { tp: self.decode_tp, pp: self.decode_pp, cp: 1 }
+        Split { tp: self.decode_tp, pp: self.decode_pp, ..Split::WHOLE }
     }
 }
 
@@ -333,6 +357,8 @@ pub enum Fault {
     DropState,
     /// Never deliver a chunk
     DropChunk,
+    /// Give the first request to another data-parallel group than its room says
+    Misroute,
     /// With --chaos: write to a page that is granted to nobody
     LateWrite,
     /// With --chaos: forget a page that came back
@@ -380,6 +406,11 @@ impl Command {
 impl Command {
     fn check(&self) -> Result<(), CombinationError> {
         self.run_args().map_or(Ok(()), RunArgs::check)?;
+        match self {
+            Self::Loopback(LoopbackArgs { bootstrap, run, .. }) => run.check_groups(*bootstrap)?,
+            Self::Prefill(prefill) => prefill.meeting.check(&prefill.run)?,
+            _ => {}
+        }
         let chaos = matches!(self, Self::Loopback(LoopbackArgs { chaos: Some(_), .. }));
         let fault = self.run_args().and_then(|run| run.transfer.fault);
         match fault.filter(|fault| fault.needs_chaos() && !chaos) {
@@ -433,6 +464,17 @@ enum CombinationError {
         "--chunk-tokens {chunk_tokens} is not a multiple of --page-tokens {page_tokens}: a chunk is whole pages"
     )]
     ChunkTokens { chunk_tokens: u32, page_tokens: u32 },
+    #[error("--advertise is missing: {listen} is no address that a decode side could dial")]
+    Advertise { listen: SocketAddr },
+    #[error(
+        "--fault misroute needs --bootstrap, several groups (--prefill-dp) and --dp-policy follow: \
+         else there is nothing to contradict, or nobody to say so"
+    )]
+    Misroute,
+    #[error("--dp-policy directory needs a directory: --bootstrap, or prefill --bootstrap-listen")]
+    NoDirectory,
+    #[error("--dp-rank {rank}, but --prefill-dp {groups}: groups are counted from 0")]
+    NoSuchGroup { rank: u32, groups: u32 },
     #[error("--fault {} is found with --chaos only", fault.name())]
     NeedsChaos { fault: Fault },
     #[error("the {side} side has {ranks} ranks, but at most {MOST_RANKS} are supported")]
@@ -564,6 +606,8 @@ mod tests {
         assert_refused("kvperf loopback --chaos 0", &["--chaos", "1..=86400"]);
         for option in NOT_IN_CHAOS.map(|option| option.replace('_', "-")) {
             let value = match &option[..] {
+                "bootstrap" => "",
+                "dp-policy" => "follow",
                 "dtype" => "bf16",
                 "verify" => "true",
                 _ => "1",
@@ -587,7 +631,7 @@ mod tests {
         let one = loopback("").ranks;
         assert_eq!((one.prefill(), one.decode()), (Split::WHOLE, Split::WHOLE));
         let ranks = loopback("--prefill-tp 4 --prefill-pp 2 --prefill-cp 3 --decode-tp 8").ranks;
-        assert_eq!(ranks.prefill(), Split { tp: 4, pp: 2, cp: 3 });
+        assert_eq!(ranks.prefill(), Split { tp: 4, pp: 2, cp: 3, dp: 1 });
         assert_eq!(ranks.decode(), Split { tp: 8, ..Split::WHOLE });
         assert_refused("kvperf loopback --decode-pp 0", &["--decode-pp", "1..=64"]);
         let many = "kvperf loopback --prefill-tp 16 --prefill-pp 8";

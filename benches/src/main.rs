@@ -9,7 +9,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use kvperf::args::{Cli, Command, HostPort, OutputArgs};
+use kvperf::args::{Cli, Command, OutputArgs};
 use kvperf::raw;
 use kvperf::report::Report;
 use kvperf::run::chaos::ChaosReport;
@@ -37,22 +37,14 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Raw(args) => Ok(raw::run(args)?),
         Command::Loopback(args) => match args.chaos {
             Some(seconds) => show_chaos(&chaos::run(seconds, &args.run)?, args.run.output.json),
-            None => show(&loopback::run(&args.run)?, &args.run.output),
+            None => show(&loopback::run(args)?, &args.run.output),
         },
         Command::ChaosNode(args) => {
             chaos::run_node(args)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Decode(args) => {
-            show(&decode::run(args.listen, args.run.output.child, &args.run)?, &args.run.output)
-        }
-        Command::Prefill(args) => {
-            // The first address that a name has.
-            let address = |host: &HostPort| Ok(host.resolve()?[0]);
-            let addresses = args.connect.iter().map(address).collect::<io::Result<_>>()?;
-            let report = prefill::run(addresses, args.run.output.child, &args.run)?;
-            show(&report, &args.run.output)
-        }
+        Command::Decode(args) => show(&decode::run(&args.meeting, &args.run)?, &args.run.output),
+        Command::Prefill(args) => show(&prefill::run(&args.meeting, &args.run)?, &args.run.output),
     }
 }
 

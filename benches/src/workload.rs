@@ -100,7 +100,7 @@ impl Workload {
     /// [geometry](Geometry).
     pub fn fingerprint(&self) -> u64 {
         let sizes = [Side::Prefill, Side::Decode].map(|side| self.topology.layout(side).sizes());
-        let ranks = sizes.into_iter().flat_map(|s| [s.tp, s.pp, s.cp]).map(u64::from);
+        let ranks = sizes.into_iter().flat_map(|s| [s.dp, s.tp, s.pp, s.cp]).map(u64::from);
         let words = self.requests.iter().flat_map(|request| {
             let lengths = u64::from(request.input_length) << 32 | request.hash_ids.len() as u64;
             iter::once(lengths).chain(request.hash_ids.iter().copied())
@@ -108,6 +108,11 @@ impl Workload {
         words
             .chain(ranks)
             .fold(self.requests.len() as u64, |hash, word| mix64(hash.wrapping_add(GOLDEN) ^ word))
+    }
+
+    /// Data-parallel groups of the prefill side.
+    pub fn groups(&self) -> u32 {
+        self.topology.layout(Side::Prefill).dp
     }
 
     /// Bytes that the decode side's ranks receive of a prompt of `tokens` tokens, of which `pages` KV
@@ -227,7 +232,7 @@ mod tests {
         let of = |options| load(options).unwrap().fingerprint();
         assert_eq!(of("--seed 5"), of("--seed 5 --chunk-tokens 4096 --lanes 2"));
         let different =
-            ["", "--seed 5", "--requests 23", "--requests 25", "--prefill-tp 2", "--decode-tp 2"]
+            ["", "--seed 5", "--requests 23", "--prefill-dp 2", "--prefill-tp 2", "--decode-tp 2"]
                 .map(of);
         for (place, one) in different.iter().enumerate() {
             assert!(!different[place + 1..].contains(one), "{place}");

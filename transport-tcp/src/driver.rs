@@ -1,7 +1,8 @@
 //! A thread that drives a node: takes turns while something moves, parks when nothing does.
 //!
 //! For schedulers that do not want to call [`Node::progress`] themselves. Started and stopped by
-//! its owner; there is no other thread in this crate.
+//! its owner, as the few others of this crate are (a bootstrap server's, and those of who registers and
+//! looks there).
 #![forbid(unsafe_code)]
 
 use std::fmt;

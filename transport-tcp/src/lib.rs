@@ -35,6 +35,7 @@ mod socket;
 mod stats;
 #[allow(unsafe_code)]
 mod sys;
+mod targets;
 
 pub use address::MAX_LANES;
 pub use config::{SameHost, TcpConfig};
@@ -45,6 +46,7 @@ pub use memory::HostMemory;
 pub use preface::VERSION;
 pub use reject::{Reject, Rejected};
 pub use stats::TcpStats;
+pub use targets::Targets;
 
 /// The README's example is compiled with the doctests.
 #[cfg(doctest)]

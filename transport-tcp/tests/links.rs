@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant as Clock};
 
 use common::{Layout, Node, World, listening, pattern};
@@ -93,6 +94,50 @@ fn r7_closing_sends_what_was_queued_first() {
     assert_eq!(world.target.links[2].0, LinkEvent::Down { peer, reason });
     let (peer, reason) = (world.source.peer, PathError::ClosedHere);
     assert!(world.source.links.contains(&(LinkEvent::Down { peer, reason }, vec![])));
+}
+
+/// From another thread, while the endpoint is parked.
+#[test]
+fn an_endpoint_dials_its_targets_and_leaves_those_that_are_none_any_more() {
+    let [mut first, mut second] =
+        [1, 2].map(|fill| Node::new(listening("127.0.0.1:0"), Layout::SMALL, fill));
+    let addresses = [&first, &second].map(|node| node.endpoint.local_addr().unwrap());
+    let mut node = Node::new(TcpConfig::default(), Layout::SMALL, 0);
+    let targets = node.endpoint.targets();
+    let up = |node: &Node| {
+        let up = node.links.iter().filter(|(event, _)| matches!(event, LinkEvent::Up { .. }));
+        up.count()
+    };
+
+    let say = |addresses: &[SocketAddr]| {
+        let (targets, addresses) = (targets.clone(), addresses.to_vec());
+        std::thread::spawn(move || targets.set(addresses)).join().unwrap();
+    };
+    let begun = Clock::now();
+    say(&addresses[..1]);
+    node.endpoint.wait(Duration::from_secs(60));
+    assert!(begun.elapsed() < Duration::from_secs(30), "it was not woken");
+    node.until(|n| {
+        first.turn();
+        up(n) == 1
+    });
+    say(&addresses);
+    node.until(|n| {
+        second.turn();
+        up(n) == 2
+    });
+    assert!(
+        node.links.iter().all(|(event, _)| matches!(event, LinkEvent::Up { .. })),
+        "both are up"
+    );
+
+    say(&addresses[1..]);
+    node.until(|n| n.links.len() == 3);
+    let LinkEvent::Down { peer, reason: PathError::ClosedHere } = node.links[2].0 else {
+        panic!("the first is left: {:?}", node.links);
+    };
+    assert_eq!(node.endpoint.peer_addr(peer), None, "it is not dialled again");
+    first.until(|n| matches!(n.links.last(), Some((LinkEvent::Down { .. }, _))));
 }
 
 #[test]

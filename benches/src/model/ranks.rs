@@ -15,6 +15,8 @@ use super::{Dtype, Geometry, KvBuffers, StateGeometry, StateKind};
 /// Into how many ranks an engine splits a model.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Split {
+    /// Data-parallel groups: each holds all of the model, and requests of its own.
+    pub dp: u32,
     /// Tensor-parallel ranks: heads are dealt out over them.
     pub tp: u32,
     /// Pipeline stages: layers are, the first stages having one more when they do not go evenly.
@@ -45,9 +47,9 @@ pub struct Piece {
 
 impl Split {
     /// One rank.
-    pub const WHOLE: Self = Self { tp: 1, pp: 1, cp: 1 };
+    pub const WHOLE: Self = Self { dp: 1, tp: 1, pp: 1, cp: 1 };
 
-    /// Ranks of the engine.
+    /// Ranks of one of its groups.
     pub const fn ranks(self) -> u32 {
         self.tp * self.pp * self.cp
     }
@@ -60,7 +62,7 @@ impl Geometry {
         let state = |state: &StateGeometry| state.component(self.page_tokens);
         Layout {
             dtype: self.dtype.into(),
-            dp: 1,
+            dp: split.dp,
             tp: split.tp,
             cp: split.cp,
             stages: (0..split.pp).map(stage).collect(),
@@ -150,7 +152,7 @@ mod tests {
 
     fn model(name: &str, tp: u32, pp: u32) -> Layout {
         let geometry = Geometry::of(name, &GeometryOptions::default()).expect("a shipped model");
-        geometry.layout(Split { tp, pp, cp: 1 })
+        geometry.layout(Split { tp, pp, ..Split::WHOLE })
     }
 
     fn rank(tp: u32, pp: u32) -> Rank {

@@ -52,10 +52,15 @@ pub struct RankCache {
 }
 
 impl Cache {
-    /// Allocates what `sizes` asks for, at every rank of `side` that exchanges anything.
-    pub fn allocate(workload: &Workload, side: Side, sizes: Sizes) -> Result<Self, RunError> {
+    /// Allocates what `sizes` asks for, at every rank of a group of `side` that exchanges anything.
+    pub fn allocate(
+        workload: &Workload,
+        side: Side,
+        group: u32,
+        sizes: Sizes,
+    ) -> Result<Self, RunError> {
         let topology = &workload.topology;
-        let taking_part = topology.layout(side).sizes().group(0);
+        let taking_part = topology.layout(side).sizes().group(group);
         let taking_part =
             taking_part.filter(|rank| !counterparts(topology, side, *rank).is_empty());
         let ranks = taking_part.map(|rank| {
@@ -67,13 +72,23 @@ impl Cache {
     }
 }
 
-/// The ranks of the other side that `rank` has to do with.
+/// The other side.
+pub fn other(side: Side) -> Side {
+    match side {
+        Side::Prefill => Side::Decode,
+        Side::Decode => Side::Prefill,
+    }
+}
+
+/// The ranks of the other side that `rank` has to do with, of all groups.
 pub fn counterparts(topology: &Topology, side: Side, rank: Rank) -> Vec<Rank> {
-    let ranks = match side {
-        Side::Prefill => topology.readers(rank, 0),
-        Side::Decode => topology.writers(rank, 0).map(|writers| writers.ranks),
+    let of_group = |group| match side {
+        Side::Prefill => topology.readers(rank, group),
+        Side::Decode => topology.writers(rank, group).map(|writers| writers.ranks),
     };
-    ranks.expect("the rank is one of the layout's, and there is a first group")
+    let groups = 0..topology.layout(other(side)).dp;
+    let ranks: Result<Vec<_>, _> = groups.map(of_group).collect();
+    ranks.expect("the rank and the groups are the layouts'").concat()
 }
 
 fn tables(

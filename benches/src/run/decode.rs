@@ -1,23 +1,27 @@
 //! The decode side's engine: admits requests in order, grants scattered pages, checks what arrives.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use transport_core::disagg::RoomId;
+use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::node::{Lease, Receive};
 use transport_core::disagg::topology;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
+use transport_tcp::bootstrap::SharedDirectory;
 
-use super::RunError;
 use super::cache::{Cache, Pool, Sizes, Wrong};
+use super::directory::Found;
 use super::gather::Done;
-use super::link::{Line, News, say};
-use super::node::{Meet, Side};
+use super::link::{News, tell_waiting};
+use super::node::{Meet, Opened};
 use super::pace::Pace;
-use crate::args::RunArgs;
+use super::routing::{Lookup, policy};
+use super::side::Side;
+use super::{RunError, resolve};
+use crate::args::{DecodeMeeting, RunArgs};
 use crate::cpu::{self, Excluded};
 use crate::pattern::{self, Content};
 use crate::prefix::{Hold, PrefixCache};
@@ -29,19 +33,24 @@ use crate::workload::Workload;
 static PATTERN: Excluded = Excluded::new();
 
 /// Runs the decode side until every request has ended.
-pub fn run(listen: SocketAddr, child: bool, args: &RunArgs) -> Result<Report, RunError> {
-    let workload = Workload::load(args)?;
+pub fn run(meeting: &DecodeMeeting, args: &RunArgs) -> Result<Report, RunError> {
+    let found = meeting.bootstrap.as_ref().map(|at| Found::wait(at, args)).transpose()?;
+    let completed = found.as_ref().map(|found| found.complete(args)).transpose()?;
+    let args = completed.as_ref().unwrap_or(args);
+    let (workload, child) = (Workload::load(args)?, args.output.child);
     let sizes = Sizes { pages: workload.pool_pages, requests: args.load.concurrency };
-    let cache = Cache::allocate(&workload, topology::Side::Decode, sizes)?;
-    let engine = Engine::new(&workload, &cache, args);
-    let tell = if child {
-        |at| say(&Line::Listening(at))
-    } else {
-        |at: Vec<SocketAddr>| at.iter().for_each(|at| eprintln!("waiting at {at}"))
+    let cache = Cache::allocate(&workload, topology::Side::Decode, 0, sizes)?;
+    let directory = found.as_ref().map(|found| found.directory.clone());
+    let engine = Engine::new(&workload, &cache, directory, args);
+    let meet = match (found, meeting.listen) {
+        (Some(found), _) => Meet::Find(found),
+        (None, Some(at)) => Meet::Listen(at),
+        (None, None) => Meet::Dial(resolve(&meeting.connect)?),
     };
-    let side = Side::start(Role::Decode, Meet::Listen(listen, tell), &cache, &workload, args)?;
+    let opened = Opened::start(Role::Decode, meet, &cache, &workload, args)?;
+    tell_waiting(child, opened.addresses());
     let news = News::new(child, workload.requests.len() as u64);
-    engine.run(side, news, args)
+    engine.run(opened.meet()?, news, args)
 }
 
 /// How long the engine looks away: completions wake it, but a trace's next request does not.
@@ -49,6 +58,9 @@ const PATIENCE: Duration = Duration::from_millis(1);
 
 /// And when all requests are admitted.
 const LAST_PATIENCE: Duration = Duration::from_millis(20);
+
+/// How long a request may take before it is asked whether it is with another group.
+const DOUBT: Duration = Duration::from_millis(500);
 
 struct Engine<'a> {
     workload: &'a Workload,
@@ -59,31 +71,51 @@ struct Engine<'a> {
     prefixes: PrefixCache,
     active: HashMap<u64, Active>,
     next: usize,
+    lookup: Lookup,
+    /// Groups of the prefill side that have ended.
+    gone: HashSet<u32>,
     recorder: Recorder,
     in_flight: InFlight,
 }
 
-/// Grants a request's items at every rank. Whether all nodes took it.
-fn receive(side: &Side, room: u64, pages: Vec<u32>, state: Vec<Vec<u32>>, prefix: u32) -> bool {
+/// Grants a request's items at every rank to that group of the prefill side. Whether all nodes took
+/// it.
+fn receive(
+    side: &Side,
+    (room, group): (u64, u32),
+    (pages, state): (Vec<u32>, Vec<Vec<u32>>),
+    prefix_pages: u32,
+) -> bool {
     let pages: Arc<[u32]> = pages.into();
     let state: Vec<Arc<[u32]>> = state.into_iter().map(Arc::from).collect();
     side.ranks.iter().all(|rank| {
+        let Some(peer) = rank.peer(group) else { return false };
         let state = state.iter().map(|items| Lease::new(items.clone())).collect();
-        let (room, peer, pages) = (RoomId(room), rank.peer, Lease::new(pages.clone()));
-        let receive = Receive { room, peer, pages, state, prefix_pages: prefix, attempt: 0 };
+        let (room, pages) = (RoomId(room), Lease::new(pages.clone()));
+        let receive = Receive { room, peer, pages, state, prefix_pages, attempt: 0 };
         rank.client.receive(receive).is_ok()
     })
 }
 
 /// A request whose pages are granted.
 struct Active {
+    group: u32,
     since: Instant,
+    /// When it is time to ask whether that is the group.
+    doubt: Instant,
+    misrouted: Option<Misrouted>,
     hold: Hold,
     prefix_pages: u32,
 }
 
 impl<'a> Engine<'a> {
-    fn new(workload: &'a Workload, cache: &Cache, args: &RunArgs) -> Self {
+    fn new(
+        workload: &'a Workload,
+        cache: &Cache,
+        directory: Option<SharedDirectory>,
+        args: &RunArgs,
+    ) -> Self {
+        let policy = policy(workload.groups(), args.ranks.dp_policy);
         let pool = |part| Pool::new(workload, cache, part, args.load.seed);
         let components = 0..workload.geometry.states.len() as u8;
         let mut engine = Self {
@@ -95,6 +127,8 @@ impl<'a> Engine<'a> {
             prefixes: PrefixCache::new(),
             active: HashMap::new(),
             next: 0,
+            lookup: Lookup::new(policy, directory, args.transfer.stall()),
+            gone: HashSet::new(),
             recorder: Recorder::new(),
             in_flight: InFlight::default(),
         };
@@ -111,13 +145,14 @@ impl<'a> Engine<'a> {
         let (start, cpu) = (Instant::now(), cpu::process().saturating_sub(PATTERN.total()));
         let pace = Pace::new(start, args.load.speed);
         while self.next < self.workload.requests.len() || !self.active.is_empty() {
-            self.admit(&mut side, pace);
+            self.admit(&mut side, &mut news, pace);
+            self.doubt(&side);
             let all = self.next == self.workload.requests.len();
             if let Some(done) = side.wait(if all { LAST_PATIENCE } else { PATIENCE }) {
                 self.take(done, &mut news);
             }
-            if let Some(reason) = side.poll_loss() {
-                self.give_up(&side, &mut news, &reason.to_string());
+            if let Some((group, reason)) = side.poll_loss() {
+                self.give_up(&side, &mut news, group, &reason.to_string());
             }
         }
         let (wall, transfer) = (start.elapsed(), self.in_flight.total(Instant::now()));
@@ -128,19 +163,52 @@ impl<'a> Engine<'a> {
         Ok(self.recorder.finish(Run { model, verify, wall, transfer, cpu }))
     }
 
-    /// Grants pages to the next requests, as far as there are pages.
-    fn admit(&mut self, side: &mut Side, pace: Pace) {
+    /// Grants pages to the next requests, as far as there are pages and it is known who has them.
+    fn admit(&mut self, side: &mut Side, news: &mut News, pace: Pace) {
+        let requests = &self.workload.requests;
+        self.lookup.look_ahead((self.next + 2 * self.most).min(requests.len()) as u64);
         while self.active.len() < self.most {
-            let Some(request) = self.workload.requests.get(self.next) else { break };
-            if !pace.is_due(request.timestamp_ms) || !self.grant(side, request) {
+            let Some(request) = requests.get(self.next).filter(|r| pace.is_due(r.timestamp_ms))
+            else {
                 break;
+            };
+            match self.lookup.group(self.next as u64).cloned() {
+                None => break,
+                Some(Ok(group)) if self.gone.contains(&group) => {
+                    self.not_begun(news, format!("group {group} of the prefill side is gone"));
+                }
+                Some(Ok(group)) if !self.grant(side, request, group) => break,
+                Some(Ok(_)) => self.next += 1,
+                Some(Err(reason)) => self.not_begun(news, reason),
             }
-            self.next += 1;
         }
     }
 
+    /// Asks for requests that take long whether they are with another group, which says so where it
+    /// got one that it should not have. Such a request fails.
+    fn doubt(&mut self, side: &Side) {
+        let now = Instant::now();
+        for (room, active) in self.active.iter_mut().filter(|(_, active)| active.doubt <= now) {
+            active.doubt = now + DOUBT;
+            self.lookup.doubt(*room);
+        }
+        while let Some(misrouted) = self.lookup.poll_misrouted() {
+            if let Some(active) = self.active.get_mut(&misrouted.room.0) {
+                active.misrouted = Some(misrouted);
+                side.cancel(misrouted.room);
+            }
+        }
+    }
+
+    /// The next request fails as it is.
+    fn not_begun(&mut self, news: &mut News, reason: impl std::fmt::Display) {
+        self.recorder.failed(self.next as u64, format!("not begun: {reason}"));
+        news.failed();
+        self.next += 1;
+    }
+
     /// Grants a request's pages, or says that there are not enough now.
-    fn grant(&mut self, side: &mut Side, request: &'a Request) -> bool {
+    fn grant(&mut self, side: &mut Side, request: &'a Request, group: u32) -> bool {
         let (room, geometry) = (self.next as u64, &self.workload.geometry);
         let (hold, held) = self.prefixes.match_prefix(request.full_blocks());
         let prefix_pages = held.len() as u32;
@@ -152,14 +220,14 @@ impl<'a> Engine<'a> {
             self.prefixes.release(hold);
             return false;
         };
-        let (pages, state) = lists;
         if self.verify {
-            self.expose(room, &pages, &state);
+            self.expose(room, &lists.0, &lists.1);
         }
         let since = Instant::now();
         self.in_flight.open(since);
-        self.active.insert(room, Active { since, hold, prefix_pages });
-        if !receive(side, room, pages, state, prefix_pages) {
+        let (doubt, misrouted) = (since + DOUBT, None);
+        self.active.insert(room, Active { group, since, doubt, misrouted, hold, prefix_pages });
+        if !receive(side, (room, group), lists, prefix_pages) {
             // The queues are deeper than the requests in flight, so only a node that is gone
             // refuses, and with it the side: other ranks may have been granted the pages already.
             self.failed(room, "the node is gone");
@@ -199,7 +267,8 @@ impl<'a> Engine<'a> {
                 self.end(room.0, Some((pages, state)), true);
             }
             Done::Received { room, result: Err(reason), pages, state } => {
-                self.failed(room.0, reason);
+                let misrouted = self.active.get(&room.0).and_then(|active| active.misrouted);
+                self.failed(room.0, misrouted.map_or(reason, |misrouted| misrouted.to_string()));
                 news.failed();
                 self.end(room.0, Some((pages, state)), false);
             }
@@ -292,15 +361,17 @@ impl<'a> Engine<'a> {
         kept
     }
 
-    /// The other side is gone: what has not begun will not, and what waits for it waits in vain.
-    fn give_up(&mut self, side: &Side, news: &mut News, reason: &str) {
-        self.active.keys().for_each(|room| side.cancel(RoomId(*room)));
-        for room in self.next..self.workload.requests.len() {
-            self.recorder
-                .failed(room as u64, format!("not begun: the prefill side is gone ({reason})"));
-            news.failed();
+    /// A group of the other side is gone: what waits for it waits in vain. With the last one, what
+    /// has not begun will not.
+    fn give_up(&mut self, side: &Side, news: &mut News, group: u32, reason: &str) {
+        let lost = self.active.iter().filter(|(_, active)| active.group == group);
+        lost.for_each(|(room, _)| side.cancel(RoomId(*room)));
+        self.gone.insert(group);
+        while self.gone.len() == self.workload.groups() as usize
+            && self.next < self.workload.requests.len()
+        {
+            self.not_begun(news, format!("the prefill side is gone ({reason})"));
         }
-        self.next = self.workload.requests.len();
     }
 
     /// Nothing outside the grants changed, and no page was lost.

@@ -13,14 +13,25 @@ use crate::report::Report;
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
-    /// The decode side's ranks wait here, in their order.
+    /// The side's ranks wait here, in their order.
     Listening(Vec<SocketAddr>),
+    /// The directory is served here.
+    Directory(SocketAddr),
     /// A request arrived whole: its bytes.
     Completed(u64),
     /// A request failed.
     Failed,
     /// The run is over.
     Report(Box<Report>),
+}
+
+/// Tells where a side's ranks wait: its parent, or a person.
+pub(super) fn tell_waiting(child: bool, addresses: Vec<SocketAddr>) {
+    if child {
+        say(&Line::Listening(addresses));
+    } else {
+        addresses.iter().for_each(|address| eprintln!("waiting at {address}"));
+    }
 }
 
 /// Where a side's news goes: to a parent, or to a progress bar of its own.

@@ -10,31 +10,52 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use super::RunError;
 use super::link::{Line, hear};
-use crate::args::RunArgs;
+use crate::args::LoopbackArgs;
 use crate::progress::Progress;
 use crate::report::Report;
 use crate::workload::Workload;
 
 /// Runs both sides and merges their reports.
-pub fn run(args: &RunArgs) -> Result<Report, RunError> {
-    // A bad model or trace is said once, here, and not by both children.
-    let requests = Workload::load(args)?.requests.len() as u64;
-    let listen = [OsString::from("decode"), "--listen".into(), "127.0.0.1:0".into()];
-    let mut decode = Side::spawn("decode", listen)?;
-    let addresses: Vec<String> = decode.listening()?.iter().map(SocketAddr::to_string).collect();
-    let connect = [OsString::from("prefill"), "--connect".into(), addresses.join(",").into()];
-    let mut prefill = Side::spawn("prefill", connect)?;
-    let mut bar = Progress::new(requests);
+pub fn run(args: &LoopbackArgs) -> Result<Report, RunError> {
+    // A bad model or trace is said once, here, and not by every child.
+    let workload = Workload::load(&args.run)?;
+    let groups = workload.groups();
+    let (mut decode, mut prefill) =
+        if args.bootstrap { through_directory(groups)? } else { by_address(groups)? };
+    let mut bar = Progress::new(workload.requests.len() as u64);
     let received = decode.report(&mut bar);
     // Without a decode side the prefill side finds out by itself, within its deadlines; a person
     // should not have to wait for that.
     if received.is_err() {
-        prefill.kill();
+        prefill.iter_mut().for_each(Side::kill);
     }
-    let sent = prefill.report(&mut bar);
+    let sent: Result<Vec<_>, _> = prefill.iter_mut().map(|side| side.report(&mut bar)).collect();
     bar.finish();
-    Ok(received?.merged(sent?))
+    Ok(sent?.into_iter().fold(received?, Report::merged))
 }
+
+/// The decode side waits, and each group of the prefill side is told where.
+fn by_address(groups: u32) -> Result<(Side, Vec<Side>), RunError> {
+    let mut decode = Side::spawn("decode", &["--listen", ANY])?;
+    let addresses: Vec<String> = decode.listening()?.iter().map(SocketAddr::to_string).collect();
+    let connect = addresses.join(",");
+    let prefill = (0..groups).map(|group| Side::prefill(group, &["--connect", &connect]));
+    Ok((decode, prefill.collect::<Result<_, _>>()?))
+}
+
+/// The prefill side waits and registers, at a directory that its first group serves; the others and
+/// the decode side are told where that is, and nothing else.
+fn through_directory(groups: u32) -> Result<(Side, Vec<Side>), RunError> {
+    let mut first = Side::prefill(0, &["--listen", ANY, "--bootstrap-listen", ANY])?;
+    let directory = first.directory()?.to_string();
+    let others = (1..groups)
+        .map(|group| Side::prefill(group, &["--listen", ANY, "--bootstrap", &directory]));
+    let prefill = [Ok(first)].into_iter().chain(others).collect::<Result<_, _>>()?;
+    Ok((Side::spawn("decode", &["--bootstrap", &directory])?, prefill))
+}
+
+/// A free port of this machine.
+const ANY: &str = "127.0.0.1:0";
 
 /// A child process; killed when dropped.
 struct Side {
@@ -44,12 +65,20 @@ struct Side {
 }
 
 impl Side {
-    fn spawn(name: &'static str, role: [OsString; 3]) -> Result<Self, RunError> {
+    fn prefill(group: u32, meeting: &[&str]) -> Result<Self, RunError> {
+        let group = group.to_string();
+        Self::spawn("prefill", &[meeting, &["--dp-rank", &group]].concat())
+    }
+
+    fn spawn(name: &'static str, meeting: &[&str]) -> Result<Self, RunError> {
         let this = env::current_exe().map_err(RunError::io("cannot find this program"))?;
-        // The children take the very options of this process; only the subcommand differs.
-        let options = env::args_os().skip(1).filter(|word| word != "loopback");
+        // The children take the very options of this process; only the subcommand differs, and how
+        // they meet.
+        let ours = |word: &OsString| word == "loopback" || word == "--bootstrap";
+        let options = env::args_os().skip(1).filter(|word| !ours(word));
         let mut command = Command::new(this);
-        command.args(role).args(options).arg("--child").stdin(Stdio::null()).stdout(Stdio::piped());
+        command.arg(name).args(meeting).args(options).arg("--child");
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(RunError::io("cannot start a process"))?;
         let out = child.stdout.take().expect("its output is a pipe");
         Ok(Self { name, child, lines: BufReader::new(out) })
@@ -62,13 +91,20 @@ impl Side {
         }
     }
 
+    fn directory(&mut self) -> Result<SocketAddr, RunError> {
+        match hear(&mut self.lines) {
+            Some(Line::Directory(address)) => Ok(address),
+            _ => Err(self.ended()),
+        }
+    }
+
     /// Follows the child until its report.
     fn report(&mut self, bar: &mut Progress) -> Result<Report, RunError> {
         loop {
             match hear(&mut self.lines) {
                 Some(Line::Completed(bytes)) => bar.completed(bytes),
                 Some(Line::Failed) => bar.failed(),
-                Some(Line::Listening(_)) => {}
+                Some(Line::Listening(_) | Line::Directory(_)) => {}
                 Some(Line::Report(report)) => return Ok(*report),
                 None => return Err(self.ended()),
             }

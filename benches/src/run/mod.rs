@@ -7,19 +7,25 @@
 //! * [`loopback`]: both as child processes of this one.
 //! * [`chaos`]: small requests between nodes that are killed, stopped and restarted meanwhile.
 //! * [`bootstrap`]: the directory of a prefill instance, by itself.
+//! * `node`, `side`: the nodes of a side, from their ports to their completions.
+//! * `directory`, `routing`: how the two find each other, and each other's requests.
 //! * [`link`]: what the processes tell their parent, one line of JSON each.
 
 pub mod bootstrap;
 pub mod cache;
 pub mod chaos;
 pub mod decode;
+mod directory;
 mod gather;
 pub mod link;
 pub mod loopback;
 mod node;
 mod pace;
 pub mod prefill;
+mod routing;
+mod side;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -27,6 +33,7 @@ use thiserror::Error;
 use transport_core::disagg::node::NodeError;
 use transport_core::disagg::trust::{KeyTooShort, SharedKey};
 
+use crate::args::HostPort;
 use crate::workload::WorkloadError;
 
 /// Why a run could not be made. What goes wrong within one is in its report.
@@ -79,6 +86,12 @@ fn read_key(path: &Path) -> Result<SharedKey, RunError> {
     let bytes = fs::read(path).map_err(RunError::io("reading the key"))?;
     let wrong = |source| RunError::Key { path: path.to_owned(), source };
     SharedKey::new(bytes.trim_ascii()).map_err(wrong)
+}
+
+/// The first address of each host.
+fn resolve(hosts: &[HostPort]) -> Result<Vec<SocketAddr>, RunError> {
+    let first = |host: &HostPort| Ok(host.resolve()?[0]);
+    hosts.iter().map(first).collect::<io::Result<_>>().map_err(RunError::io("looking up a host"))
 }
 
 impl RunError {

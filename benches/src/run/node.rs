@@ -1,147 +1,110 @@
-//! The nodes of one side, one per rank, each on a driver thread of its own.
+//! Making the nodes of one side, one per rank, and having them meet those of the other.
 //!
 //! Ranks of a real engine are processes, which share nothing; threads are the nearest to that within
-//! one process, and each parks on its own endpoint. One thread that took turns could not park on
-//! several.
+//! one process, and each node has a driver thread, which parks on its own endpoint. One thread that
+//! took turns could not park on several.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
 use transport_core::decorate::{Fault, Faulty};
-use transport_core::disagg::node::{Client, Completion, Node, NodeConfig, NodeEvent, Request};
+use transport_core::disagg::Cause;
+use transport_core::disagg::node::{Client, Node, NodeConfig, NodeEvent, Request};
 use transport_core::disagg::room::Deadlines;
-use transport_core::disagg::topology::{self, Rank};
+use transport_core::disagg::topology::{self, Rank, RankSizes};
 use transport_core::disagg::trust::SharedKey;
-use transport_core::disagg::{Cause, RoomId};
-use transport_core::fabric::{PathError, PeerId};
+use transport_core::fabric::PeerId;
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
-use transport_tcp::{Driver, Park, TcpConfig, TcpEndpoint};
+use transport_tcp::bootstrap::{Finder, Finding};
+use transport_tcp::{Driver, Park, Targets, TcpConfig, TcpEndpoint};
 
-use super::cache::{Cache, RankCache, counterparts};
-use super::gather::{Done, Gather, Gathered};
+use super::cache::{Cache, RankCache, counterparts, other};
+use super::directory::{Found, in_directory};
+use super::side::{RankNode, Side};
 use super::{RunError, read_key};
 use crate::args::{self, RunArgs};
 use crate::workload::Workload;
 
-/// One side's nodes, running.
-pub(super) struct Side {
-    pub(super) ranks: Vec<RankNode>,
-    gather: Gather,
-}
-
-/// One rank's node.
-pub(super) struct RankNode {
-    pub(super) client: Client,
-    completions: Completions<Request>,
-    /// A rank of the other side, any of those that it exchanges bytes with.
-    pub(super) peer: PeerId,
-    /// All of those.
-    peers: Vec<PeerId>,
-    /// Stops the driver thread when dropped.
-    _driver: Driver,
-}
+/// How often a side looks in the directory whether the other has moved.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// How a side meets the other.
 pub(super) enum Meet {
-    /// Waits at an address, further ranks at the next ports; the function is told where.
-    Listen(SocketAddr, fn(Vec<SocketAddr>)),
+    /// Waits at an address, further ranks at the next ports.
+    Listen(SocketAddr),
     /// Dials the ranks of the other side, which wait at these addresses, in the order of ranks.
     Dial(Vec<SocketAddr>),
+    /// Dials them where a directory says that they are.
+    Find(Found),
+}
+
+/// A side whose nodes run, and have not met the other side yet.
+pub(super) struct Opened<'a> {
+    common: Common<'a>,
+    started: Vec<Started>,
+    finding: Option<Finding>,
 }
 
 /// What all ranks of a side have in common.
 struct Common<'a> {
     role: Role,
     engine: u64,
+    listens: bool,
     cache: &'a Cache,
     key: Option<SharedKey>,
     workload: &'a Workload,
     args: &'a RunArgs,
 }
 
-impl Side {
-    /// Starts a node for each rank of `cache` and waits until those of the other side are ready.
+impl<'a> Opened<'a> {
+    /// Starts a node for each rank of `cache`.
     pub(super) fn start(
         role: Role,
         meet: Meet,
-        cache: &Cache,
-        workload: &Workload,
-        args: &RunArgs,
+        cache: &'a Cache,
+        workload: &'a Workload,
+        args: &'a RunArgs,
     ) -> Result<Self, RunError> {
         let key = args.transfer.key_file.as_deref().map(read_key).transpose()?;
+        // Groups need not know each other, so each process is an engine of its own.
         let engine = random(u64::from_le_bytes)?;
-        let common = Common { role, engine, key, cache, workload, args };
-        let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank));
+        let listens = matches!(meet, Meet::Listen(_));
+        let common = Common { role, engine, listens, key, cache, workload, args };
+        let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank.rank));
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         let endpoints = common.acquaint(endpoints)?;
-        if let Meet::Listen(_, tell) = meet {
-            tell(endpoints.iter().filter_map(TcpEndpoint::local_addr).collect());
-        }
+        let targets: Vec<_> = endpoints.iter().map(TcpEndpoint::targets).collect();
         let ranks = cache.ranks.iter().zip(endpoints);
         let started = ranks.map(|(rank, endpoint)| common.node(endpoint, rank));
         let started = started.collect::<Result<Vec<_>, RunError>>()?;
+        let finding = match meet {
+            Meet::Find(found) => Some(common.find(found, targets)?),
+            Meet::Listen(_) | Meet::Dial(_) => None,
+        };
+        Ok(Self { common, started, finding })
+    }
+
+    /// Its ranks, where each waits and in which life.
+    pub(super) fn seats(&self) -> impl Iterator<Item = (Rank, SocketAddr, u64)> {
+        let seat = |node: &Started| Some((node.rank, node.address?, node.incarnation));
+        self.started.iter().filter_map(seat)
+    }
+
+    /// Where its ranks wait, in their order.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.seats().map(|(_, address, _)| address).collect()
+    }
+
+    /// Waits until the ranks of the other side are ready.
+    pub(super) fn meet(self) -> Result<Side, RunError> {
+        let Self { common, started, finding } = self;
         // All are started before any is waited for: a peer needs several of them.
-        let ready =
-            started.into_iter().zip(&cache.ranks).map(|(node, rank)| node.ready(&common, rank));
+        let ready = started.into_iter().map(|node| node.ready(&common, finding.as_ref()));
         let ranks = ready.collect::<Result<Vec<_>, RunError>>()?;
-        Ok(Self { gather: Gather::new(ranks.len()), ranks })
-    }
-
-    /// What is over on all ranks next, or nothing for at most `patience`.
-    pub(super) fn wait(&mut self, patience: Duration) -> Option<Done> {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
-        let mut context = Context::from_waker(&waker);
-        self.poll(&mut context).or_else(|| {
-            thread::park_timeout(patience);
-            self.poll(&mut context)
-        })
-    }
-
-    /// Why a rank of the other side is gone, if one is. That others come and go is nothing to the
-    /// run.
-    pub(super) fn poll_loss(&self) -> Option<PathError> {
-        self.ranks.iter().find_map(|rank| match rank.client.poll_event()? {
-            NodeEvent::PeerDown { peer, reason } if rank.peers.contains(&peer) => Some(reason),
-            _ => None,
-        })
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Option<Done> {
-        for rank in 0..self.ranks.len() {
-            while let Poll::Ready(Some(completion)) = self.ranks[rank].completions.poll_pop(context)
-            {
-                if let Some(done) = self.gather(completion) {
-                    return Some(done);
-                }
-            }
-        }
-        None
-    }
-
-    fn gather(&mut self, completion: Completion) -> Option<Done> {
-        match self.gather.add(completion) {
-            Gathered::Nothing => None,
-            Gathered::Done(done) => Some(done),
-            Gathered::Failing(room) => {
-                self.cancel(room);
-                None
-            }
-        }
-    }
-
-    /// Gives a room up on all ranks, as an engine does: what has failed on one is of no use on the
-    /// others.
-    pub(super) fn cancel(&self, room: RoomId) {
-        for rank in &self.ranks {
-            // A node that takes no cancel ends its rooms by itself.
-            let _ = rank.client.cancel(room);
-        }
+        Ok(Side::new(ranks, finding))
     }
 }
 
@@ -157,21 +120,33 @@ impl Common<'_> {
         counterparts(&self.workload.topology, self.side(), rank)
     }
 
-    fn number(&self, rank: Rank) -> u32 {
-        rank.number(self.workload.topology.layout(self.side()).sizes())
+    fn sizes(&self) -> RankSizes {
+        self.workload.topology.layout(self.side()).sizes()
     }
 
-    fn endpoint(&self, meet: &Meet, rank: &RankCache) -> Result<TcpEndpoint, RunError> {
+    fn other_sizes(&self) -> RankSizes {
+        self.workload.topology.layout(other(self.side())).sizes()
+    }
+
+    fn number(&self, rank: Rank) -> u32 {
+        rank.number(self.sizes())
+    }
+
+    fn endpoint(&self, meet: &Meet, rank: Rank) -> Result<TcpEndpoint, RunError> {
         let listen = match meet {
-            Meet::Listen(address, _) => Some(further_on(*address, self.number(rank.rank))?),
-            Meet::Dial(_) => None,
+            Meet::Listen(address) => Some(further_on(*address, self.number(rank))?),
+            // For the other ranks of its own engine, in this process.
+            _ if self.number(rank) == 0 && self.siblings(rank) > 0 => {
+                Some((Ipv4Addr::LOCALHOST, 0).into())
+            }
+            _ => None,
         };
         // 0 lets the endpoint choose.
         let lanes = self.args.transfer.lanes.unwrap_or(0);
         let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
         let mut endpoint = TcpEndpoint::new(tcp).map_err(RunError::io("cannot open the port"))?;
         if let Meet::Dial(addresses) = meet {
-            for address in self.addresses(addresses, rank.rank)? {
+            for address in self.addresses(addresses, rank)? {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;
             }
         }
@@ -190,8 +165,8 @@ impl Common<'_> {
     }
 
     /// Ranks of the own engine that `rank` has a link with.
-    fn siblings(&self, rank: &RankCache) -> usize {
-        match (self.role, self.number(rank.rank)) {
+    fn siblings(&self, rank: Rank) -> usize {
+        match (self.role, self.number(rank)) {
             (Role::Prefill, _) => 0,
             (Role::Decode, 0) => self.cache.ranks.len() - 1,
             (Role::Decode, _) => 1,
@@ -200,22 +175,34 @@ impl Common<'_> {
 
     /// Where those wait that `rank` has to do with.
     fn addresses(&self, all: &[SocketAddr], rank: Rank) -> Result<Vec<SocketAddr>, RunError> {
-        let sizes = self.workload.topology.layout(topology::Side::Decode).sizes();
+        let (sizes, side) = (self.other_sizes(), other(self.side()));
         let address = |peer: Rank| match all {
             [first] => further_on(*first, peer.number(sizes)),
             _ => {
                 let address = all.get(peer.number(sizes) as usize).copied();
-                address.ok_or_else(|| RunError::Peer(format!("no address of decode rank {peer}")))
+                address.ok_or_else(|| RunError::Peer(format!("no address of {side} rank {peer}")))
             }
         };
         self.counterparts(rank).into_iter().map(address).collect()
     }
 
+    /// Has each node dial those that it has to do with where the directory says, also later.
+    fn find(&self, found: Found, targets: Vec<Targets>) -> Result<Finding, RunError> {
+        let mut finder = Finder::new(found.directory, found.instance);
+        for (targets, rank) in targets.into_iter().zip(&self.cache.ranks) {
+            let peers = self.counterparts(rank.rank);
+            finder = finder.node(targets, peers.into_iter().map(in_directory));
+        }
+        finder.spawn(LOOK).map_err(RunError::io("cannot start a thread"))
+    }
+
     fn node(&self, endpoint: TcpEndpoint, rank: &RankCache) -> Result<Started, RunError> {
-        match self.fault(rank) {
+        let address = endpoint.local_addr().filter(|_| self.listens);
+        let started = match self.fault(rank.rank) {
             Some(fault) => self.drive(Faulty::new(endpoint, fault), rank),
             None => self.drive(endpoint, rank),
-        }
+        };
+        started.map(|started| Started { address, ..started })
     }
 
     fn drive<E: Park + Send + 'static>(
@@ -223,13 +210,14 @@ impl Common<'_> {
         endpoint: E,
         rank: &RankCache,
     ) -> Result<Started, RunError> {
-        let config = NodeConfig { driver: Some(endpoint.unparker()), ..self.config(rank)? };
+        let config = NodeConfig { driver: Some(endpoint.unparker()), ..self.config(rank.rank)? };
+        let (rank_of, incarnation) = (rank.rank, config.incarnation);
         let (node, client, completions) = Node::new(endpoint, rank.tables.clone(), config)?;
         let driver = Driver::spawn(node).map_err(RunError::io("cannot start a thread"))?;
-        Ok(Started { client, completions, driver })
+        Ok(Started { rank: rank_of, address: None, incarnation, client, completions, driver })
     }
 
-    fn config(&self, rank: &RankCache) -> Result<NodeConfig, RunError> {
+    fn config(&self, rank: Rank) -> Result<NodeConfig, RunError> {
         let stall = self.args.transfer.stall();
         let deadlines = Deadlines { stall, drain: stall, ..Deadlines::default() };
         let (incarnation, secret) = (random(u64::from_le_bytes)?, random(u128::from_le_bytes)?);
@@ -239,23 +227,23 @@ impl Common<'_> {
             .iter()
             .any(|side| layout(*side).sizes().total() > 1);
         let layout = split.then(|| layout(self.side()).clone());
-        let (rank, engine) = (self.number(rank.rank), self.engine);
+        let (rank, engine) = (self.number(rank), self.engine);
         let key = self.key.clone();
         Ok(NodeConfig { deadlines, engine, layout, rank, key, ..config })
     }
 
-    /// Whether a refusal is of a stranger without the key, who comes to the decode side: that must
-    /// not end its waiting.
+    /// Whether a refusal is of a stranger without the key, who comes to the side that waits: that
+    /// must not end its waiting.
     fn is_strangers(&self, cause: Cause) -> bool {
         let unproven = matches!(cause, Cause::KeyOnOneSide | Cause::Unproven);
-        unproven && self.role == Role::Decode && self.key.is_some()
+        unproven && self.listens && self.key.is_some()
     }
 
     /// Once for a run: of the two processes of a loopback, the one that listens says it, and of its
     /// ranks the first.
-    fn warn_unprotected(&self, rank: &RankCache) {
-        let speaks = !self.args.output.child || self.role == Role::Decode;
-        if speaks && self.number(rank.rank) == 0 {
+    fn warn_unprotected(&self, rank: Rank) {
+        let speaks = !self.args.output.child || self.listens;
+        if speaks && self.number(rank) == 0 {
             eprintln!(
                 "warning: no shared key (--key-file): whoever reaches the port can take part"
             );
@@ -263,8 +251,8 @@ impl Common<'_> {
     }
 
     /// Faults are injected where bytes arrive: of several ranks, at the first.
-    fn fault(&self, rank: &RankCache) -> Option<Fault> {
-        let injected = self.role == Role::Decode && self.number(rank.rank) == 0;
+    fn fault(&self, rank: Rank) -> Option<Fault> {
+        let injected = self.role == Role::Decode && self.number(rank) == 0;
         in_fabric(self.args.transfer.fault.filter(|_| injected)?)
     }
 }
@@ -276,12 +264,18 @@ pub(super) fn in_fabric(fault: args::Fault) -> Option<Fault> {
         args::Fault::DropAux => Some(Fault::DropAux),
         args::Fault::DropState => Some(Fault::DropState),
         args::Fault::DropChunk => Some(Fault::DropChunk),
-        args::Fault::LateWrite | args::Fault::LosePage | args::Fault::EndlessRoom => None,
+        // An engine's, or a router's.
+        args::Fault::LateWrite | args::Fault::LosePage => None,
+        args::Fault::EndlessRoom | args::Fault::Misroute => None,
     }
 }
 
 /// A node that has not met its peers.
 struct Started {
+    rank: Rank,
+    /// Where it waits to be dialled by the other side.
+    address: Option<SocketAddr>,
+    incarnation: u64,
     client: Client,
     completions: Completions<Request>,
     driver: Driver,
@@ -289,9 +283,10 @@ struct Started {
 
 impl Started {
     /// Waits until all peers are ready. A refusal is final: the other side has other arguments.
-    fn ready(self, common: &Common<'_>, rank: &RankCache) -> Result<RankNode, RunError> {
-        let (peers, mut missing) = (common.counterparts(rank.rank).len(), common.siblings(rank));
-        let patience = common.args.transfer.stall().max(Duration::from_secs(600));
+    fn ready(self, common: &Common<'_>, finding: Option<&Finding>) -> Result<RankNode, RunError> {
+        let rank = self.rank;
+        let (peers, mut missing) = (common.counterparts(rank).len(), common.siblings(rank));
+        let patience = patience(common.args);
         let start = std::time::Instant::now();
         let mut ready = BTreeMap::new();
         while start.elapsed() < patience {
@@ -307,16 +302,27 @@ impl Started {
                 }
                 _ => std::thread::sleep(Duration::from_millis(1)),
             }
-            let all = ready.len() == peers && missing == 0;
-            if let Some(peer) = ready.values().next().filter(|_| all) {
-                let Self { client, completions, driver } = self;
-                let (peer, peers) = (*peer, ready.values().copied().collect());
-                return Ok(RankNode { client, completions, peer, peers, _driver: driver });
+            if ready.len() == peers && missing == 0 {
+                return Ok(self.met(&ready, common.other_sizes()));
             }
         }
         let came = ready.len();
-        Err(RunError::Peer(format!("{came} of {peers} peers came in {patience:?}")))
+        let looked = finding.and_then(Finding::latest).and_then(Result::err);
+        let why = looked.map(|error| format!(": {error}")).unwrap_or_default();
+        Err(RunError::Peer(format!("{came} of {peers} peers came in {patience:?}{why}")))
     }
+
+    /// With the peers of these rank numbers, in an engine of these sizes.
+    fn met(self, ready: &BTreeMap<u32, PeerId>, sizes: RankSizes) -> RankNode {
+        let group = |(number, peer): (&u32, &PeerId)| (*peer, number / sizes.group_ranks());
+        let Self { client, completions, driver, .. } = self;
+        RankNode { client, completions, peers: ready.iter().map(group).collect(), driver }
+    }
+}
+
+/// How long the other side may take to come.
+pub(super) fn patience(args: &RunArgs) -> Duration {
+    args.transfer.stall().max(Duration::from_secs(600))
 }
 
 /// An address of this host where a port that is open there can be dialled.
@@ -345,13 +351,4 @@ pub(super) fn random<const BYTES: usize, N>(number: fn([u8; BYTES]) -> N) -> Res
     let filled = getrandom::fill(&mut bytes).map_err(io::Error::from);
     filled.map_err(RunError::io("no randomness"))?;
     Ok(number(bytes))
-}
-
-/// Wakes a thread that is parked, as [`Side::wait`]'s.
-pub(super) struct Unpark(pub(super) Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
 }

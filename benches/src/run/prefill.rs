@@ -4,7 +4,6 @@
 //! landed, and the next chunk is computed into them.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,13 +13,17 @@ use transport_core::disagg::room::RoomState;
 use transport_core::disagg::topology;
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
+use transport_tcp::bootstrap::SharedDirectory;
 
-use super::RunError;
 use super::cache::{Cache, Pool, Sizes};
+use super::directory::Presence;
 use super::gather::Done;
-use super::link::News;
-use super::node::{Meet, RankNode, Side};
-use crate::args::RunArgs;
+use super::link::{News, tell_waiting};
+use super::node::{Meet, Opened};
+use super::routing::{Announcer, policy, routed};
+use super::side::{RankNode, Side};
+use super::{RunError, resolve};
+use crate::args::{Fault, PrefillMeeting, RunArgs};
 use crate::cpu::{self, Excluded};
 use crate::pattern::{self, Content};
 use crate::report::{Completed, InFlight, Recorder, Report, Run};
@@ -38,29 +41,30 @@ const GRANT_PATIENCE: Duration = Duration::from_micros(200);
 /// And while it waits for completions, which wake it.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// Runs the prefill side until every room has closed. At `connect` the decode ranks wait: all of
-/// them in order, or the first, when the others follow at the next ports.
-pub fn run(connect: Vec<SocketAddr>, child: bool, args: &RunArgs) -> Result<Report, RunError> {
-    let workload = Workload::load(args)?;
+/// Runs a group of the prefill side until each of its rooms has closed.
+pub fn run(meeting: &PrefillMeeting, args: &RunArgs) -> Result<Report, RunError> {
+    let (workload, group, child) = (Workload::load(args)?, meeting.dp_rank, args.output.child);
     let chunk_pages = args.transfer.chunk_tokens / workload.geometry.page_tokens;
     let sizes = Sizes { pages: chunk_pages * CHUNKS, requests: args.load.concurrency };
-    let cache = Cache::allocate(&workload, topology::Side::Prefill, sizes)?;
-    let side = Side::start(Role::Prefill, Meet::Dial(connect), &cache, &workload, args)?;
-    let news = if child { News::Nobody } else { News::new(false, workload.requests.len() as u64) };
-    let engine = Engine {
-        workload: &workload,
-        chunk_pages,
-        most: args.load.concurrency as usize,
-        pages: Pool::new(&workload, &cache, Part::Kv, !args.load.seed),
-        state: (0..workload.geometry.states.len() as u8)
-            .map(|k| Pool::new(&workload, &cache, Part::State(k), !args.load.seed))
-            .collect(),
-        rooms: VecDeque::new(),
-        next: 0,
-        recorder: Recorder::new(),
-        in_flight: InFlight::default(),
+    let mut presence = Presence::open(meeting, child, args)?;
+    let cache = Cache::allocate(&workload, topology::Side::Prefill, group, sizes)?;
+    let meet = match meeting.listen {
+        Some(at) => Meet::Listen(at),
+        None => Meet::Dial(resolve(&meeting.connect)?),
     };
-    Ok(engine.run(side, news))
+    let opened = Opened::start(Role::Prefill, meet, &cache, &workload, args)?;
+    tell_waiting(child, opened.addresses());
+    if let Some(presence) = &mut presence {
+        presence.register(group, opened.seats(), &workload, args)?;
+    }
+    let mut side = opened.meet()?;
+    let directory = presence.as_ref().map(|presence| presence.directory.clone());
+    let engine = Engine::new(&workload, &cache, (group, directory), args);
+    let news = if child { News::Nobody } else { News::new(false, engine.mine.len() as u64) };
+    let report = engine.run(&mut side, news);
+    // The nodes end last: a decode side that loses them asks nobody where its requests are.
+    presence.into_iter().for_each(|presence| presence.leave(args));
+    Ok(report)
 }
 
 struct Engine<'a> {
@@ -70,7 +74,11 @@ struct Engine<'a> {
     pages: Pool,
     state: Vec<Pool>,
     rooms: VecDeque<Sending>,
+    /// The rooms of this group, in order.
+    mine: Vec<u64>,
+    /// The next of those.
     next: usize,
+    announcer: Announcer,
     recorder: Recorder,
     in_flight: InFlight,
 }
@@ -86,6 +94,8 @@ struct Sending {
     sent: u64,
     pages: u64,
     all_sent: bool,
+    /// Why we gave it up, if we did.
+    given_up: Option<String>,
 }
 
 /// A chunk whose items are filled at every rank.
@@ -101,18 +111,50 @@ struct ComputedLast {
     state: Vec<Arc<[u32]>>,
 }
 
-impl Engine<'_> {
-    fn run(mut self, mut side: Side, mut news: News) -> Report {
+impl<'a> Engine<'a> {
+    fn new(
+        workload: &'a Workload,
+        cache: &Cache,
+        (group, directory): (u32, Option<SharedDirectory>),
+        args: &RunArgs,
+    ) -> Self {
+        let (groups, routing) = (workload.groups(), args.ranks.dp_policy);
+        let (policy, stall) = (policy(groups, routing), args.transfer.stall());
+        let pool = |part| Pool::new(workload, cache, part, !args.load.seed);
+        let components = 0..workload.geometry.states.len() as u8;
+        let rooms = 0..workload.requests.len() as u64;
+        let routed = |room| routed(room, groups, routing);
+        let misroute = args.transfer.fault == Some(Fault::Misroute);
+        let wrong = |room| u32::from(misroute && room == 0);
+        Self {
+            workload,
+            chunk_pages: args.transfer.chunk_tokens / workload.geometry.page_tokens,
+            most: args.load.concurrency as usize,
+            pages: pool(Part::Kv),
+            state: components.map(|k| pool(Part::State(k))).collect(),
+            rooms: VecDeque::new(),
+            mine: rooms.filter(|room| (routed(*room) + wrong(*room)) % groups == group).collect(),
+            next: 0,
+            announcer: Announcer::new(group, policy, directory, stall),
+            recorder: Recorder::new(),
+            in_flight: InFlight::default(),
+        }
+    }
+
+    fn run(mut self, side: &mut Side, mut news: News) -> Report {
         let (start, cpu) = (Instant::now(), cpu::process().saturating_sub(PATTERN.total()));
-        while self.next < self.workload.requests.len() || !self.rooms.is_empty() {
-            self.open_rooms(&side);
-            let sent = self.send_chunk(&side);
+        while self.next < self.mine.len() || !self.rooms.is_empty() {
+            self.open_rooms(side);
+            let sent = self.send_chunk(side);
             let patience = if sent { Duration::ZERO } else { self.patience() };
             if let Some(done) = side.wait(patience) {
                 self.take(done, &mut news);
             }
-            if let Some(reason) = side.poll_loss() {
-                self.give_up(&side, &reason.to_string());
+            if let Some((_, reason)) = side.poll_loss() {
+                self.give_up(side, &reason.to_string());
+            }
+            while let Some((room, error)) = self.announcer.poll_failure() {
+                self.fail(side, room.0, format!("the directory: {error}"));
             }
         }
         let (wall, transfer) = (start.elapsed(), self.in_flight.total(Instant::now()));
@@ -129,8 +171,8 @@ impl Engine<'_> {
 
     /// Opens rooms ahead of the decode side's grants.
     fn open_rooms(&mut self, side: &Side) {
-        while self.rooms.len() < self.most * 2 && self.next < self.workload.requests.len() {
-            let room = self.next as u64;
+        while self.rooms.len() < self.most * 2 && self.next < self.mine.len() {
+            let room = self.mine[self.next];
             let open = |rank: &RankNode| rank.client.open(Open { room: RoomId(room) }).ok();
             let Some(handles) = side.ranks.iter().map(open).collect() else { return };
             let (next_page, first_chunk) = (None, None);
@@ -142,9 +184,13 @@ impl Engine<'_> {
                 sent: 0,
                 pages: 0,
                 all_sent: false,
+                given_up: None,
             };
             self.rooms.push_back(sending);
             self.next += 1;
+            if let Err(error) = self.announcer.open(room) {
+                self.fail(side, room, error.to_string());
+            }
         }
     }
 
@@ -233,8 +279,10 @@ impl Engine<'_> {
 
     fn closed(&mut self, room: u64, result: Result<(), String>, news: &mut News) {
         let place = self.rooms.iter().position(|sending| sending.room == room);
-        let Some(sending) = place.and_then(|place| self.rooms.remove(place)) else { return };
+        let Some(mut sending) = place.and_then(|place| self.rooms.remove(place)) else { return };
+        let result = sending.given_up.take().map_or(result, Err);
         let now = Instant::now();
+        self.announcer.close(room);
         if sending.first_chunk.is_some() {
             self.in_flight.close(now);
         }
@@ -253,6 +301,13 @@ impl Engine<'_> {
         }
     }
 
+    /// Gives a room up for this reason.
+    fn fail(&mut self, side: &Side, room: u64, reason: String) {
+        let sending = self.rooms.iter_mut().find(|sending| sending.room == room);
+        sending.into_iter().for_each(|sending| sending.given_up = Some(reason.clone()));
+        side.cancel(RoomId(room));
+    }
+
     /// Bytes that the decode side received of a room.
     fn bytes_of(&self, sending: &Sending) -> u64 {
         let request = &self.workload.requests[sending.room as usize];
@@ -262,11 +317,11 @@ impl Engine<'_> {
     /// The other side is gone: what has not begun will not, and what waits for it waits in vain.
     fn give_up(&mut self, side: &Side, reason: &str) {
         self.rooms.iter().for_each(|sending| side.cancel(RoomId(sending.room)));
-        for room in self.next..self.workload.requests.len() {
+        for room in self.mine.drain(..).skip(self.next) {
             let what = format!("not begun: the decode side is gone ({reason})");
-            self.recorder.failed(room as u64, what);
+            self.recorder.failed(room, what);
         }
-        self.next = self.workload.requests.len();
+        self.next = 0;
     }
 }
 

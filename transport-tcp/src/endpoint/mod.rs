@@ -37,6 +37,7 @@ use crate::peer::Peer;
 use crate::preface::LinkKey;
 use crate::reactor::{Reactor, Source};
 use crate::reject::{Reject, RejectLog};
+use crate::targets::{Targeted, Targets};
 use crate::{TcpConfig, TcpStats};
 
 use local::Nearby;
@@ -78,6 +79,7 @@ pub struct TcpEndpoint {
     config: TcpConfig,
     reactor: Reactor,
     bell: Arc<Bell>,
+    targeted: Targeted,
     listener: Option<Listener>,
     lobby: Lobby,
     peers: HashMap<PeerId, Peer>,
@@ -120,6 +122,7 @@ impl TcpEndpoint {
         Ok(Self {
             config,
             reactor,
+            targeted: Targeted::new(bell.clone()),
             bell,
             listener,
             lobby: Lobby::default(),
@@ -156,6 +159,11 @@ impl TcpEndpoint {
         let id = self.new_peer(Peer::new(address, Some(Redial::new(&self.config))));
         self.set_timer(Instant::ZERO);
         Ok(id)
+    }
+
+    /// What tells the endpoint from any thread whom to dial, also when a node owns it.
+    pub fn targets(&self) -> Targets {
+        self.targeted.targets()
     }
 
     /// Ends the link to a peer, and the path, at once and for good. The events that follow are

@@ -31,6 +31,18 @@ impl TcpEndpoint {
         id
     }
 
+    /// Dials whom it was told to, and nobody else that it was told before. True when that changed.
+    pub(super) fn follow_targets(&mut self) -> bool {
+        let Some(change) = self.targeted.take_change() else { return false };
+        change.forget.into_iter().for_each(|peer| self.forget(peer));
+        for address in change.dial {
+            // There are as many peers as there may be: the target is left out.
+            let Ok(peer) = self.dial(address) else { break };
+            self.targeted.dialled(address, peer);
+        }
+        true
+    }
+
     /// Something is due at `at`.
     pub(super) fn set_timer(&mut self, at: Instant) {
         self.next_timer = self.next_timer.min(at);

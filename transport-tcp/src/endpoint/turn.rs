@@ -33,6 +33,7 @@ impl Endpoint for TcpEndpoint {
         }
         moved |= sent;
         moved |= self.handle_events();
+        moved |= self.follow_targets();
         moved |= self.accept_some();
         moved | self.receive_ready()
     }

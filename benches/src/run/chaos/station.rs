@@ -17,7 +17,8 @@ use transport_tcp::{Driver, Park, TcpConfig, TcpEndpoint};
 
 use super::super::RunError;
 use super::super::cache::Cache;
-use super::super::node::{Unpark, in_fabric, random};
+use super::super::node::{in_fabric, random};
+use super::super::side::Unpark;
 use super::plan::{HEARTBEAT, MISSED, Timing};
 use crate::args::ChaosNodeArgs;
 
