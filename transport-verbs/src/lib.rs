@@ -1,0 +1,1 @@
+//! RDMA fabric of a KV-cache transport.
