@@ -1,0 +1,174 @@
+//! A share of a delivery, cut into work requests.
+//!
+//! A write names one address at the peer and gathers from many here, so neighbours at the peer
+//! become one request, of as many buffers as the device takes. Requests also end where a
+//! registration's piece does, here or there, and at the longest message.
+//!
+//! The buffers are reused: cutting allocates only until they have grown to the usual size.
+#![forbid(unsafe_code)]
+
+use std::ops::Range;
+
+use transport_core::fabric::Write;
+use transport_core::memory::{Segment, Segments};
+
+use crate::memory::LocalTable;
+use crate::remote::Target;
+
+/// What the rail's device takes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grain {
+    /// Index of the device among ours.
+    pub(crate) device: usize,
+    /// Longest request, in bytes.
+    pub(crate) message: u64,
+    /// Most buffers of a request.
+    pub(crate) gather: usize,
+}
+
+/// The requests of a share, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    requests: Vec<Request>,
+    buffers: Vec<Buffer>,
+    /// `requests[..next]` were taken.
+    next: usize,
+    /// Buffer of the table, and offset in its region, of the bytes added last.
+    source: (usize, u64),
+}
+
+/// One write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Request {
+    /// Where, at the peer.
+    pub(crate) address: u64,
+    pub(crate) rkey: u32,
+    pub(crate) bytes: u64,
+    first: u32,
+    count: u32,
+}
+
+/// Bytes here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Buffer {
+    pub(crate) address: u64,
+    pub(crate) bytes: u32,
+    pub(crate) lkey: u32,
+}
+
+/// The peer's tables do not have what is to be written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct OutOfReach;
+
+impl Cut {
+    /// Cuts the bytes `share` of the write's stream. What was cut before is forgotten.
+    pub(crate) fn fill(
+        &mut self,
+        write: &Write,
+        share: Range<u64>,
+        local: &LocalTable,
+        target: &Target<'_>,
+        grain: &Grain,
+    ) -> Result<(), OutOfReach> {
+        self.clear();
+        let mut at = 0;
+        for segment in segments(write, target)? {
+            let (start, end) = (at.max(share.start), (at + segment.len).min(share.end));
+            if start < end {
+                let skipped = start - at;
+                let (local_at, remote_at) = (segment.local + skipped, segment.remote + skipped);
+                let part =
+                    Segment { local: local_at, remote: remote_at, len: end - start, ..segment };
+                self.add(part, local, target, grain)?;
+            }
+            at += segment.len;
+            if at >= share.end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.requests.clear();
+        self.buffers.clear();
+        self.next = 0;
+    }
+
+    /// Requests not taken yet.
+    pub(crate) fn left(&self) -> usize {
+        self.requests.len() - self.next
+    }
+
+    /// The next request and its buffers.
+    pub(crate) fn peek(&self) -> Option<(Request, &[Buffer])> {
+        let request = *self.requests.get(self.next)?;
+        Some((request, &self.buffers[request.first as usize..][..request.count as usize]))
+    }
+
+    /// The next request was taken.
+    pub(crate) fn advance(&mut self) {
+        self.next += 1;
+    }
+
+    /// Requests of the share.
+    pub(crate) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Of a share of one buffer: which of the table's it is of, and where in its region it begins.
+    pub(crate) fn source(&self) -> (usize, u64) {
+        self.source
+    }
+
+    /// Cuts a segment where keys end.
+    fn add(
+        &mut self,
+        mut segment: Segment,
+        local: &LocalTable,
+        target: &Target<'_>,
+        grain: &Grain,
+    ) -> Result<(), OutOfReach> {
+        let (base, registered) = local.buffer(segment.buffer).ok_or(OutOfReach)?;
+        while segment.len > 0 {
+            let address = base + segment.local;
+            let (lkey, here) = registered.local(grain.device, address).ok_or(OutOfReach)?;
+            let (remote, rkey, there) =
+                target.reach(segment.buffer, segment.remote).ok_or(OutOfReach)?;
+            let bytes = segment.len.min(here).min(there).min(grain.message);
+            let buffer = Buffer { address, bytes: bytes as u32, lkey };
+            self.source = (segment.buffer, segment.local);
+            self.push(remote, rkey, buffer, grain);
+            segment.local += bytes;
+            segment.remote += bytes;
+            segment.len -= bytes;
+        }
+        Ok(())
+    }
+
+    /// Lets the last request gather the buffer, or begins one.
+    fn push(&mut self, address: u64, rkey: u32, buffer: Buffer, grain: &Grain) {
+        let bytes = u64::from(buffer.bytes);
+        let first = self.buffers.len() as u32;
+        self.buffers.push(buffer);
+        if let Some(last) = self.requests.last_mut() {
+            let follows = last.address + last.bytes == address && last.rkey == rkey;
+            let fits = (last.count as usize) < grain.gather && last.bytes + bytes <= grain.message;
+            if follows && fits {
+                last.count += 1;
+                last.bytes += bytes;
+                return;
+            }
+        }
+        self.requests.push(Request { address, rkey, bytes, first, count: 1 });
+    }
+}
+
+fn segments<'a>(write: &'a Write, target: &Target<'a>) -> Result<Segments<'a>, OutOfReach> {
+    let items = write.grant.items(write.part);
+    let granted = items.get(write.first as usize..).unwrap_or(&[]);
+    let granted = granted.get(..write.items.len()).ok_or(OutOfReach)?;
+    let buffers = usize::from(write.buffers.start)..usize::from(write.buffers.end);
+    let (here, there) = ((write.table.shapes(), &*write.items), (target.shapes(), granted));
+    Segments::new(buffers, here, there).ok_or(OutOfReach)
+}

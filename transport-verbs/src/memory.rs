@@ -1,0 +1,176 @@
+//! Memory that the devices may reach: registered once, found again by range, kept while in use.
+//!
+//! A device may not take more than so much in one registration, so a region is registered in pieces
+//! of equal length; and it is registered with every device that we use. A region that lies within
+//! one that is registered already is not registered again.
+//!
+//! Whoever uses a registration holds its [`Registered`]: while somebody does, and for a while after
+//! (registering costs milliseconds per gigabyte), its pages stay pinned and its memory is not freed.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Weak};
+
+use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
+
+use crate::sys::{Access, Domain, Registration};
+
+/// Registrations that nobody uses and that are kept for the next who does.
+const IDLE: usize = 64;
+
+/// Registered memory.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    start: u64,
+    len: u64,
+    piece: u64,
+    /// For every device, for every piece.
+    pieces: Box<[Box<[Registration]>]>,
+    /// Whether it was closed, and so will not be asked for again.
+    region: MemoryRegion,
+}
+
+impl Registered {
+    /// First byte.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The key for `address`, which must lie within, at a device, and how many bytes from there on
+    /// it is good for.
+    pub(crate) fn local(&self, device: usize, address: u64) -> Option<(u32, u64)> {
+        let (at, piece) = (address.checked_sub(self.start)?, self.piece);
+        let registration = self.pieces.get(device)?.get((at / piece) as usize)?;
+        Some((registration.lkey(), piece - at % piece))
+    }
+
+    /// The keys by which peers reach the pieces at a device.
+    pub(crate) fn remote(&self, device: usize) -> impl Iterator<Item = u32> {
+        self.pieces.get(device).into_iter().flatten().map(Registration::rkey)
+    }
+
+    fn covers(&self, start: u64, len: u64) -> bool {
+        start >= self.start && start - self.start + len <= self.len
+    }
+}
+
+/// A table whose regions are registered.
+#[derive(Debug)]
+pub(crate) struct LocalTable {
+    buffers: Box<[(u64, Arc<Registered>)]>,
+}
+
+impl LocalTable {
+    /// The address of a buffer's region, and its registration.
+    pub(crate) fn buffer(&self, buffer: usize) -> Option<(u64, &Registered)> {
+        self.buffers.get(buffer).map(|(start, registered)| (*start, &**registered))
+    }
+
+    /// The buffers in order.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = (u64, &Arc<Registered>)> {
+        self.buffers.iter().map(|(start, registered)| (*start, registered))
+    }
+}
+
+/// All registrations of an endpoint.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    devices: Vec<Arc<Domain>>,
+    /// Longest piece, a multiple of the page size.
+    piece: u64,
+    relaxed: bool,
+    /// Few, so searched from the front; the latest used are last.
+    known: Vec<Arc<Registered>>,
+    /// Tables that were seen, by address. A table that is gone is found by its dead pointer.
+    tables: HashMap<usize, (Weak<PagedTable>, Arc<LocalTable>)>,
+    bound: Vec<Arc<LocalTable>>,
+}
+
+impl Memory {
+    pub(crate) fn new(devices: Vec<Arc<Domain>>, piece: u64, relaxed: bool) -> Self {
+        let (known, tables, bound) = Default::default();
+        let piece = (piece & !4095).max(4096);
+        Self { devices, piece, relaxed, known, tables, bound }
+    }
+
+    /// Longest piece of a registration.
+    pub(crate) fn piece(&self) -> u64 {
+        self.piece
+    }
+
+    /// Registers the regions of all tables, for good.
+    pub(crate) fn bind(&mut self, tables: &CacheTables) -> io::Result<()> {
+        for part in tables.parts() {
+            if let Some(table) = tables.table(part) {
+                let local = self.table(table)?;
+                self.bound.push(local);
+            }
+        }
+        Ok(())
+    }
+
+    /// The table's regions, registered.
+    pub(crate) fn table(&mut self, table: &Arc<PagedTable>) -> io::Result<Arc<LocalTable>> {
+        let key = Arc::as_ptr(table) as usize;
+        // The weak pointer keeps the address from being another table's.
+        if let Some((_, local)) = self.tables.get(&key) {
+            return Ok(Arc::clone(local));
+        }
+        let buffers = (0..table.shapes().len()).map(|buffer| {
+            let region = table.region(buffer);
+            Ok((region.as_ptr() as u64, self.region(region)?))
+        });
+        let local = Arc::new(LocalTable { buffers: buffers.collect::<io::Result<_>>()? });
+        self.tables.retain(|_, (table, _)| table.strong_count() > 0);
+        self.tables.insert(key, (Arc::downgrade(table), Arc::clone(&local)));
+        Ok(local)
+    }
+
+    /// The region, registered. Fails with what the system says: too much memory would be pinned,
+    /// or it is none that can be.
+    pub(crate) fn region(&mut self, region: &MemoryRegion) -> io::Result<Arc<Registered>> {
+        let (start, len) = (region.as_ptr() as u64, region.len() as u64);
+        if let Some(found) = self.known.iter().rposition(|known| known.covers(start, len)) {
+            return Ok(Arc::clone(&self.known[found]));
+        }
+        self.evict();
+        let register = |domain: &Arc<Domain>| self.pieces(domain, region);
+        let pieces = self.devices.iter().map(register).collect::<io::Result<_>>()?;
+        let (piece, region) = (self.piece, region.clone());
+        let registered = Arc::new(Registered { start, len, piece, pieces, region });
+        self.known.push(Arc::clone(&registered));
+        Ok(registered)
+    }
+
+    fn pieces(
+        &self,
+        domain: &Arc<Domain>,
+        region: &MemoryRegion,
+    ) -> io::Result<Box<[Registration]>> {
+        let access = Access::Remote { relaxed: self.relaxed };
+        let piece = self.piece as usize;
+        let starts = (0..region.len()).step_by(piece);
+        let one =
+            |start: usize| domain.register(region, start, piece.min(region.len() - start), access);
+        starts.map(one).collect()
+    }
+
+    /// Lets go what nobody uses: whatever was closed, and the oldest beyond [`IDLE`].
+    fn evict(&mut self) {
+        self.tables.retain(|_, (table, _)| table.strong_count() > 0);
+        self.known.retain(|known| Arc::strong_count(known) > 1 || !known.region.is_closed());
+        let idle = |known: &Arc<Registered>| Arc::strong_count(known) == 1;
+        let mut surplus = self.known.iter().filter(|k| idle(k)).count().saturating_sub(IDLE);
+        self.known.retain(|known| {
+            let goes = idle(known) && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+}
