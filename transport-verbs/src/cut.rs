@@ -95,11 +95,6 @@ impl Cut {
         self.next = 0;
     }
 
-    /// Requests not taken yet.
-    pub(crate) fn left(&self) -> usize {
-        self.requests.len() - self.next
-    }
-
     /// The next request and its buffers.
     pub(crate) fn peek(&self) -> Option<(Request, &[Buffer])> {
         let request = *self.requests.get(self.next)?;

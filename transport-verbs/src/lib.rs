@@ -32,7 +32,6 @@ mod stats;
 #[allow(unsafe_code)]
 mod sys;
 mod tally;
-
 pub use address::{MAX_PORTS, Unfit};
 pub use config::VerbsConfig;
 pub use devices::{DeviceInfo, GidInfo, NoDevice, PortInfo, Unusable, devices};

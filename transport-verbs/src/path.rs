@@ -66,7 +66,7 @@ pub(crate) struct Path {
     delayed: Vec<Vec<u8>>,
     /// What the peer has told.
     tables: HashMap<u32, Arc<RemoteTables>>,
-    granted: HashMap<GrantId, Granted>,
+    pub(crate) granted: HashMap<GrantId, Granted>,
     /// Grants that the peer has withdrawn, or never gave.
     refused: HashSet<GrantId>,
     /// The grant that the peer was asked for last.

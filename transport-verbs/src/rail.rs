@@ -145,6 +145,12 @@ impl Rail {
         self.live().map(|live| live.psn)
     }
 
+    /// Requests posted in the present life.
+    #[cfg(test)]
+    pub(crate) fn requests(&self) -> u64 {
+        self.live().map_or(0, |live| live.tally.next())
+    }
+
     /// When draining must be over.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.state {

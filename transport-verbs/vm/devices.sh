@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes two RDMA devices in the virtual machine, rxa and rxb, whose packets really cross a wire (a veth pair), so that it
-# can be cut, slowed and made to lose. Sourced by the job, as root of the guest.
+# Makes three RDMA devices in the virtual machine. The packets between rxa and rxb really cross a wire (a veth pair), so
+# that it can be cut, slowed and made to lose; rxc reaches only itself, and so goes on when the wire is cut. Sourced by
+# the job, as root of the guest.
 #
 # Both ends of the pair are in one network namespace, because rxe's UDP port exists in the first one only; so it takes
 # routing by policy to keep packets between two local addresses from going over `lo`, where rxe drops them.
@@ -29,4 +30,8 @@ ip neigh add 10.9.0.2 lladdr "$(cat /sys/class/net/vb/address)" dev va nud perma
 ip neigh add 10.9.0.1 lladdr "$(cat /sys/class/net/va/address)" dev vb nud permanent
 rdma link add rxa type rxe netdev va
 rdma link add rxb type rxe netdev vb
+ip link add du0 type dummy
+ip addr add 192.0.2.1/24 dev du0
+ip link set du0 mtu 4200 up
+rdma link add rxc type rxe netdev du0
 set +e

@@ -131,10 +131,6 @@ impl Entries {
         };
         Done { id: wc.wr_id(), status, kind, pair: wc.qp_num, bytes: wc.len() as u32 }
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl fmt::Debug for Entries {
