@@ -4,6 +4,10 @@
 //! become one request, of as many buffers as the device takes. Requests also end where a
 //! registration's piece does, here or there, and at the longest message.
 //!
+//! Tiny pieces that are neighbours at the peer only (some heads of every token) would make requests
+//! of a few bytes each. Where the caller can *pack*, copy them together before they are written,
+//! such a request has as many of them as make [`PACK`] bytes.
+//!
 //! The buffers are reused: cutting allocates only until they have grown to the usual size.
 #![forbid(unsafe_code)]
 
@@ -14,6 +18,11 @@ use transport_core::memory::{Segment, Segments};
 
 use crate::memory::LocalTable;
 use crate::remote::Target;
+
+/// Longest piece that is packed.
+pub(crate) const PACK_PIECE: u64 = 512;
+/// Most bytes that are packed together.
+const PACK: u64 = 16 << 10;
 
 /// What the rail's device takes.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +42,7 @@ pub(crate) struct Cut {
     buffers: Vec<Buffer>,
     /// `requests[..next]` were taken.
     next: usize,
-    /// Buffer of the table, and offset in its region, of the bytes added last.
-    source: (usize, u64),
+    pack: bool,
 }
 
 /// One write.
@@ -46,6 +54,8 @@ pub(crate) struct Request {
     pub(crate) bytes: u64,
     first: u32,
     count: u32,
+    /// The longest of its buffers.
+    longest: u32,
 }
 
 /// Bytes here.
@@ -54,6 +64,8 @@ pub(crate) struct Buffer {
     pub(crate) address: u64,
     pub(crate) bytes: u32,
     pub(crate) lkey: u32,
+    /// Which buffer of the table it is of.
+    pub(crate) of: u16,
 }
 
 /// The peer's tables do not have what is to be written.
@@ -61,7 +73,8 @@ pub(crate) struct Buffer {
 pub(crate) struct OutOfReach;
 
 impl Cut {
-    /// Cuts the bytes `share` of the write's stream. What was cut before is forgotten.
+    /// Cuts the bytes `share` of the write's stream. What was cut before is forgotten. With `pack`,
+    /// requests of tiny buffers may have more of them than the device gathers.
     pub(crate) fn fill(
         &mut self,
         write: &Write,
@@ -69,8 +82,10 @@ impl Cut {
         local: &LocalTable,
         target: &Target<'_>,
         grain: &Grain,
+        pack: bool,
     ) -> Result<(), OutOfReach> {
         self.clear();
+        self.pack = pack;
         let mut at = 0;
         for segment in segments(write, target)? {
             let (start, end) = (at.max(share.start), (at + segment.len).min(share.end));
@@ -111,11 +126,6 @@ impl Cut {
         self.requests.len()
     }
 
-    /// Of a share of one buffer: which of the table's it is of, and where in its region it begins.
-    pub(crate) fn source(&self) -> (usize, u64) {
-        self.source
-    }
-
     /// Cuts a segment where keys end.
     fn add(
         &mut self,
@@ -131,8 +141,7 @@ impl Cut {
             let (remote, rkey, there) =
                 target.reach(segment.buffer, segment.remote).ok_or(OutOfReach)?;
             let bytes = segment.len.min(here).min(there).min(grain.message);
-            let buffer = Buffer { address, bytes: bytes as u32, lkey };
-            self.source = (segment.buffer, segment.local);
+            let buffer = Buffer { address, bytes: bytes as u32, lkey, of: segment.buffer as u16 };
             self.push(remote, rkey, buffer, grain);
             segment.local += bytes;
             segment.remote += bytes;
@@ -148,14 +157,20 @@ impl Cut {
         self.buffers.push(buffer);
         if let Some(last) = self.requests.last_mut() {
             let follows = last.address + last.bytes == address && last.rkey == rkey;
-            let fits = (last.count as usize) < grain.gather && last.bytes + bytes <= grain.message;
-            if follows && fits {
+            let packed = self.pack
+                && u64::from(last.longest.max(buffer.bytes)) <= PACK_PIECE
+                && last.bytes + bytes <= PACK;
+            // What was packed beyond what can be gathered takes no long buffer any more.
+            let gathered = (last.count as usize) < grain.gather;
+            if follows && (gathered || packed) && last.bytes + bytes <= grain.message {
                 last.count += 1;
                 last.bytes += bytes;
+                last.longest = last.longest.max(buffer.bytes);
                 return;
             }
         }
-        self.requests.push(Request { address, rkey, bytes, first, count: 1 });
+        let longest = buffer.bytes;
+        self.requests.push(Request { address, rkey, bytes, first, count: 1, longest });
     }
 }
 

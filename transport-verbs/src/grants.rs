@@ -8,9 +8,10 @@
 //! again as late as possible, under another turn, so that news of an old room find nobody.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use transport_core::fabric::{FabricEvent, PathError};
 use transport_core::transfer::{Grant, GrantId, Part};
 

@@ -15,12 +15,16 @@
 #![deny(unsafe_code)]
 
 mod address;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod config;
 mod control;
 mod cut;
 mod devices;
 mod endpoint;
 mod grants;
+mod line;
 mod memory;
 mod news;
 mod nic;
@@ -28,6 +32,7 @@ mod outbox;
 mod path;
 mod rail;
 mod remote;
+mod staging;
 mod stats;
 #[allow(unsafe_code)]
 mod sys;

@@ -1,17 +1,17 @@
 //! Memory that the devices may reach: registered once, found again by range, kept while in use.
 //!
 //! A device may not take more than so much in one registration, so a region is registered in pieces
-//! of equal length; and it is registered with every device that we use. A region that lies within
+//! of equal length, a power of two; and it is registered with every device that we use. A region that lies within
 //! one that is registered already is not registered again.
 //!
 //! Whoever uses a registration holds its [`Registered`]: while somebody does, and for a while after
 //! (registering costs milliseconds per gigabyte), its pages stay pinned and its memory is not freed.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Weak};
 
+use hashbrown::HashMap;
 use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
 
 use crate::sys::{Access, Domain, Registration};
@@ -24,11 +24,21 @@ const IDLE: usize = 64;
 pub(crate) struct Registered {
     start: u64,
     len: u64,
-    piece: u64,
+    /// Logarithm of a piece's length.
+    shift: u32,
     /// For every device, for every piece.
-    pieces: Box<[Box<[Registration]>]>,
-    /// Whether it was closed, and so will not be asked for again.
+    pieces: Box<[Box<[Piece]>]>,
+    /// Kept; and once it was closed, it will not be asked for again.
     region: MemoryRegion,
+}
+
+/// The keys of a piece, local and remote.
+#[derive(Debug)]
+struct Piece {
+    lkey: u32,
+    rkey: u32,
+    /// None where nothing is really registered, in benchmarks.
+    _registration: Option<Registration>,
 }
 
 impl Registered {
@@ -45,14 +55,24 @@ impl Registered {
     /// The key for `address`, which must lie within, at a device, and how many bytes from there on
     /// it is good for.
     pub(crate) fn local(&self, device: usize, address: u64) -> Option<(u32, u64)> {
-        let (at, piece) = (address.checked_sub(self.start)?, self.piece);
-        let registration = self.pieces.get(device)?.get((at / piece) as usize)?;
-        Some((registration.lkey(), piece - at % piece))
+        let at = address.checked_sub(self.start)?;
+        let found = self.pieces.get(device)?.get((at >> self.shift) as usize)?;
+        let piece = 1 << self.shift;
+        Some((found.lkey, piece - (at & (piece - 1))))
     }
 
     /// The keys by which peers reach the pieces at a device.
     pub(crate) fn remote(&self, device: usize) -> impl Iterator<Item = u32> {
-        self.pieces.get(device).into_iter().flatten().map(Registration::rkey)
+        self.pieces.get(device).into_iter().flatten().map(|piece| piece.rkey)
+    }
+
+    /// What only looks registered, at one device.
+    #[cfg(feature = "bench")]
+    pub(crate) fn pretend(region: &MemoryRegion) -> Self {
+        let (start, len, shift) = (region.as_ptr() as u64, region.len() as u64, 40);
+        let one = Piece { lkey: 1, rkey: 2, _registration: None };
+        let pieces = Box::new([Box::from([one])]);
+        Self { start, len, shift, pieces, region: region.clone() }
     }
 
     fn covers(&self, start: u64, len: u64) -> bool {
@@ -67,6 +87,12 @@ pub(crate) struct LocalTable {
 }
 
 impl LocalTable {
+    /// A table of one region.
+    #[cfg(feature = "bench")]
+    pub(crate) fn of(registered: Arc<Registered>) -> Self {
+        Self { buffers: Box::new([(registered.start, registered)]) }
+    }
+
     /// The address of a buffer's region, and its registration.
     pub(crate) fn buffer(&self, buffer: usize) -> Option<(u64, &Registered)> {
         self.buffers.get(buffer).map(|(start, registered)| (*start, &**registered))
@@ -82,8 +108,8 @@ impl LocalTable {
 #[derive(Debug)]
 pub(crate) struct Memory {
     devices: Vec<Arc<Domain>>,
-    /// Longest piece, a multiple of the page size.
-    piece: u64,
+    /// Logarithm of the longest piece's length.
+    shift: u32,
     relaxed: bool,
     /// Few, so searched from the front; the latest used are last.
     known: Vec<Arc<Registered>>,
@@ -95,13 +121,14 @@ pub(crate) struct Memory {
 impl Memory {
     pub(crate) fn new(devices: Vec<Arc<Domain>>, piece: u64, relaxed: bool) -> Self {
         let (known, tables, bound) = Default::default();
-        let piece = (piece & !4095).max(4096);
-        Self { devices, piece, relaxed, known, tables, bound }
+        // A power of two, so that finding a byte's piece takes no division.
+        let shift = piece.max(4096).ilog2().min(62);
+        Self { devices, shift, relaxed, known, tables, bound }
     }
 
-    /// Longest piece of a registration.
-    pub(crate) fn piece(&self) -> u64 {
-        self.piece
+    /// Logarithm of the length of a registration's pieces.
+    pub(crate) fn shift(&self) -> u32 {
+        self.shift
     }
 
     /// Registers the regions of all tables, for good.
@@ -142,22 +169,22 @@ impl Memory {
         self.evict();
         let register = |domain: &Arc<Domain>| self.pieces(domain, region);
         let pieces = self.devices.iter().map(register).collect::<io::Result<_>>()?;
-        let (piece, region) = (self.piece, region.clone());
-        let registered = Arc::new(Registered { start, len, piece, pieces, region });
+        let (shift, region) = (self.shift, region.clone());
+        let registered = Arc::new(Registered { start, len, shift, pieces, region });
         self.known.push(Arc::clone(&registered));
         Ok(registered)
     }
 
-    fn pieces(
-        &self,
-        domain: &Arc<Domain>,
-        region: &MemoryRegion,
-    ) -> io::Result<Box<[Registration]>> {
+    fn pieces(&self, domain: &Arc<Domain>, region: &MemoryRegion) -> io::Result<Box<[Piece]>> {
         let access = Access::Remote { relaxed: self.relaxed };
-        let piece = self.piece as usize;
+        let piece = 1usize << self.shift;
         let starts = (0..region.len()).step_by(piece);
-        let one =
-            |start: usize| domain.register(region, start, piece.min(region.len() - start), access);
+        let one = |start: usize| {
+            let len = piece.min(region.len() - start);
+            let registration = domain.register(region, start, len, access)?;
+            let (lkey, rkey) = (registration.lkey(), registration.rkey());
+            Ok(Piece { lkey, rkey, _registration: Some(registration) })
+        };
         starts.map(one).collect()
     }
 

@@ -33,6 +33,7 @@ pub(crate) struct Nic {
     records: MemoryRegion,
     registered: Registration,
     entries: Entries,
+    news: Vec<News>,
     /// Receives to be posted again.
     spent: Vec<u32>,
     /// How often the channel has told of something: a queue that was armed before is so no more.
@@ -85,6 +86,7 @@ impl Nic {
         let records = MemoryRegion::allocate(len).ok_or(io::ErrorKind::OutOfMemory)?;
         let registered = domain.register(&records, 0, len, Access::Local)?;
         let (entries, spent) = (Entries::new(BATCH), (0..depth).collect());
+        let news = Vec::with_capacity(BATCH);
         let mut nic = Self {
             context,
             domain,
@@ -95,6 +97,7 @@ impl Nic {
             records,
             registered,
             entries,
+            news,
             spent,
             told: 0,
             armed: None,
@@ -103,20 +106,29 @@ impl Nic {
         Ok(nic)
     }
 
-    /// Takes news of peers' writes, at most a batch. Fails when the device does.
-    pub(crate) fn poll(&mut self, mut each: impl FnMut(News)) -> io::Result<usize> {
+    /// Takes news of peers' writes, at most a batch, into [`Nic::news`], which are forgotten. How
+    /// many there are. Fails when the device does.
+    pub(crate) fn poll(&mut self) -> io::Result<usize> {
         let came = self.received.poll(&mut self.entries)?;
+        if came == 0 {
+            return Ok(0);
+        }
+        self.news.clear();
         for index in 0..came {
             let done = self.entries.at(index);
             self.spent.push(done.id as u32);
             if done.status == 0 {
-                each(News { pair: done.pair, what: self.read(&done) });
+                let what = self.read(&done);
+                self.news.push(News { pair: done.pair, what });
             }
         }
-        if came > 0 {
-            self.refill()?;
-        }
+        self.refill()?;
         Ok(came)
+    }
+
+    /// One of the news that the last poll brought.
+    pub(crate) fn news(&self, index: usize) -> Option<News> {
+        self.news.get(index).copied()
     }
 
     /// Has the channel tell of the next arrival. True when that was not so before, and what came

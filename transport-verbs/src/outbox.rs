@@ -217,8 +217,7 @@ mod tests {
     }
 
     fn granted() -> Granted {
-        let body = [4096u64.to_le_bytes().to_vec(), vec![1, 0, 0, 0]].concat();
-        let tables = Arc::new(RemoteTables::decode(&body, 1).unwrap());
+        let tables = Arc::new(RemoteTables::decode(&[12, 1, 0, 0, 0], 1).unwrap());
         Granted { tag: 1, place: Place { slot: 0, turn: 0 }, tables }
     }
 

@@ -14,9 +14,10 @@
 mod permits;
 mod setup;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
 use transport_core::Instant;
 use transport_core::fabric::{
     FabricEvent, PathError, PeerId, PostError, Refusal, Write, WriteError, WriteId,

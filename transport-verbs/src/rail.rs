@@ -6,7 +6,7 @@
 //! the pair is destroyed and the peer told (`Gone`). Only when the peer's pair is gone as well can
 //! no packet of it be under way any more; then its unfinished shares are given to others.
 //!
-//! Invariant: a share that the rail was given is in exactly one place: `tally` or `held`, until it
+//! Invariant: a share that the rail was given is in exactly one place: `line` or `held`, until it
 //! is handed to `ended` or taken by [`Rail::release`].
 #![forbid(unsafe_code)]
 
@@ -18,23 +18,15 @@ use transport_core::Instant;
 use transport_core::fabric::{PathError, Refusal, WriteError};
 
 use crate::address::RailPlan;
-use crate::cut::{Cut, Grain};
+use crate::cut::Grain;
+use crate::line::{GATHER, Line, MARKER};
 use crate::memory::LocalTable;
-use crate::news::{RECORD, Short};
 use crate::nic::{Nic, Port};
 use crate::outbox::{Outbox, Outgoing, Share};
+use crate::staging::Staging;
 use crate::stats::VerbsStats;
 use crate::sys::{Chain, Entries, Pair, PairSpec, Queue, Way, errno};
-use crate::tally::Tally;
 
-/// Requests handed to the device with one doorbell, at most.
-const CHAIN: usize = 32;
-/// Buffers of those requests.
-const CHAIN_BUFFERS: usize = 256;
-/// Most buffers of one request, also where a device takes more.
-const GATHER: u32 = 16;
-/// The number of the request that ends a failed pair's reports.
-const MARKER: u64 = u64::MAX;
 /// How long a device may take to report what was posted to a failed pair.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Statuses by which a peer's device says that it lets nobody write there.
@@ -74,16 +66,7 @@ struct Live {
     pair: Pair,
     sent: Arc<Queue>,
     psn: u32,
-    tally: Tally<Share>,
-    chain: Chain,
-    cut: Cut,
-    /// The share that is being posted.
-    current: Option<Share>,
-    /// Bytes of shares that are not over.
-    backlog: u64,
-    grain: Grain,
-    /// Requests that the device did not take.
-    lost: u64,
+    line: Line,
     drained: bool,
     armed: Option<u64>,
 }
@@ -148,7 +131,7 @@ impl Rail {
     /// Requests posted in the present life.
     #[cfg(test)]
     pub(crate) fn requests(&self) -> u64 {
-        self.live().map_or(0, |live| live.tally.next())
+        self.live().map_or(0, |live| live.line.tally.next())
     }
 
     /// When draining must be over.
@@ -244,8 +227,9 @@ impl Rail {
     ) -> bool {
         let held = &mut self.held;
         let live = match &mut self.state {
-            State::Draining(live, _) | State::Up(live) => live,
-            State::Down | State::Opening(_) => return false,
+            State::Draining(live, _) => live,
+            State::Up(live) if !live.line.is_idle() => live,
+            State::Down | State::Opening(_) | State::Up(_) => return false,
         };
         let (came, failed) = live.poll(work, &mut |share, result| match result {
             Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
@@ -266,8 +250,8 @@ impl Rail {
         }
         let (number, held) = (live.pair.number(), &mut self.held);
         // Without the marker nobody knows what of the silent requests has landed: all is repeated.
-        let lost = if live.drained { live.lost } else { u64::MAX };
-        live.tally.drain(lost, |share, result| match result {
+        let lost = if live.drained { live.line.lost() } else { u64::MAX };
+        live.line.tally.drain(lost, |share, result| match result {
             Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
             result => ended.push((share, result.map_err(|_| refused()))),
         });
@@ -283,8 +267,7 @@ impl Rail {
     /// Bytes under way, if another share can be begun.
     pub(crate) fn backlog(&self) -> Option<u64> {
         let State::Up(live) = &self.state else { return None };
-        let free = live.current.is_none() && live.tally.room() > 1;
-        free.then_some(live.backlog)
+        live.line.backlog()
     }
 
     /// Begins to post a share. False when the peer has no such memory, or the table is not
@@ -292,15 +275,17 @@ impl Rail {
     pub(crate) fn begin(&mut self, share: Share, outgoing: &Outgoing, local: &LocalTable) -> bool {
         let theirs = self.theirs;
         let Some(live) = self.live_mut() else { return false };
-        live.begin(share, outgoing, local, theirs)
+        live.line.begin(share, outgoing, local, theirs)
     }
 
     /// Hands what can be posted to the device. True when something was.
     pub(crate) fn pump(&mut self, now: Instant, work: &mut Work<'_>) -> bool {
         let State::Up(live) = &mut self.state else { return false };
-        let before = live.tally.next();
-        let result = live.push(work);
-        let moved = live.tally.next() != before;
+        let before = live.line.tally.next();
+        let outgoing = live.line.current().and_then(|share| work.outbox.get(share.write));
+        let Some(outgoing) = outgoing else { return false };
+        let result = live.line.push(outgoing, &live.pair, work.stats);
+        let moved = live.line.tally.next() != before;
         if let Err(error) = result {
             self.fail(error, now);
         }
@@ -310,7 +295,7 @@ impl Rail {
     /// Rings the doorbell for what waits for it.
     pub(crate) fn ring(&mut self, now: Instant, stats: &mut VerbsStats) {
         let State::Up(live) = &mut self.state else { return };
-        if let Err(error) = live.ring(stats) {
+        if let Err(error) = live.line.ring(&live.pair, stats) {
             self.fail(error, now);
         }
     }
@@ -318,7 +303,7 @@ impl Rail {
     /// Has the device's channel tell of reports. True when that was not so before.
     pub(crate) fn arm(&mut self, told: u64) -> bool {
         let Some(live) = self.live_mut() else { return false };
-        if live.tally.is_idle() && !live.chain_waits() || live.armed == Some(told) {
+        if live.line.is_idle() || live.armed == Some(told) {
             return false;
         }
         live.armed = live.sent.arm().ok().map(|()| told);
@@ -344,182 +329,21 @@ impl Live {
             gather,
             inline: Chain::INLINE as u32,
         })?;
-        if (pair.inline() as usize) < RECORD {
+        if (pair.inline() as usize) < Chain::INLINE {
             return Err(io::ErrorKind::Unsupported.into());
         }
         let message = port.max_message.clamp(4096, 1 << 30);
         let grain = Grain { device: port.nic, message, gather: gather as usize };
-        let chain = Chain::new(CHAIN.min(depth as usize / 2), CHAIN_BUFFERS);
+        let line = Line::new(depth, grain, Some(Staging::new(&nic.domain)?));
         // Any number will do that differs from life to life.
         let psn = pair.number().wrapping_mul(0x9e_3779) & 0xff_ffff;
-        Ok(Self {
-            pair,
-            sent,
-            psn,
-            tally: Tally::new(depth),
-            chain,
-            cut: Cut::default(),
-            current: None,
-            backlog: 0,
-            grain,
-            lost: 0,
-            drained: false,
-            armed: None,
-        })
+        Ok(Self { pair, sent, psn, line, drained: false, armed: None })
     }
 
-    fn begin(
-        &mut self,
-        share: Share,
-        outgoing: &Outgoing,
-        local: &LocalTable,
-        port: usize,
-    ) -> bool {
-        let range = outgoing.range(share.index);
-        let tables = outgoing.granted.as_ref().map(|granted| &granted.tables);
-        let target = tables.and_then(|tables| tables.target(outgoing.write.part, port));
-        let Some(target) = target else { return false };
-        let bytes = range.end - range.start;
-        if self.cut.fill(&outgoing.write, range, local, &target, &self.grain).is_err() {
-            self.cut.clear();
-            return false;
-        }
-        self.backlog += bytes;
-        self.tally.begin(share);
-        self.current = Some(share);
-        true
-    }
-
-    /// Posts what there is room for of the present share, its announcement last.
-    fn push(&mut self, work: &mut Work<'_>) -> Result<(), i32> {
-        let Some(share) = self.current else { return Ok(()) };
-        let Some(outgoing) = work.outbox.get(share.write) else { return Ok(()) };
-        let short = short(outgoing).filter(|_| self.cut.len() <= 1);
-        if let Some(bits) = short {
-            return self.push_single(outgoing, bits, work.stats);
-        }
-        while let Some((request, buffers)) = self.cut.peek() {
-            if self.tally.room() == 0 {
-                return Ok(());
-            }
-            if !self.chain.has_room(buffers.len()) {
-                self.ring(work.stats)?;
-                continue;
-            }
-            self.chain.write(self.tally.next(), request.address, request.rkey);
-            for buffer in buffers {
-                self.chain.gather(buffer.address, buffer.bytes, buffer.lkey);
-            }
-            self.tally.posted();
-            self.cut.advance();
-        }
-        self.push_record(share, outgoing, work.stats)
-    }
-
-    /// Posts a share of one request, or none, that announces itself.
-    fn push_single(
-        &mut self,
-        outgoing: &Outgoing,
-        bits: u32,
-        stats: &mut VerbsStats,
-    ) -> Result<(), i32> {
-        if !self.make_room(GATHER as usize, stats)? {
-            return Ok(());
-        }
-        let id = self.tally.next();
-        match self.cut.peek() {
-            None => self.chain.write(id, 0, 0),
-            Some((request, [_])) if request.bytes <= Chain::INLINE as u64 => {
-                self.chain.write(id, request.address, request.rkey);
-                let (buffer, offset) = self.cut.source();
-                let region = outgoing.write.table.region(buffer);
-                self.chain.inline(request.bytes as usize, |into| {
-                    // In bounds, or the cut would have failed.
-                    let _ = region.read(offset as usize, into);
-                });
-            }
-            Some((request, buffers)) => {
-                self.chain.write(id, request.address, request.rkey);
-                for buffer in buffers {
-                    self.chain.gather(buffer.address, buffer.bytes, buffer.lkey);
-                }
-            }
-        }
-        self.chain.announce(bits);
-        self.end_share();
-        Ok(())
-    }
-
-    fn push_record(
-        &mut self,
-        share: Share,
-        outgoing: &Outgoing,
-        stats: &mut VerbsStats,
-    ) -> Result<(), i32> {
-        if self.make_room(1, stats)? {
-            let record = outgoing.record(share.index).encode();
-            self.chain.message(self.tally.next(), &record);
-            self.end_share();
-        }
-        Ok(())
-    }
-
-    /// Makes room for one request in the chain. False when the device has none.
-    fn make_room(&mut self, buffers: usize, stats: &mut VerbsStats) -> Result<bool, i32> {
-        if self.tally.room() == 0 {
-            return Ok(false);
-        }
-        if !self.chain.has_room(buffers) {
-            self.ring(stats)?;
-        }
-        Ok(true)
-    }
-
-    /// The share's last request is in the chain.
-    fn end_share(&mut self) {
-        self.tally.posted();
-        self.tally.end();
-        self.cut.clear();
-        self.current = None;
-    }
-
-    /// One doorbell; the last request speaks for all of them.
-    fn ring(&mut self, stats: &mut VerbsStats) -> Result<(), i32> {
-        let requests = self.chain.len();
-        if requests == 0 {
-            return Ok(());
-        }
-        self.chain.signal();
-        stats.doorbells += 1;
-        stats.requests += requests as u64;
-        let posted = self.pair.post(&mut self.chain);
-        self.chain.clear();
-        posted.map_err(|failed| {
-            self.lost = (requests - failed.posted) as u64;
-            failed.errno
-        })
-    }
-
-    /// Whether requests wait for the doorbell.
-    fn chain_waits(&self) -> bool {
-        self.chain.len() > 0
-    }
-
-    /// Moves the pair to the error state, and has it say when it has reported everything. False
-    /// when it never will.
+    /// Moves the pair to the error state. False when it will report nothing.
     fn fail(&mut self) -> bool {
-        // What waits for the doorbell was counted as posted.
-        self.lost += self.chain.len() as u64;
-        self.chain.clear();
-        self.current = None;
-        if self.pair.fail().is_err() {
-            return false;
-        }
-        self.chain.write(MARKER, 0, 0);
-        self.chain.signal();
-        let marked = self.pair.post(&mut self.chain).is_ok();
-        self.chain.clear();
-        marked
+        let failed = self.pair.fail().is_ok();
+        self.line.mark(&self.pair) && failed
     }
 
     /// Takes reports: how many, and the first failure.
@@ -543,23 +367,17 @@ impl Live {
                 self.drained = true;
                 continue;
             }
-            let backlog = &mut self.backlog;
-            self.tally.completed(done.id, done.status, |share, result| {
+            let mut bytes = 0;
+            self.line.tally.completed(done.id, done.status, |share, result| {
                 let range = work.outbox.get(share.write).map(|o| o.range(share.index));
-                *backlog -= range.map_or(0, |range| range.end - range.start).min(*backlog);
+                bytes += range.map_or(0, |range| range.end - range.start);
                 ended(share, result);
             });
+            self.line.ended(bytes);
+            self.line.retired(done.id);
         }
         (came, failed)
     }
-}
-
-/// The 32 bits that announce the whole write, if they can.
-fn short(outgoing: &Outgoing) -> Option<u32> {
-    let place = outgoing.granted.as_ref()?.place;
-    let (part, sequence) = (outgoing.write.part, outgoing.write.sequence);
-    let whole = outgoing.shares == 1;
-    whole.then(|| Short { place, part, sequence }.encode()).flatten()
 }
 
 /// Why a path without rails has ended.

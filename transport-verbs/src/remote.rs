@@ -4,7 +4,7 @@
 //!
 //! | field                                 | bytes   |
 //! |---------------------------------------|---------|
-//! | longest piece of a registration       | 8       |
+//! | a registration's piece: 2^n bytes     | 1       |
 //! | ports of the sender                   | 1       |
 //! | regions                               | 2       |
 //! | for each: first address, length       | 8, 8    |
@@ -31,7 +31,8 @@ use crate::memory::{LocalTable, Registered};
 /// Tables of a peer.
 #[derive(Debug)]
 pub(crate) struct RemoteTables {
-    piece: u64,
+    /// Logarithm of a piece's length.
+    shift: u32,
     regions: Box<[RemoteRegion]>,
     parts: Box<[(Part, RemotePart)]>,
 }
@@ -68,7 +69,7 @@ impl RemoteTables {
     pub(crate) fn encode(
         tables: &CacheTables,
         locals: &[Arc<LocalTable>],
-        piece: u64,
+        shift: u32,
         ports: &[usize],
     ) -> Vec<u8> {
         let mut regions: Vec<&Arc<Registered>> = vec![];
@@ -78,7 +79,7 @@ impl RemoteTables {
             }
         }
         let mut to = Writer(vec![]);
-        to.u64(piece).u8(ports.len() as u8).u16(regions.len() as u16);
+        to.u8(shift as u8).u8(ports.len() as u8).u16(regions.len() as u16);
         for region in &regions {
             to.u64(region.start()).u64(region.len());
             ports.iter().flat_map(|device| region.remote(*device)).for_each(|key| {
@@ -96,17 +97,17 @@ impl RemoteTables {
     pub(crate) fn decode(body: &[u8], ports: usize) -> Option<Self> {
         let mut from = Reader(body);
         let from = &mut from;
-        let piece = from.u64().filter(|piece| *piece >= 4096)?;
+        let shift = from.u8().map(u32::from).filter(|shift| (12..63).contains(shift))?;
         if usize::from(from.u8()?) != ports {
             return None;
         }
         let count = from.u16()?;
-        let regions = (0..count).map(|_| RemoteRegion::decode(from, piece, ports));
+        let regions = (0..count).map(|_| RemoteRegion::decode(from, 1 << shift, ports));
         let regions = regions.collect::<Option<Box<[_]>>>()?;
         let count = from.u8().filter(|count| usize::from(*count) <= MAX_COMPONENTS + 2)?;
         let parts = (0..count).map(|_| RemotePart::decode(from, &regions));
         let parts = parts.collect::<Option<Box<[_]>>>()?;
-        from.0.is_empty().then_some(Self { piece, regions, parts })
+        from.0.is_empty().then_some(Self { shift, regions, parts })
     }
 
     /// The table of a part, as the peer's port `port` reaches it.
@@ -198,9 +199,9 @@ impl<'a> Target<'a> {
     /// good for; `None` when there is no such byte.
     pub(crate) fn reach(&self, buffer: usize, offset: u64) -> Option<(u64, u32, u64)> {
         let region = &self.tables.regions[usize::from(*self.part.regions.get(buffer)?)];
-        let piece = self.tables.piece;
-        let key = region.keys.get(self.port)?.get((offset / piece) as usize)?;
-        let good = (piece - offset % piece).min(region.len.checked_sub(offset)?);
+        let (shift, piece) = (self.tables.shift, 1 << self.tables.shift);
+        let key = region.keys.get(self.port)?.get((offset >> shift) as usize)?;
+        let good = (piece - (offset & (piece - 1))).min(region.len.checked_sub(offset)?);
         Some((region.start + offset, *key, good))
     }
 }
@@ -212,7 +213,7 @@ mod tests {
 
     fn table(shape: BufferShape, items: u32, len: u64) -> Vec<u8> {
         let mut to = Writer(vec![]);
-        to.u64(1 << 20).u8(1).u16(1).u64(0x10_0000).u64(len);
+        to.u8(20).u8(1).u16(1).u64(0x10_0000).u64(len);
         (0..len.div_ceil(1 << 20)).for_each(|key| {
             to.u32(70 + key as u32);
         });

@@ -24,6 +24,7 @@ impl Link for VerbsEndpoint {
         framed.push(if tail.is_empty() { kind::WHOLE } else { kind::HEAD });
         framed.extend_from_slice(head);
         self.links.send(peer, framed)?;
+        self.links_due = true;
         if !tail.is_empty() {
             known.out.push_back([&[kind::TAIL], tail].concat());
         }
@@ -48,5 +49,6 @@ impl Link for VerbsEndpoint {
     fn close(&mut self, peer: PeerId) {
         self.flush_all();
         self.links.close(peer);
+        self.links_due = true;
     }
 }

@@ -15,13 +15,13 @@ impl VerbsEndpoint {
         while self.held.is_none() {
             let Some(event) = self.links.receive(&mut message) else { break };
             moved = true;
-            self.link_event(event, &mut message);
+            self.link_event(event, &message);
         }
         self.message = message;
         moved
     }
 
-    fn link_event(&mut self, event: LinkEvent, message: &mut Vec<u8>) {
+    fn link_event(&mut self, event: LinkEvent, message: &[u8]) {
         match event {
             LinkEvent::Up { peer, .. } => {
                 self.peers.insert(peer, Peer::default());
@@ -42,7 +42,7 @@ impl VerbsEndpoint {
     }
 
     /// Sees what a message is. False when it is nothing.
-    fn sort(&mut self, peer: PeerId, message: &mut Vec<u8>) -> bool {
+    fn sort(&mut self, peer: PeerId, message: &[u8]) -> bool {
         let Some((kind, body)) = message.split_first() else { return false };
         let Some(known) = self.peers.get_mut(&peer) else { return true };
         let whole = match (*kind, known.head.take()) {
@@ -169,6 +169,7 @@ impl VerbsEndpoint {
                 known.out.pop_front();
             }
         }
+        self.links_due |= moved;
         moved
     }
 }

@@ -21,13 +21,14 @@ mod open;
 mod tests;
 mod turn;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::Waker;
 
+use hashbrown::HashMap;
 use thiserror::Error;
 use transport_core::Instant;
 use transport_core::fabric::{FabricEvent, PeerId};
@@ -81,6 +82,10 @@ pub struct VerbsEndpoint {
     /// Whether devices were asked to tell of news.
     armed: bool,
     turns: u64,
+    /// Whether links are looked at in the next turn.
+    links_due: bool,
+    /// The peers, while each gets its turn.
+    order: Vec<PeerId>,
     /// The time of the latest turn.
     now: Instant,
     /// No path has anything to do before this, but what devices report.
@@ -204,7 +209,7 @@ impl VerbsEndpoint {
 }
 
 /// Readable whenever a turn would find something to do. Owners that wait for it must also mind
-/// [`VerbsEndpoint::next_deadline`], and call `progress` until it returns false before they wait.
+/// [`VerbsEndpoint::next_deadline`], and before each time call [`VerbsEndpoint::listen`].
 impl AsFd for VerbsEndpoint {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.poller.as_fd()

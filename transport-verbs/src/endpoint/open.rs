@@ -1,9 +1,10 @@
 //! Opening devices and choosing ports.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use transport_core::Instant;
 use transport_tcp::TcpEndpoint;
 
@@ -45,8 +46,10 @@ impl VerbsEndpoint {
             message: Vec::new(),
             entries: Entries::new(ENTRIES),
             stats: VerbsStats::default(),
-            armed: true,
+            armed: false,
             turns: 0,
+            links_due: true,
+            order: Vec::new(),
             now: Instant::ZERO,
             next_timer: Instant::FAR,
         })

@@ -16,6 +16,9 @@ const MAX_EVENTS: usize = 16 << 10;
 /// Devices that nobody waited for are asked for notices in every so many turns: it is a system
 /// call, and they are rare.
 const NOTICES: u64 = 64;
+/// Links of an endpoint that does not wait are looked at in every so many turns, and in every one
+/// while something happens on them: looking is a system call, too.
+const LINKS: u64 = 16;
 /// News taken in one turn, at most so many times a batch.
 const BATCHES: usize = 64;
 
@@ -24,14 +27,13 @@ impl Endpoint for VerbsEndpoint {
         self.now = self.now.max(now);
         self.turns += 1;
         let mut moved = self.hear();
-        moved |= self.links.progress(now);
-        moved |= self.pull();
         moved |= self.work();
-        if !moved && self.arm() {
-            // What came before the devices were asked to tell is not told of.
-            moved = self.work();
+        moved |= self.flush_all();
+        if self.links_due || self.turns.is_multiple_of(LINKS) {
+            self.links_due = self.links.progress(now);
+            moved |= self.links_due;
         }
-        moved | self.flush_all()
+        moved | self.pull()
     }
 }
 
@@ -40,17 +42,30 @@ impl VerbsEndpoint {
     /// events wait to be polled. First polls for [`VerbsConfig::spin`](crate::VerbsConfig::spin),
     /// then parks.
     pub fn wait(&mut self, timeout: Duration) {
-        if !self.events.is_empty() || self.held.is_some() || !self.armed {
-            return;
-        }
         let timeout = timeout.min(self.next_deadline() - self.now);
         let spin = self.config.spin.min(timeout);
-        if !self.spin(spin) {
+        if !self.has_work() && !self.spin(spin) && self.listen() {
             self.poller.wait(timeout - spin);
         }
     }
 
-    /// Takes turns for a while. True when something happened.
+    /// Has [`AsFd`](std::os::fd::AsFd) tell of whatever will happen from now on: call it before
+    /// waiting for that. False when something is there already: take a turn instead.
+    pub fn listen(&mut self) -> bool {
+        self.links_due = true;
+        if self.has_work() {
+            return false;
+        }
+        // What came before devices were asked to tell is not told of.
+        !self.arm() || !self.work()
+    }
+
+    /// Whether the owner has something to take.
+    fn has_work(&self) -> bool {
+        !self.events.is_empty() || self.held.is_some()
+    }
+
+    /// Takes turns of the devices for a while. True when something happened.
     fn spin(&mut self, spin: Duration) -> bool {
         let begun = Clock::now();
         while begun.elapsed() < spin {
@@ -67,7 +82,7 @@ impl VerbsEndpoint {
         if asked {
             self.nics.iter_mut().for_each(|nic| nic.hear());
         }
-        (asked || self.turns % NOTICES == 0) && self.take_notices()
+        (asked || self.turns.is_multiple_of(NOTICES)) && self.take_notices()
     }
 
     /// Asks devices to tell of news. True when one was not asked before.
@@ -87,10 +102,13 @@ impl VerbsEndpoint {
     fn work(&mut self) -> bool {
         let mut moved = self.take_news();
         self.next_timer = Instant::FAR;
-        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
-        for peer in peers {
-            moved |= self.turn_path(peer);
+        let mut peers = std::mem::take(&mut self.order);
+        peers.clear();
+        peers.extend(self.peers.keys().copied());
+        for peer in &peers {
+            moved |= self.turn_path(*peer);
         }
+        self.order = peers;
         moved
     }
 
@@ -135,14 +153,13 @@ impl VerbsEndpoint {
 
     /// Takes a batch of a device's news. False when there are none.
     fn take_batch(&mut self, nic: usize) -> bool {
-        let mut news: [Option<News>; 64] = [None; 64];
-        let mut places = news.iter_mut();
-        let came = self.nics[nic].poll(|one| {
-            if let Some(place) = places.next() {
-                *place = Some(one);
-            }
-        });
-        for News { pair, what } in news.into_iter().flatten() {
+        let came = match self.nics[nic].poll() {
+            Ok(0) => return false,
+            Ok(came) => came,
+            Err(_) => return self.device_failed(nic),
+        };
+        for index in 0..came {
+            let Some(News { pair, what }) = self.nics[nic].news(index) else { break };
             // Of a pair that is gone, its news are too.
             let Some(peer) = self.pairs.get(&(nic, pair)).copied() else { continue };
             self.with_path(peer, |path, ctx| {
@@ -151,10 +168,7 @@ impl VerbsEndpoint {
                 }
             });
         }
-        match came {
-            Ok(came) => came > 0,
-            Err(_) => self.device_failed(nic),
-        }
+        true
     }
 
     /// Everything over a device fails. False.

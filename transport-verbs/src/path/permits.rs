@@ -65,7 +65,7 @@ impl Path {
         let locals = parts.map(|table| ctx.memory.table(table)).collect::<Result<Vec<_>, _>>();
         let locals = locals.map_err(|error| FabricError::Device(errno(&error)))?;
         let ports: Vec<usize> = ctx.ports.iter().map(|port| port.nic).collect();
-        let body = RemoteTables::encode(tables, &locals, ctx.memory.piece(), &ports);
+        let body = RemoteTables::encode(tables, &locals, ctx.memory.shift(), &ports);
         let message =
             Control::Tables { epoch: self.epoch, id: self.told.len() as u32, body: &body };
         if body.len() + 64 > transport_core::link::MAX_MESSAGE || self.told.len() == MAX_TABLES {

@@ -112,7 +112,7 @@ impl Chain {
 
     /// Links the requests; the first of them, null when there are none.
     #[inline]
-    pub(super) fn link(&mut self) -> *mut ffi::ibv_send_wr {
+    pub(crate) fn link(&mut self) -> *mut ffi::ibv_send_wr {
         if self.len == 0 {
             return null_mut();
         }

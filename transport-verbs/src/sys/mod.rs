@@ -27,7 +27,7 @@ pub(crate) use chain::Chain;
 pub(crate) use device::{Context, DeviceList, Gid, Limits, Notice, gid_kind};
 pub(crate) use domain::{Access, Domain, Registration};
 pub(crate) use epoll::Poller;
-pub(crate) use pair::{Pair, PairSpec, Way};
+pub(crate) use pair::{Pair, PairSpec, PostFailed, Way};
 pub(crate) use queue::{Channel, Done, DoneKind, Entries, Queue, ReceiveQueue};
 
 /// The answer of a function that returns 0 or an errno.

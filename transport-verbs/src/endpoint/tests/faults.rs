@@ -17,7 +17,7 @@ fn deceive(world: &mut World, grant: GrantId, alter: impl Fn(&mut Vec<u8>)) {
     let aux = Arc::clone(tables.table(transport_core::transfer::Part::Aux).unwrap());
     let memory = &mut world.target.endpoint.memory;
     let locals = [memory.table(&table).unwrap(), memory.table(&aux).unwrap()];
-    let mut body = RemoteTables::encode(&tables, &locals, memory.piece(), &[0]);
+    let mut body = RemoteTables::encode(&tables, &locals, memory.shift(), &[0]);
     alter(&mut body);
     let peer = world.source.endpoint.peers.get_mut(&world.source.peer).unwrap();
     let path = peer.path.as_mut().unwrap();
@@ -34,8 +34,8 @@ fn heard(world: &mut World, grant: GrantId) {
 }
 
 /// First region's address and key in the encoded tables.
-const ADDRESS: usize = 11;
-const KEY: usize = 27;
+const ADDRESS: usize = 4;
+const KEY: usize = 20;
 
 #[test]
 fn q2_an_unsignalled_request_that_fails_costs_its_own_write_and_no_other() {
