@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use kvperf::args::{Cli, Command, HostPort, OutputArgs};
 use kvperf::report::Report;
 use kvperf::run::link::{Line, say};
-use kvperf::run::{bootstrap, decode, loopback, prefill};
+use kvperf::run::{bootstrap, decode, devices, loopback, prefill};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_checked();
@@ -30,6 +30,10 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Geometry(args) => {
             io::stdout().write_all(geometry::text(args)?.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Devices => {
+            io::stdout().write_all(devices::text()?.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Loopback(args) => show(&loopback::run(args)?, &args.output),

@@ -74,11 +74,12 @@ impl Ring {
         if self.used == 0 {
             self.next = 0;
         }
-        let skipped = if self.next + bytes > self.size { self.size - self.next } else { 0 };
+        let wraps = self.next + bytes > self.size;
+        let skipped = if wraps { self.size - self.next } else { 0 };
         if self.used + skipped + bytes > self.size {
             return None;
         }
-        let at = if skipped > 0 { 0 } else { self.next };
+        let at = if wraps { 0 } else { self.next };
         self.next = at + bytes;
         self.used += skipped + bytes;
         self.lent.push_back((id, skipped + bytes));

@@ -5,12 +5,15 @@
 //!   does: allocate, submit to every rank, take completions. The nodes' driver threads move the bytes
 //!   meanwhile.
 //! * [`loopback`]: both as child processes of this one.
+//! * [`devices`]: the machine's RDMA devices.
 //! * [`bootstrap`]: the directory of a prefill instance, by itself.
 //! * [`link`]: what the processes tell their parent, one line of JSON each.
 
 pub mod bootstrap;
 pub mod cache;
 pub mod decode;
+pub mod devices;
+mod endpoint;
 mod gather;
 pub mod link;
 pub mod loopback;
@@ -53,6 +56,9 @@ pub enum RunError {
         /// Bytes asked for.
         bytes: u64,
     },
+    /// There is no RDMA here, or none in this program.
+    #[error("RDMA: {0}")]
+    NoRdma(String),
     /// The node could not be made.
     #[error("node: {0}")]
     Node(#[from] NodeError),

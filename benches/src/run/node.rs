@@ -21,9 +21,10 @@ use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::{PathError, PeerId};
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
-use transport_tcp::{Driver, Park, TcpConfig, TcpEndpoint};
+use transport_tcp::{Driver, Park, TcpConfig};
 
 use super::cache::{Cache, RankCache, counterparts};
+use super::endpoint::AnyEndpoint;
 use super::gather::{Done, Gather, Gathered};
 use super::{RunError, read_key};
 use crate::args::{self, RunArgs};
@@ -80,7 +81,7 @@ impl Side {
         let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank));
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         if let Meet::Listen(_, tell) = meet {
-            tell(endpoints.iter().filter_map(TcpEndpoint::local_addr).collect());
+            tell(endpoints.iter().filter_map(AnyEndpoint::local_addr).collect());
         }
         let ranks = cache.ranks.iter().zip(endpoints);
         let started = ranks.map(|(rank, endpoint)| common.node(endpoint, rank));
@@ -162,7 +163,7 @@ impl Common<'_> {
         rank.number(self.workload.topology.layout(self.side()).sizes())
     }
 
-    fn endpoint(&self, meet: &Meet, rank: &RankCache) -> Result<TcpEndpoint, RunError> {
+    fn endpoint(&self, meet: &Meet, rank: &RankCache) -> Result<AnyEndpoint, RunError> {
         let listen = match meet {
             Meet::Listen(address, _) => Some(further_on(*address, self.number(rank.rank))?),
             Meet::Dial(_) => None,
@@ -170,7 +171,7 @@ impl Common<'_> {
         // 0 lets the endpoint choose.
         let lanes = self.args.transfer.lanes.unwrap_or(0);
         let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
-        let mut endpoint = TcpEndpoint::new(tcp).map_err(RunError::io("cannot open the port"))?;
+        let mut endpoint = AnyEndpoint::new(tcp, &self.args.transfer)?;
         if let Meet::Dial(addresses) = meet {
             for address in self.addresses(addresses, rank.rank)? {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;
@@ -192,7 +193,7 @@ impl Common<'_> {
         self.counterparts(rank).into_iter().map(address).collect()
     }
 
-    fn node(&self, endpoint: TcpEndpoint, rank: &RankCache) -> Result<Started, RunError> {
+    fn node(&self, endpoint: AnyEndpoint, rank: &RankCache) -> Result<Started, RunError> {
         match self.fault(rank) {
             Some(fault) => self.drive(Faulty::new(endpoint, fault), rank),
             None => self.drive(endpoint, rank),
