@@ -70,11 +70,12 @@ need_verbs_packages() {
         bounded apt-get install -y --no-install-recommends $packages || skip 'no packages for RDMA and QEMU'
 }
 
-# in_verbs_machine COMMAND...: with cargo running what it builds in that machine, instead of here.
+# in_verbs_machine COMMAND...: with cargo running what it builds in that machine, instead of here. One test at a time:
+# some cut a wire that others use.
 in_verbs_machine() {
     local name
     name=CARGO_TARGET_$(host | tr 'a-z-' 'A-Z_')_RUNNER
-    env "$name=$PWD/transport-verbs/vm/run.sh" "$@"
+    env "$name=$PWD/transport-verbs/vm/run.sh" RUST_TEST_THREADS=1 "$@"
 }
 
 need_target() {

@@ -43,6 +43,8 @@ pub(crate) struct Cut {
     /// `requests[..next]` were taken.
     next: usize,
     pack: bool,
+    /// Whether our processor can read all of it.
+    host: bool,
 }
 
 /// One write.
@@ -85,7 +87,7 @@ impl Cut {
         pack: bool,
     ) -> Result<(), OutOfReach> {
         self.clear();
-        self.pack = pack;
+        (self.pack, self.host) = (pack, true);
         let mut at = 0;
         for segment in segments(write, target)? {
             let (start, end) = (at.max(share.start), (at + segment.len).min(share.end));
@@ -121,6 +123,11 @@ impl Cut {
         self.next += 1;
     }
 
+    /// Whether our processor can read all of the share.
+    pub(crate) fn is_host(&self) -> bool {
+        self.host
+    }
+
     /// Requests of the share.
     pub(crate) fn len(&self) -> usize {
         self.requests.len()
@@ -135,6 +142,7 @@ impl Cut {
         grain: &Grain,
     ) -> Result<(), OutOfReach> {
         let (base, registered) = local.buffer(segment.buffer).ok_or(OutOfReach)?;
+        self.host &= registered.is_host();
         while segment.len > 0 {
             let address = base + segment.local;
             let (lkey, here) = registered.local(grain.device, address).ok_or(OutOfReach)?;
@@ -158,6 +166,7 @@ impl Cut {
         if let Some(last) = self.requests.last_mut() {
             let follows = last.address + last.bytes == address && last.rkey == rkey;
             let packed = self.pack
+                && self.host
                 && u64::from(last.longest.max(buffer.bytes)) <= PACK_PIECE
                 && last.bytes + bytes <= PACK;
             // What was packed beyond what can be gathered takes no long buffer any more.

@@ -202,9 +202,10 @@ impl Line {
             return Ok(());
         }
         let (id, chain) = (self.tally.next(), &mut self.chain);
+        let inline = if self.cut.is_host() { Chain::INLINE as u64 } else { 0 };
         match self.cut.peek() {
             None => chain.write(id, 0, 0),
-            Some((request, [buffer])) if request.bytes <= Chain::INLINE as u64 => {
+            Some((request, [buffer])) if request.bytes <= inline => {
                 chain.write(id, request.address, request.rkey);
                 chain.inline(request.bytes as usize, |into| read(outgoing, buffer, into));
             }

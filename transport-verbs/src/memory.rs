@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
 use hashbrown::HashMap;
@@ -28,6 +29,8 @@ pub(crate) struct Registered {
     shift: u32,
     /// For every device, for every piece.
     pieces: Box<[Box<[Piece]>]>,
+    /// Whether our processor can read it as well.
+    host: bool,
     /// Kept; and once it was closed, it will not be asked for again.
     region: MemoryRegion,
 }
@@ -61,6 +64,11 @@ impl Registered {
         Some((found.lkey, piece - (at & (piece - 1))))
     }
 
+    /// Whether our processor can read it; otherwise only devices do.
+    pub(crate) fn is_host(&self) -> bool {
+        self.host
+    }
+
     /// The keys by which peers reach the pieces at a device.
     pub(crate) fn remote(&self, device: usize) -> impl Iterator<Item = u32> {
         self.pieces.get(device).into_iter().flatten().map(|piece| piece.rkey)
@@ -72,7 +80,7 @@ impl Registered {
         let (start, len, shift) = (region.as_ptr() as u64, region.len() as u64, 40);
         let one = Piece { lkey: 1, rkey: 2, _registration: None };
         let pieces = Box::new([Box::from([one])]);
-        Self { start, len, shift, pieces, region: region.clone() }
+        Self { start, len, shift, pieces, host: true, region: region.clone() }
     }
 
     fn covers(&self, start: u64, len: u64) -> bool {
@@ -167,25 +175,48 @@ impl Memory {
             return Ok(Arc::clone(&self.known[found]));
         }
         self.evict();
-        let register = |domain: &Arc<Domain>| self.pieces(domain, region);
-        let pieces = self.devices.iter().map(register).collect::<io::Result<_>>()?;
-        let (shift, region) = (self.shift, region.clone());
-        let registered = Arc::new(Registered { start, len, shift, pieces, region });
-        self.known.push(Arc::clone(&registered));
-        Ok(registered)
+        let access = Access::Remote { relaxed: self.relaxed };
+        let register =
+            |domain: &Arc<Domain>, start, len| domain.register(region, start, len, access);
+        self.register(region, true, register)
     }
 
-    fn pieces(&self, domain: &Arc<Domain>, region: &MemoryRegion) -> io::Result<Box<[Piece]>> {
+    /// Registers memory of another device, which that has exported as `fd`, `offset` bytes into it.
+    /// The region is found again by its addresses, which nobody here reads or writes.
+    pub(crate) fn dmabuf(
+        &mut self,
+        region: &MemoryRegion,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> io::Result<Arc<Registered>> {
         let access = Access::Remote { relaxed: self.relaxed };
-        let piece = 1usize << self.shift;
-        let starts = (0..region.len()).step_by(piece);
-        let one = |start: usize| {
-            let len = piece.min(region.len() - start);
-            let registration = domain.register(region, start, len, access)?;
+        let register = |domain: &Arc<Domain>, start: usize, len| {
+            let (at, address) = (offset + start as u64, region.as_ptr() as u64 + start as u64);
+            domain.register_dmabuf(fd, at, len, address, access)
+        };
+        self.register(region, false, register)
+    }
+
+    /// Registers a region piece by piece with every device.
+    fn register(
+        &mut self,
+        region: &MemoryRegion,
+        host: bool,
+        register: impl Fn(&Arc<Domain>, usize, usize) -> io::Result<Registration>,
+    ) -> io::Result<Arc<Registered>> {
+        let (len, piece) = (region.len(), 1usize << self.shift);
+        let one = |domain: &Arc<Domain>, start: usize| {
+            let registration = register(domain, start, piece.min(len - start))?;
             let (lkey, rkey) = (registration.lkey(), registration.rkey());
             Ok(Piece { lkey, rkey, _registration: Some(registration) })
         };
-        starts.map(one).collect()
+        let all = |domain| (0..len).step_by(piece).map(|start| one(domain, start)).collect();
+        let pieces = self.devices.iter().map(all).collect::<io::Result<_>>()?;
+        let (start, shift, region) = (region.as_ptr() as u64, self.shift, region.clone());
+        let len = len as u64;
+        let registered = Arc::new(Registered { start, len, shift, pieces, host, region });
+        self.known.push(Arc::clone(&registered));
+        Ok(registered)
     }
 
     /// Lets go what nobody uses: whatever was closed, and the oldest beyond [`IDLE`].

@@ -26,7 +26,7 @@ use transport_core::memory::CacheTables;
 use transport_core::transfer::GrantId;
 
 use crate::VerbsConfig;
-use crate::address::{PortAddress, plan};
+use crate::address::{PortAddress, Unfit, plan};
 use crate::control::Control;
 use crate::grants::Grants;
 use crate::memory::Memory;
@@ -51,6 +51,8 @@ pub(crate) struct Path {
     dialler: bool,
     their_ports: Vec<PortAddress>,
     pub(crate) rails: Vec<Rail>,
+    /// Ports, ours and the peer's, that make no rail.
+    pub(crate) unfit: Vec<(u8, u8, Unfit)>,
     outbox: Outbox,
     /// Shares whose rails have failed.
     stranded: VecDeque<Share>,
@@ -108,8 +110,11 @@ impl Path {
         ctx: &Context<'_>,
     ) -> Self {
         let ours: Vec<PortAddress> = ctx.ports.iter().map(|port| port.address).collect();
-        let (plans, _) =
+        let (plans, mut unfit) =
             if dialler { plan(&ours, &their_ports) } else { plan(&their_ports, &ours) };
+        if !dialler {
+            unfit.iter_mut().for_each(|(theirs, ours, _)| std::mem::swap(theirs, ours));
+        }
         let pause = ctx.config.rail_retry_first;
         let rails: Vec<_> = plans.iter().map(|plan| Rail::new(plan, dialler, pause)).collect();
         let ending = rails.is_empty().then_some(PathError::Device(libc::EPROTONOSUPPORT));
@@ -119,6 +124,7 @@ impl Path {
             dialler,
             their_ports,
             rails,
+            unfit,
             outbox: Outbox::new(ctx.config.depth),
             stranded: VecDeque::new(),
             up: false,

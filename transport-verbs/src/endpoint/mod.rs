@@ -26,6 +26,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::task::Waker;
 
 use hashbrown::HashMap;
@@ -33,15 +34,15 @@ use thiserror::Error;
 use transport_core::Instant;
 use transport_core::fabric::{FabricEvent, PeerId};
 use transport_core::link::LinkEvent;
-use transport_core::memory::CacheTables;
+use transport_core::memory::{CacheTables, MemoryRegion};
 use transport_core::transfer::GrantId;
 use transport_tcp::TcpEndpoint;
 
-use crate::memory::Memory;
+use crate::memory::{Memory, Registered};
 use crate::nic::{Nic, Port};
 use crate::path::{Context, Path};
 use crate::sys::{Entries, Poller};
-use crate::{NoDevice, VerbsConfig, VerbsStats};
+use crate::{NoDevice, Unfit, VerbsConfig, VerbsStats};
 
 /// Links over TCP, and a fabric over RDMA. One thread owns it and calls
 /// [`progress`](transport_core::link::Endpoint::progress); between turns it may
@@ -64,6 +65,8 @@ pub struct VerbsEndpoint {
     nics: Vec<Nic>,
     ports: Vec<Port>,
     memory: Memory,
+    /// Memory of other devices, kept registered.
+    exported: Vec<Arc<Registered>>,
     tables: Option<CacheTables>,
     config: VerbsConfig,
     links: TcpEndpoint,
@@ -170,6 +173,28 @@ impl VerbsEndpoint {
         let count = |rails: &Vec<_>| rails.len();
         let up = rails.map_or(0, |rails| rails.iter().filter(|rail| rail.is_up()).count());
         (up, rails.map_or(0, count))
+    }
+
+    /// Registers memory of another device, of a GPU for example, that the device has exported as a
+    /// DMA-BUF: the region's bytes are those from `offset` on. To be called before the region is in
+    /// tables that are bound or granted, which then find it registered; `region` need not be memory
+    /// that the processor can reach. `EOPNOTSUPP` where the NIC's driver cannot: stage through host
+    /// memory.
+    pub fn register_dmabuf(
+        &mut self,
+        region: &MemoryRegion,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> io::Result<()> {
+        let registered = self.memory.dmabuf(region, fd, offset)?;
+        self.exported.push(registered);
+        Ok(())
+    }
+
+    /// Pairs of ports, ours and the peer's by index, that make no rail, and why.
+    pub fn unfit_ports(&self, peer: PeerId) -> &[(u8, u8, Unfit)] {
+        let path = self.peers.get(&peer).and_then(|peer| peer.path.as_ref());
+        path.map_or(&[], |path| &path.unfit)
     }
 
     /// Wakes the thread that waits, from any thread. See [`TcpEndpoint::waker`].

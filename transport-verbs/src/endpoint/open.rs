@@ -35,6 +35,7 @@ impl VerbsEndpoint {
             nics,
             ports,
             memory,
+            exported: Vec::new(),
             tables: None,
             config,
             links,

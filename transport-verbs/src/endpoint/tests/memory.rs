@@ -1,5 +1,6 @@
 //! Registered memory: what is pinned, found again, cut into pieces.
 
+use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,4 +78,14 @@ fn regions_beyond_a_devices_limit_are_registered_in_pieces_that_writes_cross() {
     assert_eq!(world.source.completed(0), Some(Ok(())));
     assert!(world.target.bytes().iter().all(|byte| *byte == 1));
     assert_eq!(world.target.page, 24 << 10);
+}
+
+#[test]
+fn memory_of_another_device_that_cannot_be_registered_is_refused_and_leaves_nothing() {
+    let mut endpoint = VerbsEndpoint::new(config(&["rxc"])).unwrap();
+    let (region, fd) = HostMemory::default().map_shared(1 << 16).unwrap();
+    // A file is no DMA-BUF; and the software NIC takes none either.
+    assert!(endpoint.register_dmabuf(&region, fd.as_fd(), 0).is_err());
+    assert!(endpoint.exported.is_empty());
+    assert!(endpoint.memory.region(&region).unwrap().is_host());
 }

@@ -1,6 +1,7 @@
 //! Tests that need to reach inside: what goes wrong between two endpoints, and what becomes of it.
 //!
-//! They need RDMA devices: run them in the virtual machine (`./ci.sh verbs`).
+//! They need RDMA devices, and one cuts a wire that others use: run them in the virtual machine,
+//! one at a time (`./ci.sh verbs`).
 
 mod faults;
 mod memory;
