@@ -302,8 +302,12 @@ impl Rail {
 
     /// Has the device's channel tell of reports. True when that was not so before.
     pub(crate) fn arm(&mut self, told: u64) -> bool {
-        let Some(live) = self.live_mut() else { return false };
-        if live.line.is_idle() || live.armed == Some(told) {
+        let live = match &mut self.state {
+            State::Draining(live, _) if !live.drained => live,
+            State::Up(live) if !live.line.is_idle() => live,
+            _ => return false,
+        };
+        if live.armed == Some(told) {
             return false;
         }
         live.armed = live.sent.arm().ok().map(|()| told);

@@ -20,7 +20,7 @@ trap 'rm -rf "$io"' EXIT
 
 main() {
     write_job "$@" >"$io/job"
-    boot </dev/null 2>&1 | tr -d '\r' || true
+    boot "$@" </dev/null 2>&1 | sed -u 's/\r$//' || true
     if [ -s "$io/status" ]; then
         exit "$(cat "$io/status")"
     fi
@@ -51,7 +51,7 @@ boot() {
     timeout -k 5 "${KV_VM_LIMIT:-540}" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 \
         -m "${KV_VM_MEMORY:-1024}" -nodefaults -no-user-config -display none -no-reboot -nic none -serial stdio \
         -kernel "$image/vmlinux" -initrd "$image/initrd.gz" \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr clocksource=tsc tsc=reliable vm_keep=$(kept)" \
+        -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr clocksource=tsc tsc=reliable vm_keep=$(kept "$1")" \
         -device isa-debug-exit,iobase=0xf4,iosize=0x04 \
         -fsdev local,id=hr,path=/,security_model=none,readonly=on,multidevs=remap \
         -device virtio-9p-pci,fsdev=hr,mount_tag=hostroot \
@@ -60,10 +60,10 @@ boot() {
     [ "$status" -ne 124 ] || touch "$io/timeout"
 }
 
-# Folders under /tmp that the guest must see: where we are, and where the build's output is.
+# kept COMMAND: folders under /tmp that the guest must see: where we are, where the build's output is, and the command.
 kept() {
     local folder list=
-    for folder in "$PWD" "$here" "${CARGO_TARGET_DIR:-}"; do
+    for folder in "$PWD" "$here" "${CARGO_TARGET_DIR:-}" "$(dirname "$1")"; do
         case $folder in /tmp/*) list+=${list:+,}$folder ;; esac
     done
     echo "$list"

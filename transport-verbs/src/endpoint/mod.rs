@@ -56,7 +56,7 @@ use crate::{NoDevice, Unfit, VerbsConfig, VerbsStats};
 /// match VerbsEndpoint::new(VerbsConfig { link, ..VerbsConfig::default() }) {
 ///     Ok(endpoint) => println!("peers dial {:?}", endpoint.local_addr()),
 ///     Err(OpenError::NoDevice(why)) => println!("{why}: TCP it is, if that was allowed"),
-///     Err(OpenError::Link(error)) => println!("no port to listen on: {error}"),
+///     Err(other) => println!("{other}"),
 /// }
 /// ```
 pub struct VerbsEndpoint {

@@ -52,12 +52,14 @@ impl VerbsEndpoint {
     /// Has [`AsFd`](std::os::fd::AsFd) tell of whatever will happen from now on: call it before
     /// waiting for that. False when something is there already: take a turn instead.
     pub fn listen(&mut self) -> bool {
-        self.links_due = true;
-        if self.has_work() {
+        // Links that were not looked at to the end tell nobody of the rest.
+        if self.links_due || self.has_work() {
             return false;
         }
         // What came before devices were asked to tell is not told of.
-        !self.arm() || !self.work()
+        let quiet = !self.arm() || !self.work();
+        self.links_due = quiet;
+        quiet
     }
 
     /// Whether the owner has something to take.
