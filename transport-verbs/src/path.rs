@@ -107,15 +107,17 @@ impl Path {
         epoch: u32,
         dialler: bool,
         their_ports: Vec<PortAddress>,
-        ctx: &Context<'_>,
+        ports: &[Port],
+        config: &VerbsConfig,
+        now: Instant,
     ) -> Self {
-        let ours: Vec<PortAddress> = ctx.ports.iter().map(|port| port.address).collect();
+        let ours: Vec<PortAddress> = ports.iter().map(|port| port.address).collect();
         let (plans, mut unfit) =
             if dialler { plan(&ours, &their_ports) } else { plan(&their_ports, &ours) };
         if !dialler {
             unfit.iter_mut().for_each(|(theirs, ours, _)| std::mem::swap(theirs, ours));
         }
-        let pause = ctx.config.rail_retry_first;
+        let pause = config.rail_retry_first;
         let rails: Vec<_> = plans.iter().map(|plan| Rail::new(plan, dialler, pause)).collect();
         let ending = rails.is_empty().then_some(PathError::Device(libc::EPROTONOSUPPORT));
         Self {
@@ -125,11 +127,11 @@ impl Path {
             their_ports,
             rails,
             unfit,
-            outbox: Outbox::new(ctx.config.depth),
+            outbox: Outbox::new(config.depth),
             stranded: VecDeque::new(),
             up: false,
             ending,
-            deadline: ctx.now + ctx.config.path_timeout,
+            deadline: now + config.path_timeout,
             grants: Grants::default(),
             told: Vec::new(),
             delayed: Vec::new(),

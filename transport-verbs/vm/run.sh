@@ -45,10 +45,11 @@ write_job() {
 }
 
 # A machine of type q35: microvm hangs now and then. Two threads of emulation, or what polls starves what answers. The
-# time-stamp counter is the clock: another one costs a microsecond each time it is read.
+# time-stamp counter is the clock: another one costs a microsecond each time it is read. In the foreground, so that it
+# stays in the process group of whoever may end us.
 boot() {
     local status=0
-    timeout -k 5 "${KV_VM_LIMIT:-540}" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 \
+    timeout --foreground -k 5 "${KV_VM_LIMIT:-540}" qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 \
         -m "${KV_VM_MEMORY:-1024}" -nodefaults -no-user-config -display none -no-reboot -nic none -serial stdio \
         -kernel "$image/vmlinux" -initrd "$image/initrd.gz" \
         -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr clocksource=tsc tsc=reliable vm_keep=$(kept "$1")" \

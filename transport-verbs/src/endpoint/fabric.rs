@@ -12,7 +12,7 @@ use transport_core::transfer::{Grant, GrantId};
 use super::VerbsEndpoint;
 use crate::address;
 use crate::control::Control;
-use crate::path::{Context, Path};
+use crate::path::Path;
 use crate::sys::errno;
 
 /// Messages of the fabric that may wait for a link; a grant beyond this is refused.
@@ -39,20 +39,8 @@ impl Fabric for VerbsEndpoint {
         let known = known.filter(|_| self.tables.is_some()).ok_or(FabricError::OutOfOrder)?;
         known.epochs += 1;
         let (epoch, heard) = (known.epochs, known.heard);
-        let ctx = Context {
-            now: self.now,
-            peer,
-            config: &self.config,
-            nics: &self.nics,
-            ports: &self.ports,
-            memory: &mut self.memory,
-            pairs: &mut self.pairs,
-            out: &mut known.out,
-            events: &mut self.events,
-            entries: &mut self.entries,
-            stats: &mut self.stats,
-        };
-        known.path = Some(Path::new(epoch, dialler, theirs, &ctx));
+        let path = Path::new(epoch, dialler, theirs, &self.ports, &self.config, self.now);
+        known.path = Some(path);
         known.out.push_back(Control::Open { epoch, heard }.encode());
         self.pair_up(peer);
         Ok(())

@@ -87,6 +87,8 @@ pub struct VerbsEndpoint {
     turns: u64,
     /// Whether links are looked at in the next turn.
     links_due: bool,
+    /// When they were looked at.
+    links_seen: Instant,
     /// The peers, while each gets its turn.
     order: Vec<PeerId>,
     /// The time of the latest turn.

@@ -50,6 +50,7 @@ impl VerbsEndpoint {
             armed: false,
             turns: 0,
             links_due: true,
+            links_seen: Instant::ZERO,
             order: Vec::new(),
             now: Instant::ZERO,
             next_timer: Instant::FAR,

@@ -16,9 +16,9 @@ const MAX_EVENTS: usize = 16 << 10;
 /// Devices that nobody waited for are asked for notices in every so many turns: it is a system
 /// call, and they are rare.
 const NOTICES: u64 = 64;
-/// Links of an endpoint that does not wait are looked at in every so many turns, and in every one
-/// while something happens on them: looking is a system call, too.
-const LINKS: u64 = 16;
+/// Links of an endpoint that does not wait are looked at so often, and in every turn while something
+/// happens on them: looking is a system call, too.
+const LINKS: Duration = Duration::from_micros(50);
 /// News taken in one turn, at most so many times a batch.
 const BATCHES: usize = 64;
 
@@ -29,7 +29,8 @@ impl Endpoint for VerbsEndpoint {
         let mut moved = self.hear();
         moved |= self.work();
         moved |= self.flush_all();
-        if self.links_due || self.turns.is_multiple_of(LINKS) {
+        if self.links_due || self.now - self.links_seen >= LINKS {
+            self.links_seen = self.now;
             self.links_due = self.links.progress(now);
             moved |= self.links_due;
         }
