@@ -40,8 +40,9 @@ write_job() {
     done
     printf '. %q || exit 126\n' "$here/devices.sh"
     printf 'cd %q || exit 126\n' "$PWD"
+    # Through a pipe, so that nobody takes the console for a person's terminal.
     printf '%q ' "$@"
-    echo
+    printf '2>&1 | cat\nexit "${PIPESTATUS[0]}"\n'
 }
 
 # A machine of type q35: microvm hangs now and then. Two threads of emulation, or what polls starves what answers. The
