@@ -42,6 +42,7 @@ write_job() {
     printf 'cd %q || exit 126\n' "$PWD"
     # Through a pipe, so that nobody takes the console for a person's terminal.
     printf '%q ' "$@"
+    # shellcheck disable=SC2016
     printf '2>&1 | cat\nexit "${PIPESTATUS[0]}"\n'
 }
 
