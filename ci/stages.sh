@@ -24,7 +24,7 @@ stage_layout() { # unsafe code and atomics only where they may live, no file too
 
 stage_shell() { # no word from shellcheck about these scripts
     need_package shellcheck
-    shellcheck ci.sh ci/*.sh .ci/run
+    shellcheck ci.sh ci/*.sh .ci/run transport-verbs/vm/*.sh
 }
 
 stage_clippy() { # no warning from clippy, with every set of features and for every target
@@ -56,6 +56,20 @@ stage_fuzz() { # every decoder on its corpus and mutations of it
 stage_etcd() { # the directory in a real etcd
     command -v etcd >/dev/null || bounded apt-get install -y --no-install-recommends etcd-server || skip 'no etcd'
     tested cargo test -p transport-tcp --features etcd --test etcd -- --ignored
+}
+
+stage_verbs() { # the RDMA fabric, over a kernel's own RDMA stack and software NICs, in a virtual machine
+    need_verbs_packages
+    cargo clippy -p transport-verbs --all-targets --features bench -- -D warnings
+    cargo clippy -p transport-verbs -p kvperf --features kvperf/verbs -- \
+        -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
+    RUSTDOCFLAGS='-D warnings' cargo doc -p transport-verbs --no-deps --document-private-items
+    # Optimised: the machine is emulated.
+    tested in_verbs_machine cargo test --release -p transport-verbs
+    cargo build --release -p kvperf --features verbs
+    transport-verbs/vm/run.sh transport-verbs/vm/kvperf.sh "$TARGET/release/kvperf" "$PWD/benches/tests/models"
+    in_verbs_machine cargo bench -p transport-verbs --bench perftest
+    cargo bench -p transport-verbs --features bench --bench posting -- --warm-up-time 1 --measurement-time 2
 }
 
 stage_doc() { # rustdoc has no warning, private items included

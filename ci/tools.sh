@@ -61,6 +61,23 @@ need_package() {
     command -v "$1" >/dev/null || bounded apt-get install -y --no-install-recommends "$1" || skip "no $1"
 }
 
+# What transport-verbs is built with, and the machine that it is tested in.
+need_verbs_packages() {
+    local packages='libibverbs-dev ibverbs-providers libnl-3-dev libnl-route-3-dev cmake libclang-dev pkg-config
+        qemu-system-x86 busybox-static kmod cpio xz-utils iproute2 perftest'
+    # shellcheck disable=SC2086
+    dpkg-query -W $packages >/dev/null 2>&1 ||
+        bounded apt-get install -y --no-install-recommends $packages || skip 'no packages for RDMA and QEMU'
+}
+
+# in_verbs_machine COMMAND...: with cargo running what it builds in that machine, instead of here. One test at a time:
+# some cut a wire that others use.
+in_verbs_machine() {
+    local name
+    name=CARGO_TARGET_$(host | tr 'a-z-' 'A-Z_')_RUNNER
+    env "$name=$PWD/transport-verbs/vm/run.sh" RUST_TEST_THREADS=1 "$@"
+}
+
 need_target() {
     bounded rustup target add "$1" || skip "no standard library for $1"
 }

@@ -44,6 +44,8 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Show how large the KV cache of a model is; of all shipped models, without --model
     Geometry(GeometryArgs),
+    /// List RDMA devices and their ports, and why each can or cannot be used
+    Devices,
     /// Measure fixed workloads between two processes, to be set beside other transports
     Raw(RawArgs),
     /// A node of `loopback --chaos`, which starts it
@@ -307,6 +309,12 @@ pub struct TransferArgs {
     #[arg(long, value_name = "N", default_value_t = 2048,
         value_parser = value_parser!(u32).range(1..=1 << 20))]
     pub chunk_tokens: u32,
+    /// What moves the bytes. Both sides must choose the same
+    #[arg(long, value_enum, default_value_t = Fabric::Tcp)]
+    pub fabric: Fabric,
+    /// RDMA ports to use, like `mlx5_0:1,mlx5_1` [default: all that can be used]
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    pub rdma_ports: Vec<String>,
     /// TCP connections for data to a peer [default: one within a host, four between hosts]
     #[arg(long, value_name = "N",
         value_parser = value_parser!(u16).range(1..=i64::from(transport_tcp::MAX_LANES)))]
@@ -344,6 +352,17 @@ pub struct OutputArgs {
     /// Set by `loopback` for the processes it starts: they report to it, line by line
     #[arg(long, hide = true)]
     pub child: bool,
+}
+
+/// What moves the bytes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Fabric {
+    /// RDMA if there is any here, else TCP; says which
+    Auto,
+    /// TCP
+    Tcp,
+    /// RDMA
+    Verbs,
 }
 
 /// What is broken on purpose, once.
@@ -398,7 +417,11 @@ impl Command {
             Self::Loopback(loopback) => Some(&loopback.run),
             Self::Decode(decode) => Some(&decode.run),
             Self::Prefill(prefill) => Some(&prefill.run),
-            Self::Bootstrap(_) | Self::ChaosNode(_) | Self::Geometry(_) | Self::Raw(_) => None,
+            Self::Bootstrap(_)
+            | Self::ChaosNode(_)
+            | Self::Devices
+            | Self::Geometry(_)
+            | Self::Raw(_) => None,
         }
     }
 }

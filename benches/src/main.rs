@@ -14,7 +14,7 @@ use kvperf::raw;
 use kvperf::report::Report;
 use kvperf::run::chaos::ChaosReport;
 use kvperf::run::link::{Line, say};
-use kvperf::run::{bootstrap, chaos, decode, loopback, prefill};
+use kvperf::run::{bootstrap, chaos, decode, devices, loopback, prefill};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_checked();
@@ -32,6 +32,10 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Geometry(args) => {
             io::stdout().write_all(geometry::text(args)?.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Devices => {
+            io::stdout().write_all(devices::text()?.as_bytes())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Raw(args) => Ok(raw::run(args)?),

@@ -6,6 +6,7 @@
 //!   meanwhile.
 //! * [`loopback`]: both as child processes of this one.
 //! * [`chaos`]: small requests between nodes that are killed, stopped and restarted meanwhile.
+//! * [`devices`]: the machine's RDMA devices.
 //! * [`bootstrap`]: the directory of a prefill instance, by itself.
 //! * `node`, `side`: the nodes of a side, from their ports to their completions.
 //! * `directory`, `routing`: how the two find each other, and each other's requests.
@@ -15,7 +16,9 @@ pub mod bootstrap;
 pub mod cache;
 pub mod chaos;
 pub mod decode;
+pub mod devices;
 mod directory;
+mod endpoint;
 mod gather;
 pub mod link;
 pub mod loopback;
@@ -62,6 +65,9 @@ pub enum RunError {
         /// Bytes asked for.
         bytes: u64,
     },
+    /// There is no RDMA here, or none in this program.
+    #[error("RDMA: {0}")]
+    NoRdma(String),
     /// The node could not be made.
     #[error("node: {0}")]
     Node(#[from] NodeError),

@@ -19,10 +19,11 @@ use transport_core::fabric::PeerId;
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
 use transport_tcp::bootstrap::{Finder, Finding};
-use transport_tcp::{Driver, Park, Targets, TcpConfig, TcpEndpoint};
+use transport_tcp::{Driver, Park, Targets, TcpConfig};
 
 use super::cache::{Cache, RankCache, counterparts, other};
 use super::directory::{Found, in_directory};
+use super::endpoint::AnyEndpoint;
 use super::side::{RankNode, Side};
 use super::{RunError, read_key};
 use crate::args::{self, RunArgs};
@@ -76,7 +77,7 @@ impl<'a> Opened<'a> {
         let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank.rank));
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         let endpoints = common.acquaint(endpoints)?;
-        let targets: Vec<_> = endpoints.iter().map(TcpEndpoint::targets).collect();
+        let targets: Vec<_> = endpoints.iter().map(AnyEndpoint::targets).collect();
         let ranks = cache.ranks.iter().zip(endpoints);
         let started = ranks.map(|(rank, endpoint)| common.node(endpoint, rank));
         let started = started.collect::<Result<Vec<_>, RunError>>()?;
@@ -132,7 +133,7 @@ impl Common<'_> {
         rank.number(self.sizes())
     }
 
-    fn endpoint(&self, meet: &Meet, rank: Rank) -> Result<TcpEndpoint, RunError> {
+    fn endpoint(&self, meet: &Meet, rank: Rank) -> Result<AnyEndpoint, RunError> {
         let listen = match meet {
             Meet::Listen(address) => Some(further_on(*address, self.number(rank))?),
             // For the other ranks of its own engine, in this process.
@@ -144,7 +145,7 @@ impl Common<'_> {
         // 0 lets the endpoint choose.
         let lanes = self.args.transfer.lanes.unwrap_or(0);
         let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
-        let mut endpoint = TcpEndpoint::new(tcp).map_err(RunError::io("cannot open the port"))?;
+        let mut endpoint = AnyEndpoint::new(tcp, &self.args.transfer)?;
         if let Meet::Dial(addresses) = meet {
             for address in self.addresses(addresses, rank)? {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;
@@ -154,9 +155,9 @@ impl Common<'_> {
     }
 
     /// Ranks of a decode engine dial the first of them, which hears how far each is.
-    fn acquaint(&self, mut endpoints: Vec<TcpEndpoint>) -> Result<Vec<TcpEndpoint>, RunError> {
+    fn acquaint(&self, mut endpoints: Vec<AnyEndpoint>) -> Result<Vec<AnyEndpoint>, RunError> {
         let first = endpoints.first().filter(|_| self.role == Role::Decode);
-        if let Some(first) = first.and_then(TcpEndpoint::local_addr) {
+        if let Some(first) = first.and_then(AnyEndpoint::local_addr) {
             for endpoint in &mut endpoints[1..] {
                 endpoint.dial(reachable(first)).map_err(RunError::io("cannot dial"))?;
             }
@@ -196,7 +197,7 @@ impl Common<'_> {
         finder.spawn(LOOK).map_err(RunError::io("cannot start a thread"))
     }
 
-    fn node(&self, endpoint: TcpEndpoint, rank: &RankCache) -> Result<Started, RunError> {
+    fn node(&self, endpoint: AnyEndpoint, rank: &RankCache) -> Result<Started, RunError> {
         let address = endpoint.local_addr().filter(|_| self.listens);
         let started = match self.fault(rank.rank) {
             Some(fault) => self.drive(Faulty::new(endpoint, fault), rank),

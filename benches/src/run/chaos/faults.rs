@@ -31,13 +31,23 @@ pub(super) struct Misfortune {
     pub(super) after: Duration,
 }
 
-/// An endless sequence of them.
+/// What comes of the numbers that are drawn.
+const KILL: u64 = 0;
+const LEAVE: u64 = 2;
+const STOP: u64 = 3;
+const FIRST: [u64; 3] = [KILL, STOP, LEAVE];
+
+/// An endless sequence of them. It begins with one of each kind, in quick succession: so that a short
+/// run has them all, on a slow machine too.
 #[derive(Debug)]
-pub(super) struct Misfortunes(Rng);
+pub(super) struct Misfortunes {
+    random: Rng,
+    dealt: usize,
+}
 
 impl Misfortunes {
     pub(super) fn new(seed: u64) -> Self {
-        Self(Rng::new(!seed))
+        Self { random: Rng::new(!seed), dealt: 0 }
     }
 }
 
@@ -45,19 +55,21 @@ impl Iterator for Misfortunes {
     type Item = Misfortune;
 
     fn next(&mut self) -> Option<Misfortune> {
-        let random = &mut self.0;
+        let (random, first) = (&mut self.random, FIRST.get(self.dealt).copied());
+        self.dealt += 1;
         let side = if random.below(2) == 0 { Side::Prefill } else { Side::Decode };
         let node = NodeId::new(side, random.below(PEERS.into()) as u8);
         let away = millis(random, 0, 1500);
         let silence = SILENCE.as_millis() as u64;
-        let deed = match random.below(6) {
-            0 | 1 => Deed::Kill(away),
-            2 => Deed::Leave(away),
+        let any = random.below(6);
+        let deed = match first.unwrap_or(any) {
+            KILL | 1 => Deed::Kill(away),
+            LEAVE => Deed::Leave(away),
             // Shorter and longer than it takes to be missed, and than a stall.
-            3 | 4 => Deed::Stop(millis(random, 20, silence * 3 / 4)),
+            STOP | 4 => Deed::Stop(millis(random, 20, silence * 3 / 4)),
             _ => Deed::Stop(millis(random, silence * 5 / 4, 3500)),
         };
-        let after = millis(random, 50, 1200);
+        let after = millis(random, 50, if first.is_some() { 300 } else { 1200 });
         Some(Misfortune { node, deed, after })
     }
 }

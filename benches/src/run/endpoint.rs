@@ -1,0 +1,170 @@
+//! The endpoint that the arguments ask for.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use transport_core::Instant;
+use transport_core::fabric::{
+    Fabric, FabricError, FabricEvent, PeerId, PostError, Revoked, Write, WriteId,
+};
+use transport_core::link::{Endpoint, Link, LinkEvent, SendError};
+use transport_core::memory::CacheTables;
+use transport_core::transfer::{Grant, GrantId};
+use transport_tcp::{Park, Targets, TcpConfig, TcpEndpoint};
+#[cfg(feature = "verbs")]
+use transport_verbs::{OpenError, VerbsConfig, VerbsEndpoint};
+
+use super::RunError;
+use crate::args::{self, TransferArgs};
+
+/// Said when RDMA is asked for and not in this program.
+#[cfg(not(feature = "verbs"))]
+pub(super) const NOT_BUILT: &str = "this kvperf was built without it (cargo --features verbs)";
+
+/// An endpoint over any fabric.
+pub(super) enum AnyEndpoint {
+    Tcp(Box<TcpEndpoint>),
+    #[cfg(feature = "verbs")]
+    Verbs(Box<VerbsEndpoint>),
+}
+
+/// Calls the same on whichever it is.
+macro_rules! either {
+    ($any:expr, $endpoint:ident => $call:expr) => {
+        match $any {
+            AnyEndpoint::Tcp($endpoint) => $call,
+            #[cfg(feature = "verbs")]
+            AnyEndpoint::Verbs($endpoint) => $call,
+        }
+    };
+}
+
+impl AnyEndpoint {
+    /// Over RDMA or TCP, as `args` say. `link` is for links, and for TCP's lanes.
+    pub(super) fn new(link: TcpConfig, args: &TransferArgs) -> Result<Self, RunError> {
+        match args.fabric {
+            args::Fabric::Tcp => Self::tcp(link),
+            args::Fabric::Verbs => Self::verbs(link, args),
+            args::Fabric::Auto => match Self::verbs(link.clone(), args) {
+                Err(RunError::NoRdma(why)) => {
+                    eprintln!("RDMA: {why}; this run goes over TCP");
+                    Self::tcp(link)
+                }
+                other => other,
+            },
+        }
+    }
+
+    fn tcp(link: TcpConfig) -> Result<Self, RunError> {
+        let endpoint = TcpEndpoint::new(link).map_err(RunError::io("cannot open the port"))?;
+        Ok(Self::Tcp(Box::new(endpoint)))
+    }
+
+    #[cfg(feature = "verbs")]
+    fn verbs(link: TcpConfig, args: &TransferArgs) -> Result<Self, RunError> {
+        let ports = args.rdma_ports.clone();
+        match VerbsEndpoint::new(VerbsConfig { ports, link, ..VerbsConfig::default() }) {
+            Ok(endpoint) => Ok(Self::Verbs(Box::new(endpoint))),
+            Err(OpenError::Link(error)) => Err(RunError::io("cannot open the port")(error)),
+            Err(why) => Err(RunError::NoRdma(why.to_string())),
+        }
+    }
+
+    #[cfg(not(feature = "verbs"))]
+    fn verbs(_: TcpConfig, _: &TransferArgs) -> Result<Self, RunError> {
+        Err(RunError::NoRdma(NOT_BUILT.to_owned()))
+    }
+
+    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+        either!(self, endpoint => endpoint.local_addr())
+    }
+
+    /// Whom it dials, to be told from other threads.
+    pub(super) fn targets(&self) -> Targets {
+        match self {
+            Self::Tcp(endpoint) => endpoint.targets(),
+            #[cfg(feature = "verbs")]
+            Self::Verbs(endpoint) => endpoint.links().targets(),
+        }
+    }
+
+    pub(super) fn dial(&mut self, address: SocketAddr) -> io::Result<PeerId> {
+        either!(self, endpoint => endpoint.dial(address))
+    }
+}
+
+impl Fabric for AnyEndpoint {
+    fn bind(&mut self, tables: CacheTables) -> Result<(), FabricError> {
+        either!(self, endpoint => endpoint.bind(tables))
+    }
+
+    fn address(&self) -> Vec<u8> {
+        either!(self, endpoint => endpoint.address())
+    }
+
+    fn connect(&mut self, peer: PeerId, address: &[u8], dialler: bool) -> Result<(), FabricError> {
+        either!(self, endpoint => endpoint.connect(peer, address, dialler))
+    }
+
+    fn disconnect(&mut self, peer: PeerId) {
+        either!(self, endpoint => endpoint.disconnect(peer))
+    }
+
+    fn grant(
+        &mut self,
+        peer: PeerId,
+        grant: Arc<Grant>,
+        view: Option<&CacheTables>,
+    ) -> Result<(), FabricError> {
+        either!(self, endpoint => endpoint.grant(peer, grant, view))
+    }
+
+    fn revoke(&mut self, grant: GrantId) -> Revoked {
+        either!(self, endpoint => endpoint.revoke(grant))
+    }
+
+    fn post(&mut self, write: Write) -> Result<(), PostError> {
+        either!(self, endpoint => endpoint.post(write))
+    }
+
+    fn cancel(&mut self, write: WriteId) {
+        either!(self, endpoint => endpoint.cancel(write))
+    }
+
+    fn poll(&mut self, now: Instant) -> Option<FabricEvent> {
+        either!(self, endpoint => endpoint.poll(now))
+    }
+}
+
+impl Link for AnyEndpoint {
+    fn send(&mut self, peer: PeerId, message: &[u8]) -> Result<(), SendError> {
+        either!(self, endpoint => endpoint.send(peer, message))
+    }
+
+    fn receive(&mut self, message: &mut Vec<u8>) -> Option<LinkEvent> {
+        either!(self, endpoint => endpoint.receive(message))
+    }
+
+    fn close(&mut self, peer: PeerId) {
+        either!(self, endpoint => endpoint.close(peer))
+    }
+}
+
+impl Endpoint for AnyEndpoint {
+    fn progress(&mut self, now: Instant) -> bool {
+        either!(self, endpoint => endpoint.progress(now))
+    }
+}
+
+impl Park for AnyEndpoint {
+    fn park(&mut self, timeout: Duration) {
+        either!(self, endpoint => endpoint.park(timeout))
+    }
+
+    fn unparker(&self) -> Waker {
+        either!(self, endpoint => endpoint.unparker())
+    }
+}

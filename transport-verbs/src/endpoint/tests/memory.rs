@@ -1,0 +1,91 @@
+//! Registered memory: what is pinned, found again, cut into pieces.
+
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use transport_core::fabric::Fabric;
+use transport_core::memory::MemoryRegion;
+use transport_tcp::HostMemory;
+
+use super::{World, config};
+use crate::{VerbsConfig, VerbsEndpoint};
+
+/// Memory of the caller's, which says when it was freed.
+struct Owner(#[allow(dead_code)] Vec<u8>, Arc<AtomicBool>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::Relaxed);
+    }
+}
+
+fn owned(len: usize) -> (MemoryRegion, Arc<AtomicBool>) {
+    let freed = Arc::new(AtomicBool::new(false));
+    let mut bytes = vec![7u8; len];
+    let base = NonNull::new(bytes.as_mut_ptr()).unwrap();
+    let owner = Owner(bytes, Arc::clone(&freed));
+    // SAFETY: the vector is `len` bytes until its owner is dropped, and nobody looks at it.
+    (unsafe { MemoryRegion::from_raw_parts(base, len, owner) }, freed)
+}
+
+#[test]
+fn m1_registered_memory_outlives_whoever_unmaps_it() {
+    let mut endpoint = VerbsEndpoint::new(config(&["rxc"])).unwrap();
+    let (region, freed) = owned(10_000);
+    let registered = endpoint.memory.region(&region).unwrap();
+    region.close();
+    drop(region);
+    let (other, _) = owned(4096);
+    endpoint.memory.region(&other).unwrap();
+    assert!(!freed.load(Ordering::Relaxed), "the device may still write it");
+    drop(registered);
+    let (other, _) = owned(4096);
+    endpoint.memory.region(&other).unwrap();
+    assert!(freed.load(Ordering::Relaxed), "a closed region that nobody uses is let go");
+}
+
+#[test]
+fn a_region_is_registered_once_and_so_is_what_lies_within_it() {
+    let mut endpoint = VerbsEndpoint::new(config(&["rxc"])).unwrap();
+    let whole = HostMemory::default().map(1 << 20).unwrap();
+    let first = endpoint.memory.region(&whole).unwrap();
+    let again = endpoint.memory.region(&whole).unwrap();
+    assert!(Arc::ptr_eq(&first, &again));
+    let (file, _fd) = HostMemory::default().map_shared(1 << 20).unwrap();
+    let other = endpoint.memory.region(&file).unwrap();
+    assert!(!Arc::ptr_eq(&first, &other));
+    let inside = part(&whole, 8192, 4096);
+    assert!(Arc::ptr_eq(&first, &endpoint.memory.region(&inside).unwrap()));
+}
+
+fn part(whole: &MemoryRegion, offset: usize, len: usize) -> MemoryRegion {
+    let base = NonNull::new(whole.as_ptr().wrapping_add(offset)).unwrap();
+    // SAFETY: within `whole`, which the part keeps.
+    unsafe { MemoryRegion::from_raw_parts(base, len, whole.clone()) }
+}
+
+#[test]
+fn regions_beyond_a_devices_limit_are_registered_in_pieces_that_writes_cross() {
+    let small = |ports| VerbsConfig { max_registration: 64 << 10, ..config(ports) };
+    // Pages of 24 KiB cross the ends of pieces of 64 KiB, here and there at different places.
+    let mut world = World::with(small(&["rxa"]), small(&["rxb"]), (16, 24 << 10));
+    let grant = world.grant(1, (0..16).rev().collect());
+    let write = world.source.write(0, &grant, 0, &(0..16).collect::<Vec<_>>());
+    world.source.endpoint.post(write).unwrap();
+    world.settle(1);
+    assert_eq!(world.source.completed(0), Some(Ok(())));
+    assert!(world.target.bytes().iter().all(|byte| *byte == 1));
+    assert_eq!(world.target.page, 24 << 10);
+}
+
+#[test]
+fn memory_of_another_device_that_cannot_be_registered_is_refused_and_leaves_nothing() {
+    let mut endpoint = VerbsEndpoint::new(config(&["rxc"])).unwrap();
+    let (region, fd) = HostMemory::default().map_shared(1 << 16).unwrap();
+    // A file is no DMA-BUF; and the software NIC takes none either.
+    assert!(endpoint.register_dmabuf(&region, fd.as_fd(), 0).is_err());
+    assert!(endpoint.exported.is_empty());
+    assert!(endpoint.memory.region(&region).unwrap().is_host());
+}

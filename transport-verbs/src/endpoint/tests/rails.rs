@@ -1,0 +1,152 @@
+//! Rails that fail and come back, under load.
+
+use std::process::Command;
+use std::time::{Duration, Instant as Clock};
+
+use transport_core::fabric::{Fabric, PostError};
+
+use super::World;
+
+/// Runs a command of the system, which must succeed.
+fn system(command: &str) {
+    let status = Command::new("sh").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
+}
+
+/// Posts writes `next ..` of 16 pages as far as there is room, up to `end`.
+fn feed(
+    world: &mut World,
+    grant: &std::sync::Arc<transport_core::transfer::Grant>,
+    next: &mut u64,
+    end: u64,
+) {
+    while *next < end {
+        let first = (*next % 4) as u32 * 16;
+        let items: Vec<u32> = (first..first + 16).collect();
+        let write = world.source.write(*next, grant, first, &items);
+        match world.source.endpoint.post(write) {
+            Ok(()) => *next += 1,
+            Err(PostError::Busy(_)) => return,
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// Moves `writes` writes of 16 pages; `disturb` is called in every turn with what has completed.
+fn transfer(world: &mut World, writes: u64, mut disturb: impl FnMut(&mut World, usize)) {
+    let grant = world.grant(1, (0..64).collect());
+    let mut next = 0;
+    let begun = Clock::now();
+    while world.source.completions() < writes as usize {
+        feed(world, &grant, &mut next, writes);
+        world.turn();
+        let done = world.source.completions();
+        disturb(world, done);
+        assert!(begun.elapsed() < super::DEADLINE, "{:?}", world.source.endpoint.stats());
+    }
+    world.until("arrivals", |w| w.target.arrivals().len() == writes as usize);
+    assert_eq!(world.target.arrivals(), (0..writes as u32).collect::<Vec<_>>(), "each once");
+    assert!((0..writes).all(|id| world.source.completed(id) == Some(Ok(()))));
+    assert!(world.target.bytes().iter().all(|byte| *byte == 1), "every page landed");
+}
+
+#[test]
+fn a_gibibyte_crosses_while_a_rail_goes_down_and_comes_back() {
+    // 256 writes of 16 pages of 256 KiB. One rail over the wire, one that never fails.
+    let mut world = World::new(&["rxa", "rxc"], &["rxb", "rxc"], (64, 256 << 10));
+    let (mut cut, mut mended) = (false, false);
+    transfer(&mut world, 256, |world, done| {
+        if done >= 40 && !cut {
+            cut = true;
+            system("ip link set vb down");
+        }
+        let rails = world.source.endpoint.rails(world.source.peer);
+        if cut && !mended && rails.0 == 1 && done >= 100 {
+            mended = true;
+            system(
+                "ip link set vb up && sleep 0.05 && sh -c 'ip neigh replace 10.9.0.1 \
+                lladdr $(cat /sys/class/net/va/address) dev vb nud permanent; \
+                ip route replace 10.9.0.1/32 dev vb src 10.9.0.2 table 102'",
+            );
+        }
+    });
+    assert!(cut && mended, "the wire was cut and mended under load");
+    let stats = world.source.endpoint.stats();
+    assert!(stats.rails_down >= 1, "{stats:?}");
+    world.until("the rail to come back", |w| {
+        w.source.endpoint.rails(w.source.peer) == (2, 2)
+            && w.target.endpoint.rails(w.target.peer) == (2, 2)
+    });
+    // And it is used again.
+    let before = world.source.endpoint.stats().rails_up;
+    assert!(before >= 3, "{before}");
+}
+
+#[test]
+fn a_peers_queue_pair_that_dies_in_the_middle_of_a_batch_costs_nothing() {
+    let mut world = World::new(&["rxa"], &["rxb"], (64, 4096));
+    let mut deaths = 0;
+    transfer(&mut world, 400, |world, done| {
+        if done >= (deaths + 1) * 60 && deaths < 3 {
+            let peer = world.target.peer;
+            let killed = world.target.endpoint.with_path(peer, |path, ctx| {
+                let pair = path.rails[0].pair();
+                let up = path.rails[0].is_up();
+                if let Some(pair) = pair.filter(|_| up) {
+                    path.pair_failed(pair, ctx);
+                }
+                up
+            });
+            deaths += usize::from(killed == Some(true));
+        }
+    });
+    assert_eq!(deaths, 3);
+    assert!(world.source.endpoint.stats().rails_up >= 4);
+    assert!(world.source.is_up() && world.target.is_up());
+}
+
+#[test]
+fn bytes_are_spread_over_rails_also_when_the_sides_have_unequal_numbers() {
+    let mut world = World::new(&["rxa", "rxb"], &["rxb"], (64, 64 << 10));
+    assert_eq!(world.target.endpoint.rails(world.target.peer), (2, 2));
+    transfer(&mut world, 64, |_, _| {});
+    let peer = &world.source.endpoint.peers[&world.source.peer];
+    let rails = &peer.path.as_ref().unwrap().rails;
+    let requests: Vec<u64> = rails.iter().map(|rail| rail.requests()).collect();
+    let (least, most) = (*requests.iter().min().unwrap(), *requests.iter().max().unwrap());
+    assert!(least * 4 >= most, "{requests:?}");
+}
+
+#[test]
+fn connecting_and_disconnecting_leaves_nothing_behind() {
+    const CYCLES: usize = 1000;
+    let mut world = World::new(&["rxc"], &["rxc"], (8, 4096));
+    world.close_path();
+    let before = resources();
+    let begun = Clock::now();
+    for _ in 0..CYCLES {
+        world.open_path();
+        world.close_path();
+        world.source.events.clear();
+        world.target.events.clear();
+    }
+    println!("{CYCLES} cycles in {:?}", begun.elapsed());
+    world.until("quiet", |w| !w.source.turn());
+    assert_eq!(resources(), before);
+    drop(world);
+    std::thread::sleep(Duration::from_millis(10));
+    let after = resources();
+    assert!(after.iter().zip(&before).all(|(after, before)| after <= before), "{after:?}");
+}
+
+/// Queue pairs, registrations, completion queues and domains of the device, as the kernel counts.
+fn resources() -> Vec<u64> {
+    let output = Command::new("rdma").args(["resource", "show", "rxc"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let count = |name: &str| {
+        let at = words.iter().position(|word| *word == name).unwrap();
+        words[at + 1].parse().unwrap()
+    };
+    ["qp", "mr", "cq", "pd"].map(count).to_vec()
+}

@@ -1,0 +1,238 @@
+//! One turn: what links bring, what devices report, what can be posted.
+
+use std::time::{Duration, Instant as Clock};
+
+use transport_core::Instant;
+use transport_core::fabric::{FabricEvent, PathError, PeerId};
+use transport_core::link::Endpoint;
+use transport_tcp::Park;
+
+use super::VerbsEndpoint;
+use crate::nic::News;
+use crate::sys::Notice;
+
+/// Events that may wait for the owner; beyond this we take no news until they are polled.
+const MAX_EVENTS: usize = 16 << 10;
+/// Devices that nobody waited for are asked for notices in every so many turns: it is a system
+/// call, and they are rare.
+const NOTICES: u64 = 64;
+/// Links of an endpoint that does not wait are looked at so often, and in every turn while something
+/// happens on them: looking is a system call, too.
+const LINKS: Duration = Duration::from_micros(50);
+/// News taken in one turn, at most so many times a batch.
+const BATCHES: usize = 64;
+
+impl Endpoint for VerbsEndpoint {
+    fn progress(&mut self, now: Instant) -> bool {
+        self.now = self.now.max(now);
+        self.turns += 1;
+        let mut moved = self.hear();
+        moved |= self.work();
+        moved |= self.flush_all();
+        if self.links_due || self.now - self.links_seen >= LINKS {
+            self.links_seen = self.now;
+            self.links_due = self.links.progress(now);
+            moved |= self.links_due;
+        }
+        moved | self.pull()
+    }
+}
+
+impl VerbsEndpoint {
+    /// Waits until a turn would find something to do, at most `timeout`. Returns at once while
+    /// events wait to be polled. First polls for [`VerbsConfig::spin`](crate::VerbsConfig::spin),
+    /// then parks.
+    pub fn wait(&mut self, timeout: Duration) {
+        let timeout = timeout.min(self.next_deadline() - self.now);
+        let spin = self.config.spin.min(timeout);
+        if !self.has_work() && !self.spin(spin) && self.listen() {
+            self.poller.wait(timeout - spin);
+        }
+    }
+
+    /// Has [`AsFd`](std::os::fd::AsFd) tell of whatever will happen from now on: call it before
+    /// waiting for that. False when something is there already: take a turn instead.
+    pub fn listen(&mut self) -> bool {
+        // Links that were not looked at to the end tell nobody of the rest.
+        if self.links_due || self.has_work() {
+            return false;
+        }
+        // What came before devices were asked to tell is not told of.
+        let quiet = !self.arm() || !self.work();
+        self.links_due = quiet;
+        quiet
+    }
+
+    /// Whether the owner has something to take.
+    fn has_work(&self) -> bool {
+        !self.events.is_empty() || self.held.is_some()
+    }
+
+    /// Takes turns of the devices for a while. True when something happened.
+    fn spin(&mut self, spin: Duration) -> bool {
+        let begun = Clock::now();
+        while begun.elapsed() < spin {
+            if self.work() {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Takes what devices have told since they were asked to.
+    fn hear(&mut self) -> bool {
+        let asked = std::mem::replace(&mut self.armed, false);
+        if asked {
+            self.nics.iter_mut().for_each(|nic| nic.hear());
+        }
+        (asked || self.turns.is_multiple_of(NOTICES)) && self.take_notices()
+    }
+
+    /// Asks devices to tell of news. True when one was not asked before.
+    fn arm(&mut self) -> bool {
+        self.armed = true;
+        let mut fresh = false;
+        for nic in &mut self.nics {
+            fresh |= nic.arm();
+        }
+        for path in self.peers.values_mut().filter_map(|peer| peer.path.as_mut()) {
+            fresh |= path.arm(&self.nics, &self.ports);
+        }
+        fresh
+    }
+
+    /// Takes what devices report, and hands them what can be.
+    fn work(&mut self) -> bool {
+        let mut moved = self.take_news();
+        self.next_timer = Instant::FAR;
+        let mut peers = std::mem::take(&mut self.order);
+        peers.clear();
+        peers.extend(self.peers.keys().copied());
+        for peer in &peers {
+            moved |= self.turn_path(*peer);
+        }
+        self.order = peers;
+        moved
+    }
+
+    fn turn_path(&mut self, peer: PeerId) -> bool {
+        let turned = self.with_path(peer, |path, ctx| {
+            let (moved, ended) = path.turn(ctx);
+            (moved, ended, path.next_timer())
+        });
+        let Some((moved, ended, timer)) = turned else { return false };
+        match ended {
+            Some(reason) => self.drop_path(peer, reason),
+            None => self.next_timer = self.next_timer.min(timer),
+        }
+        moved
+    }
+
+    /// The path has ended; everything of it but this was reported.
+    fn drop_path(&mut self, peer: PeerId, reason: PathError) {
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.closed = known.must_have_heard();
+        if let Some(path) = known.path.take() {
+            path.grant_ids().for_each(|id| {
+                self.holders.remove(&id);
+            });
+        }
+        self.events.push_back(FabricEvent::PathDown { peer, reason });
+    }
+
+    /// Takes news of peers' writes.
+    fn take_news(&mut self) -> bool {
+        let mut moved = false;
+        for nic in 0..self.nics.len() {
+            for _ in 0..BATCHES {
+                if self.events.len() >= MAX_EVENTS || !self.take_batch(nic) {
+                    break;
+                }
+                moved = true;
+            }
+        }
+        moved
+    }
+
+    /// Takes a batch of a device's news. False when there are none.
+    fn take_batch(&mut self, nic: usize) -> bool {
+        let came = match self.nics[nic].poll() {
+            Ok(0) => return false,
+            Ok(came) => came,
+            Err(_) => return self.device_failed(nic),
+        };
+        for index in 0..came {
+            let Some(News { pair, what }) = self.nics[nic].news(index) else { break };
+            // Of a pair that is gone, its news are too.
+            let Some(peer) = self.pairs.get(&(nic, pair)).copied() else { continue };
+            self.with_path(peer, |path, ctx| {
+                if let Err(reason) = path.landed(what, ctx) {
+                    path.end(reason, ctx);
+                }
+            });
+        }
+        true
+    }
+
+    /// Everything over a device fails. False.
+    fn device_failed(&mut self, nic: usize) -> bool {
+        for port in 0..self.ports.len() {
+            if self.ports[port].nic == nic && self.ports[port].active {
+                self.port_changed(port, false);
+            }
+        }
+        false
+    }
+
+    fn take_notices(&mut self) -> bool {
+        let mut moved = false;
+        for nic in 0..self.nics.len() {
+            while let Some(notice) = self.nics[nic].context.notice() {
+                moved = true;
+                self.notice(nic, notice);
+            }
+        }
+        moved
+    }
+
+    fn notice(&mut self, nic: usize, notice: Notice) {
+        match notice {
+            Notice::DeviceFatal => {
+                self.device_failed(nic);
+            }
+            Notice::PortActive(number) => self.port_number_changed(nic, number, true),
+            Notice::PortDown(number) => self.port_number_changed(nic, number, false),
+            Notice::PairFatal(pair) => {
+                if let Some(peer) = self.pairs.get(&(nic, pair)).copied() {
+                    self.with_path(peer, |path, ctx| path.pair_failed(pair, ctx));
+                }
+            }
+            Notice::Other(_) => {}
+        }
+    }
+
+    fn port_number_changed(&mut self, nic: usize, number: u8, active: bool) {
+        let is_it = |port: &crate::nic::Port| (port.nic, port.number) == (nic, number);
+        if let Some(port) = self.ports.iter().position(is_it) {
+            self.port_changed(port, active);
+        }
+    }
+
+    fn port_changed(&mut self, port: usize, active: bool) {
+        self.ports[port].active = active;
+        let peers: Vec<PeerId> = self.peers.keys().copied().collect();
+        for peer in peers {
+            self.with_path(peer, |path, ctx| path.port_changed(port, active, ctx));
+        }
+    }
+}
+
+impl Park for VerbsEndpoint {
+    fn park(&mut self, timeout: Duration) {
+        self.wait(timeout);
+    }
+
+    fn unparker(&self) -> std::task::Waker {
+        self.waker()
+    }
+}

@@ -1,0 +1,234 @@
+//! Memory that the devices may reach: registered once, found again by range, kept while in use.
+//!
+//! A device may not take more than so much in one registration, so a region is registered in pieces
+//! of equal length, a power of two; and it is registered with every device that we use. A region that lies within
+//! one that is registered already is not registered again.
+//!
+//! Whoever uses a registration holds its [`Registered`]: while somebody does, and for a while after
+//! (registering costs milliseconds per gigabyte), its pages stay pinned and its memory is not freed.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Weak};
+
+use hashbrown::HashMap;
+use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
+
+use crate::sys::{Access, Domain, Registration};
+
+/// Registrations that nobody uses and that are kept for the next who does.
+const IDLE: usize = 64;
+
+/// Registered memory.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    start: u64,
+    len: u64,
+    /// Logarithm of a piece's length.
+    shift: u32,
+    /// For every device, for every piece.
+    pieces: Box<[Box<[Piece]>]>,
+    /// Whether our processor can read it as well.
+    host: bool,
+    /// Kept; and once it was closed, it will not be asked for again.
+    region: MemoryRegion,
+}
+
+/// The keys of a piece, local and remote.
+#[derive(Debug)]
+struct Piece {
+    lkey: u32,
+    rkey: u32,
+    /// None where nothing is really registered, in benchmarks.
+    _registration: Option<Registration>,
+}
+
+impl Registered {
+    /// First byte.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The key for `address`, which must lie within, at a device, and how many bytes from there on
+    /// it is good for.
+    pub(crate) fn local(&self, device: usize, address: u64) -> Option<(u32, u64)> {
+        let at = address.checked_sub(self.start)?;
+        let found = self.pieces.get(device)?.get((at >> self.shift) as usize)?;
+        let piece = 1 << self.shift;
+        Some((found.lkey, piece - (at & (piece - 1))))
+    }
+
+    /// Whether our processor can read it; otherwise only devices do.
+    pub(crate) fn is_host(&self) -> bool {
+        self.host
+    }
+
+    /// The keys by which peers reach the pieces at a device.
+    pub(crate) fn remote(&self, device: usize) -> impl Iterator<Item = u32> {
+        self.pieces.get(device).into_iter().flatten().map(|piece| piece.rkey)
+    }
+
+    /// What only looks registered, at one device.
+    #[cfg(feature = "bench")]
+    pub(crate) fn pretend(region: &MemoryRegion) -> Self {
+        let (start, len, shift) = (region.as_ptr() as u64, region.len() as u64, 40);
+        let one = Piece { lkey: 1, rkey: 2, _registration: None };
+        let pieces = Box::new([Box::from([one])]);
+        Self { start, len, shift, pieces, host: true, region: region.clone() }
+    }
+
+    fn covers(&self, start: u64, len: u64) -> bool {
+        start >= self.start && start - self.start + len <= self.len
+    }
+}
+
+/// A table whose regions are registered.
+#[derive(Debug)]
+pub(crate) struct LocalTable {
+    buffers: Box<[(u64, Arc<Registered>)]>,
+}
+
+impl LocalTable {
+    /// A table of one region.
+    #[cfg(feature = "bench")]
+    pub(crate) fn of(registered: Arc<Registered>) -> Self {
+        Self { buffers: Box::new([(registered.start, registered)]) }
+    }
+
+    /// The address of a buffer's region, and its registration.
+    pub(crate) fn buffer(&self, buffer: usize) -> Option<(u64, &Registered)> {
+        self.buffers.get(buffer).map(|(start, registered)| (*start, &**registered))
+    }
+
+    /// The buffers in order.
+    pub(crate) fn buffers(&self) -> impl Iterator<Item = (u64, &Arc<Registered>)> {
+        self.buffers.iter().map(|(start, registered)| (*start, registered))
+    }
+}
+
+/// All registrations of an endpoint.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    devices: Vec<Arc<Domain>>,
+    /// Logarithm of the longest piece's length.
+    shift: u32,
+    relaxed: bool,
+    /// Few, so searched from the front; the latest used are last.
+    known: Vec<Arc<Registered>>,
+    /// Tables that were seen, by address. A table that is gone is found by its dead pointer.
+    tables: HashMap<usize, (Weak<PagedTable>, Arc<LocalTable>)>,
+    bound: Vec<Arc<LocalTable>>,
+}
+
+impl Memory {
+    pub(crate) fn new(devices: Vec<Arc<Domain>>, piece: u64, relaxed: bool) -> Self {
+        let (known, tables, bound) = Default::default();
+        // A power of two, so that finding a byte's piece takes no division.
+        let shift = piece.max(4096).ilog2().min(62);
+        Self { devices, shift, relaxed, known, tables, bound }
+    }
+
+    /// Logarithm of the length of a registration's pieces.
+    pub(crate) fn shift(&self) -> u32 {
+        self.shift
+    }
+
+    /// Registers the regions of all tables, for good.
+    pub(crate) fn bind(&mut self, tables: &CacheTables) -> io::Result<()> {
+        for part in tables.parts() {
+            if let Some(table) = tables.table(part) {
+                let local = self.table(table)?;
+                self.bound.push(local);
+            }
+        }
+        Ok(())
+    }
+
+    /// The table's regions, registered.
+    pub(crate) fn table(&mut self, table: &Arc<PagedTable>) -> io::Result<Arc<LocalTable>> {
+        let key = Arc::as_ptr(table) as usize;
+        // The weak pointer keeps the address from being another table's.
+        if let Some((_, local)) = self.tables.get(&key) {
+            return Ok(Arc::clone(local));
+        }
+        let buffers = (0..table.shapes().len()).map(|buffer| {
+            let region = table.region(buffer);
+            Ok((region.as_ptr() as u64, self.region(region)?))
+        });
+        let local = Arc::new(LocalTable { buffers: buffers.collect::<io::Result<_>>()? });
+        self.tables.retain(|_, (table, _)| table.strong_count() > 0);
+        self.tables.insert(key, (Arc::downgrade(table), Arc::clone(&local)));
+        Ok(local)
+    }
+
+    /// The region, registered. Fails with what the system says: too much memory would be pinned,
+    /// or it is none that can be.
+    pub(crate) fn region(&mut self, region: &MemoryRegion) -> io::Result<Arc<Registered>> {
+        let (start, len) = (region.as_ptr() as u64, region.len() as u64);
+        if let Some(found) = self.known.iter().rposition(|known| known.covers(start, len)) {
+            return Ok(Arc::clone(&self.known[found]));
+        }
+        self.evict();
+        let access = Access::Remote { relaxed: self.relaxed };
+        let register =
+            |domain: &Arc<Domain>, start, len| domain.register(region, start, len, access);
+        self.register(region, true, register)
+    }
+
+    /// Registers memory of another device, which that has exported as `fd`, `offset` bytes into it.
+    /// The region is found again by its addresses, which nobody here reads or writes.
+    pub(crate) fn dmabuf(
+        &mut self,
+        region: &MemoryRegion,
+        fd: BorrowedFd<'_>,
+        offset: u64,
+    ) -> io::Result<Arc<Registered>> {
+        let access = Access::Remote { relaxed: self.relaxed };
+        let register = |domain: &Arc<Domain>, start: usize, len| {
+            let (at, address) = (offset + start as u64, region.as_ptr() as u64 + start as u64);
+            domain.register_dmabuf(fd, at, len, address, access)
+        };
+        self.register(region, false, register)
+    }
+
+    /// Registers a region piece by piece with every device.
+    fn register(
+        &mut self,
+        region: &MemoryRegion,
+        host: bool,
+        register: impl Fn(&Arc<Domain>, usize, usize) -> io::Result<Registration>,
+    ) -> io::Result<Arc<Registered>> {
+        let (len, piece) = (region.len(), 1usize << self.shift);
+        let one = |domain: &Arc<Domain>, start: usize| {
+            let registration = register(domain, start, piece.min(len - start))?;
+            let (lkey, rkey) = (registration.lkey(), registration.rkey());
+            Ok(Piece { lkey, rkey, _registration: Some(registration) })
+        };
+        let all = |domain| (0..len).step_by(piece).map(|start| one(domain, start)).collect();
+        let pieces = self.devices.iter().map(all).collect::<io::Result<_>>()?;
+        let (start, shift, region) = (region.as_ptr() as u64, self.shift, region.clone());
+        let len = len as u64;
+        let registered = Arc::new(Registered { start, len, shift, pieces, host, region });
+        self.known.push(Arc::clone(&registered));
+        Ok(registered)
+    }
+
+    /// Lets go what nobody uses: whatever was closed, and the oldest beyond [`IDLE`].
+    fn evict(&mut self) {
+        self.tables.retain(|_, (table, _)| table.strong_count() > 0);
+        self.known.retain(|known| Arc::strong_count(known) > 1 || !known.region.is_closed());
+        let idle = |known: &Arc<Registered>| Arc::strong_count(known) == 1;
+        let mut surplus = self.known.iter().filter(|k| idle(k)).count().saturating_sub(IDLE);
+        self.known.retain(|known| {
+            let goes = idle(known) && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
+    }
+}

@@ -1,0 +1,171 @@
+//! An open device with what all its queue pairs share: memory domain, arrivals, a descriptor.
+//!
+//! The receive queue is refilled before anything else is done with what came, so it runs dry only
+//! while nobody drives the endpoint; then peers' devices wait and try again.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::sync::Arc;
+
+use transport_core::memory::MemoryRegion;
+
+use crate::VerbsConfig;
+use crate::address::PortAddress;
+use crate::news::{RECORD, Record};
+use crate::sys::{
+    Access, Channel, Context, Domain, Done, DoneKind, Entries, Gid, Limits, Queue, ReceiveQueue,
+    Registration,
+};
+
+/// Completions taken at once.
+const BATCH: usize = 64;
+
+/// An open device.
+#[derive(Debug)]
+pub(crate) struct Nic {
+    pub(crate) context: Arc<Context>,
+    pub(crate) domain: Arc<Domain>,
+    pub(crate) channel: Arc<Channel>,
+    pub(crate) received: Arc<Queue>,
+    pub(crate) receives: Arc<ReceiveQueue>,
+    pub(crate) limits: Limits,
+    /// A record's place for each receive.
+    records: MemoryRegion,
+    registered: Registration,
+    entries: Entries,
+    news: Vec<News>,
+    /// Receives to be posted again.
+    spent: Vec<u32>,
+    /// How often the channel has told of something: a queue that was armed before is so no more.
+    pub(crate) told: u64,
+    /// The value of `told` when the queue of arrivals was armed.
+    armed: Option<u64>,
+}
+
+/// A port that we use.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    /// Index of its device.
+    pub(crate) nic: usize,
+    pub(crate) number: u8,
+    pub(crate) gid: Gid,
+    pub(crate) address: PortAddress,
+    pub(crate) max_message: u64,
+    pub(crate) active: bool,
+}
+
+/// A peer's write has landed, on the queue pair with this number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct News {
+    pub(crate) pair: u32,
+    pub(crate) what: NewsKind,
+}
+
+/// What came with it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NewsKind {
+    /// Nothing that a correct peer sends.
+    Garbage,
+    Record(Record),
+    Short {
+        bits: u32,
+        bytes: u32,
+    },
+}
+
+impl Nic {
+    pub(crate) fn new(context: Arc<Context>, config: &VerbsConfig) -> io::Result<Self> {
+        let limits = context.limits()?;
+        let depth = config.receive_depth.clamp(64, limits.max_shared_receives.max(64));
+        let depth = depth.min(limits.max_completions);
+        let domain = Domain::new(&context)?;
+        let channel = Channel::new(&context)?;
+        let received = Queue::new(&channel, depth)?;
+        let receives = ReceiveQueue::new(&domain, depth)?;
+        let len = depth as usize * RECORD;
+        let records = MemoryRegion::allocate(len).ok_or(io::ErrorKind::OutOfMemory)?;
+        let registered = domain.register(&records, 0, len, Access::Local)?;
+        let (entries, spent) = (Entries::new(BATCH), (0..depth).collect());
+        let news = Vec::with_capacity(BATCH);
+        let mut nic = Self {
+            context,
+            domain,
+            channel,
+            received,
+            receives,
+            limits,
+            records,
+            registered,
+            entries,
+            news,
+            spent,
+            told: 0,
+            armed: None,
+        };
+        nic.refill()?;
+        Ok(nic)
+    }
+
+    /// Takes news of peers' writes, at most a batch, into [`Nic::news`], which are forgotten. How
+    /// many there are. Fails when the device does.
+    pub(crate) fn poll(&mut self) -> io::Result<usize> {
+        let came = self.received.poll(&mut self.entries)?;
+        if came == 0 {
+            return Ok(0);
+        }
+        self.news.clear();
+        for index in 0..came {
+            let done = self.entries.at(index);
+            self.spent.push(done.id as u32);
+            if done.status == 0 {
+                let what = self.read(&done);
+                self.news.push(News { pair: done.pair, what });
+            }
+        }
+        self.refill()?;
+        Ok(came)
+    }
+
+    /// One of the news that the last poll brought.
+    pub(crate) fn news(&self, index: usize) -> Option<News> {
+        self.news.get(index).copied()
+    }
+
+    /// Has the channel tell of the next arrival. True when that was not so before, and what came
+    /// in between must be polled for.
+    pub(crate) fn arm(&mut self) -> bool {
+        if self.armed == Some(self.told) {
+            return false;
+        }
+        self.armed = self.received.arm().ok().map(|()| self.told);
+        self.armed.is_some()
+    }
+
+    /// Takes what the channel has told.
+    pub(crate) fn hear(&mut self) {
+        self.told += u64::from(self.channel.hear());
+    }
+
+    fn refill(&mut self) -> io::Result<()> {
+        let (base, lkey) = (self.records.as_ptr() as u64, self.registered.lkey());
+        self.receives.post(&self.spent, base, RECORD as u32, lkey)?;
+        self.spent.clear();
+        Ok(())
+    }
+
+    fn read(&self, done: &Done) -> NewsKind {
+        match done.kind {
+            DoneKind::Written(bits) => NewsKind::Short { bits, bytes: done.bytes },
+            DoneKind::Message if done.bytes as usize == RECORD => self.record(done.id as usize),
+            _ => NewsKind::Garbage,
+        }
+    }
+
+    /// The record in a receive's place.
+    fn record(&self, number: usize) -> NewsKind {
+        let mut bytes = [0; RECORD];
+        let read = self.records.read(number * RECORD, &mut bytes);
+        let record = read.ok().and_then(|()| Record::decode(&bytes));
+        record.map_or(NewsKind::Garbage, NewsKind::Record)
+    }
+}

@@ -1,0 +1,390 @@
+//! One rail of a path: a queue pair from one of our ports to one of the peer's, its lives and its
+//! work.
+//!
+//! A rail is *down*, *opening* (its pair exists and waits for the peer's), *up*, or *draining*: it
+//! has failed, its pair is in the error state, and what was posted comes back. When all of it has,
+//! the pair is destroyed and the peer told (`Gone`). Only when the peer's pair is gone as well can
+//! no packet of it be under way any more; then its unfinished shares are given to others.
+//!
+//! Invariant: a share that the rail was given is in exactly one place: `line` or `held`, until it
+//! is handed to `ended` or taken by [`Rail::release`].
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use transport_core::Instant;
+use transport_core::fabric::{PathError, Refusal, WriteError};
+
+use crate::address::RailPlan;
+use crate::cut::Grain;
+use crate::line::{GATHER, Line, MARKER};
+use crate::memory::LocalTable;
+use crate::nic::{Nic, Port};
+use crate::outbox::{Outbox, Outgoing, Share};
+use crate::staging::Staging;
+use crate::stats::VerbsStats;
+use crate::sys::{Chain, Entries, Pair, PairSpec, Queue, Way, errno};
+
+/// How long a device may take to report what was posted to a failed pair.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Statuses by which a peer's device says that it lets nobody write there.
+const REFUSALS: [u32; 2] = [9, 10];
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Rail {
+    /// Indices of the ports: ours among ours, the peer's among its.
+    pub(crate) ours: usize,
+    pub(crate) theirs: usize,
+    mtu: u8,
+    pub(crate) life: u32,
+    state: State,
+    /// Whether the peer's pair of this life is gone.
+    gone: bool,
+    /// Shares that this rail did not finish, and the status of the request that failed.
+    held: Vec<(Share, u32)>,
+    /// When to try again, if down and ours to try.
+    pub(crate) retry_at: Instant,
+    pause: Duration,
+    /// Why it failed last: a work completion's status or an errno.
+    pub(crate) error: i32,
+}
+
+#[derive(Debug)]
+enum State {
+    Down,
+    Draining(Box<Live>, Instant),
+    Opening(Box<Live>),
+    Up(Box<Live>),
+}
+
+/// A queue pair and what is under way on it.
+#[derive(Debug)]
+struct Live {
+    pair: Pair,
+    sent: Arc<Queue>,
+    psn: u32,
+    line: Line,
+    drained: bool,
+    armed: Option<u64>,
+}
+
+/// What a rail's work needs from outside.
+#[derive(Debug)]
+pub(crate) struct Work<'a> {
+    pub(crate) outbox: &'a Outbox,
+    pub(crate) entries: &'a mut Entries,
+    pub(crate) stats: &'a mut VerbsStats,
+}
+
+/// How a share ended, as far as its rail can say.
+pub(crate) type Ended = (Share, Result<(), WriteError>);
+
+impl Rail {
+    pub(crate) fn new(plan: &RailPlan, dialler: bool, pause: Duration) -> Self {
+        let (d, a) = (usize::from(plan.dialler), usize::from(plan.acceptor));
+        let (ours, theirs) = if dialler { (d, a) } else { (a, d) };
+        Self {
+            ours,
+            theirs,
+            mtu: plan.mtu,
+            life: 0,
+            state: State::Down,
+            gone: true,
+            held: Vec::new(),
+            retry_at: Instant::ZERO,
+            pause,
+            error: 0,
+        }
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up(_))
+    }
+
+    /// Whether it may be opened: no pair of an earlier life is left on either side.
+    pub(crate) fn is_clear(&self) -> bool {
+        matches!(self.state, State::Down) && self.gone
+    }
+
+    /// Whether we have no pair.
+    pub(crate) fn is_down(&self) -> bool {
+        matches!(self.state, State::Down)
+    }
+
+    pub(crate) fn is_opening(&self) -> bool {
+        matches!(self.state, State::Opening(_))
+    }
+
+    /// The number of the present pair.
+    pub(crate) fn pair(&self) -> Option<u32> {
+        self.live().map(|live| live.pair.number())
+    }
+
+    /// Where our packets' numbers begin.
+    pub(crate) fn psn(&self) -> Option<u32> {
+        self.live().map(|live| live.psn)
+    }
+
+    /// Requests posted in the present life.
+    #[cfg(test)]
+    pub(crate) fn requests(&self) -> u64 {
+        self.live().map_or(0, |live| live.line.tally.next())
+    }
+
+    /// When draining must be over.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Draining(_, deadline) => Some(deadline),
+            _ => None,
+        }
+    }
+
+    fn live(&self) -> Option<&Live> {
+        match &self.state {
+            State::Down => None,
+            State::Draining(live, _) | State::Opening(live) | State::Up(live) => Some(live),
+        }
+    }
+
+    fn live_mut(&mut self) -> Option<&mut Live> {
+        match &mut self.state {
+            State::Down => None,
+            State::Draining(live, _) | State::Opening(live) | State::Up(live) => Some(live),
+        }
+    }
+
+    /// Makes the pair of a new life.
+    pub(crate) fn open(&mut self, life: u32, nic: &Nic, port: &Port, depth: u32) -> io::Result<()> {
+        let live = Live::new(nic, port, depth)?;
+        (self.life, self.gone, self.state) = (life, false, State::Opening(Box::new(live)));
+        Ok(())
+    }
+
+    /// A peer wants to open a life that we do not.
+    pub(crate) fn refuse(&mut self, life: u32) {
+        (self.life, self.gone) = (life, false);
+    }
+
+    /// Connects the pair to the peer's.
+    pub(crate) fn connect(&self, way: &Way) -> io::Result<()> {
+        let live = self.live().ok_or(io::ErrorKind::NotConnected)?;
+        live.pair.connect(&Way { mtu: self.mtu, psn: live.psn, ..*way })
+    }
+
+    /// The rail can be used. True when it could not before.
+    pub(crate) fn up(&mut self, pause: Duration) -> bool {
+        match std::mem::replace(&mut self.state, State::Down) {
+            State::Opening(live) => {
+                self.state = State::Up(live);
+                self.pause = pause;
+                true
+            }
+            other => {
+                self.state = other;
+                false
+            }
+        }
+    }
+
+    /// The peer's pair of this life is gone.
+    pub(crate) fn gone(&mut self) {
+        self.gone = true;
+    }
+
+    /// Sets the time of the next attempt; each failure doubles the pause.
+    pub(crate) fn postpone(&mut self, now: Instant, most: Duration) {
+        self.retry_at = now + self.pause;
+        self.pause = (self.pause * 2).min(most);
+    }
+
+    /// Begins to drain an opening rail or one that is up. False when it is neither.
+    pub(crate) fn fail(&mut self, error: i32, now: Instant) -> bool {
+        match std::mem::replace(&mut self.state, State::Down) {
+            State::Opening(mut live) | State::Up(mut live) => {
+                self.error = error;
+                let reports = live.fail();
+                let deadline = if reports { now + DRAIN } else { now };
+                self.state = State::Draining(live, deadline);
+                true
+            }
+            other => {
+                self.state = other;
+                false
+            }
+        }
+    }
+
+    /// Takes the device's reports. `ended` gets the shares that are over. Fails the rail when a
+    /// request failed. True when something was reported.
+    pub(crate) fn poll(
+        &mut self,
+        now: Instant,
+        work: &mut Work<'_>,
+        ended: &mut Vec<Ended>,
+    ) -> bool {
+        let held = &mut self.held;
+        let live = match &mut self.state {
+            State::Draining(live, _) => live,
+            State::Up(live) if !live.line.is_idle() => live,
+            State::Down | State::Opening(_) | State::Up(_) => return false,
+        };
+        let (came, failed) = live.poll(work, &mut |share, result| match result {
+            Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
+            result => ended.push((share, result.map_err(|_| refused()))),
+        });
+        if let Some(status) = failed {
+            self.fail(status as i32, now);
+        }
+        came > 0
+    }
+
+    /// Destroys the pair of a draining rail that has nothing more to report, or is given no more
+    /// time. Its number, if that was so.
+    pub(crate) fn finish(&mut self, now: Instant, ended: &mut Vec<Ended>) -> Option<u32> {
+        let State::Draining(live, deadline) = &mut self.state else { return None };
+        if !live.drained && now < *deadline {
+            return None;
+        }
+        let (number, held) = (live.pair.number(), &mut self.held);
+        // Without the marker nobody knows what of the silent requests has landed: all is repeated.
+        let lost = if live.drained { live.line.lost() } else { u64::MAX };
+        live.line.tally.drain(lost, |share, result| match result {
+            Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
+            result => ended.push((share, result.map_err(|_| refused()))),
+        });
+        self.state = State::Down;
+        Some(number)
+    }
+
+    /// Unfinished shares, once no packet of theirs can be under way.
+    pub(crate) fn release(&mut self) -> Vec<(Share, u32)> {
+        if self.is_clear() { std::mem::take(&mut self.held) } else { Vec::new() }
+    }
+
+    /// Bytes under way, if another share can be begun.
+    pub(crate) fn backlog(&self) -> Option<u64> {
+        let State::Up(live) = &self.state else { return None };
+        live.line.backlog()
+    }
+
+    /// Begins to post a share. False when the peer has no such memory, or the table is not
+    /// registered at our device.
+    pub(crate) fn begin(&mut self, share: Share, outgoing: &Outgoing, local: &LocalTable) -> bool {
+        let theirs = self.theirs;
+        let Some(live) = self.live_mut() else { return false };
+        live.line.begin(share, outgoing, local, theirs)
+    }
+
+    /// Hands what can be posted to the device. True when something was.
+    pub(crate) fn pump(&mut self, now: Instant, work: &mut Work<'_>) -> bool {
+        let State::Up(live) = &mut self.state else { return false };
+        let before = live.line.tally.next();
+        let outgoing = live.line.current().and_then(|share| work.outbox.get(share.write));
+        let Some(outgoing) = outgoing else { return false };
+        let result = live.line.push(outgoing, &live.pair, work.stats);
+        let moved = live.line.tally.next() != before;
+        if let Err(error) = result {
+            self.fail(error, now);
+        }
+        moved
+    }
+
+    /// Rings the doorbell for what waits for it.
+    pub(crate) fn ring(&mut self, now: Instant, stats: &mut VerbsStats) {
+        let State::Up(live) = &mut self.state else { return };
+        if let Err(error) = live.line.ring(&live.pair, stats) {
+            self.fail(error, now);
+        }
+    }
+
+    /// Has the device's channel tell of reports. True when that was not so before.
+    pub(crate) fn arm(&mut self, told: u64) -> bool {
+        let live = match &mut self.state {
+            State::Draining(live, _) if !live.drained => live,
+            State::Up(live) if !live.line.is_idle() => live,
+            _ => return false,
+        };
+        if live.armed == Some(told) {
+            return false;
+        }
+        live.armed = live.sent.arm().ok().map(|()| told);
+        live.armed.is_some()
+    }
+}
+
+fn refused() -> WriteError {
+    WriteError::Refused(Refusal::OutOfGrant)
+}
+
+impl Live {
+    fn new(nic: &Nic, port: &Port, depth: u32) -> io::Result<Self> {
+        let depth = depth.min(nic.limits.max_requests).min(nic.limits.max_completions).max(4);
+        let gather = nic.limits.max_gather.clamp(1, GATHER);
+        let sent = Queue::new(&nic.channel, depth)?;
+        let pair = Pair::new(&PairSpec {
+            domain: &nic.domain,
+            sent: &sent,
+            received: &nic.received,
+            receives: &nic.receives,
+            depth,
+            gather,
+            inline: Chain::INLINE as u32,
+        })?;
+        if (pair.inline() as usize) < Chain::INLINE {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let message = port.max_message.clamp(4096, 1 << 30);
+        let grain = Grain { device: port.nic, message, gather: gather as usize };
+        let line = Line::new(depth, grain, Some(Staging::new(&nic.domain)?));
+        // Any number will do that differs from life to life.
+        let psn = pair.number().wrapping_mul(0x9e_3779) & 0xff_ffff;
+        Ok(Self { pair, sent, psn, line, drained: false, armed: None })
+    }
+
+    /// Moves the pair to the error state. False when it will report nothing.
+    fn fail(&mut self) -> bool {
+        let failed = self.pair.fail().is_ok();
+        self.line.mark(&self.pair) && failed
+    }
+
+    /// Takes reports: how many, and the first failure.
+    fn poll(
+        &mut self,
+        work: &mut Work<'_>,
+        ended: &mut impl FnMut(Share, Result<(), u32>),
+    ) -> (usize, Option<u32>) {
+        let mut failed = None;
+        let came = match self.sent.poll(work.entries) {
+            Ok(came) => came,
+            Err(error) => return (1, Some(errno(&error) as u32)),
+        };
+        work.stats.completions += came as u64;
+        for index in 0..came {
+            let done = work.entries.at(index);
+            if done.status != 0 {
+                failed.get_or_insert(done.status);
+            }
+            if done.id == MARKER {
+                self.drained = true;
+                continue;
+            }
+            let mut bytes = 0;
+            self.line.tally.completed(done.id, done.status, |share, result| {
+                let range = work.outbox.get(share.write).map(|o| o.range(share.index));
+                bytes += range.map_or(0, |range| range.end - range.start);
+                ended(share, result);
+            });
+            self.line.ended(bytes);
+            self.line.retired(done.id);
+        }
+        (came, failed)
+    }
+}
+
+/// Why a path without rails has ended.
+pub(crate) fn path_error(status: i32) -> PathError {
+    if status == 0 { PathError::Timeout } else { PathError::Device(status) }
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs kvperf over RDMA in the virtual machine: real rooms of engines of one rank and of several, every byte checked.
+#
+#   vm/run.sh vm/kvperf.sh KVPERF MODELS_FOLDER
+set -euo pipefail
+kvperf=$1 models=$2
+
+# verified RDMA_PORTS ARGUMENT...
+verified() {
+    local ports=$1 report
+    shift
+    report=$(timeout 120 "$kvperf" loopback --fabric verbs --rdma-ports "$ports" --stall-seconds 20 --json "$@" 2>/tmp/log) ||
+        { cat /tmp/log; echo "failed: $ports $*"; exit 1; }
+    case $report in
+        *'"verified":true'*) printf 'verified over %s: %s\n' "$ports" "$*" ;;
+        *) printf 'not verified: %s\n' "$report"; exit 1 ;;
+    esac
+}
+
+"$kvperf" devices
+verified rxc --model "$models/tiny-hybrid.json" --requests 5
+verified rxa,rxb --model "$models/tiny-hybrid.json" --requests 5
+verified rxa --model "$models/tiny-hybrid.json" --requests 5 --prefill-tp 4 --decode-tp 2
+verified rxc --model "$models/tiny-hybrid.json" --requests 5 --prefill-tp 2 --decode-tp 4 --prefill-pp 2
+verified rxc --model "$models/tiny-latent.json" --requests 5 --prefill-tp 4 --prefill-cp 2
