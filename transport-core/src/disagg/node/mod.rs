@@ -69,6 +69,8 @@ pub struct Node<E> {
     decode: DecodeSide,
     prefill: PrefillSide,
     tick: Instant,
+    /// When time alone is a reason to do something, as of the last turn that did something.
+    wake_at: Instant,
     /// Reused for every message that comes in.
     message: Vec<u8>,
 }
@@ -103,6 +105,7 @@ impl<E: Endpoint> Node<E> {
             prefill: PrefillSide::new(&config),
             ctx: Context::new(endpoint, tables, config, port, events),
             tick: Instant::ZERO,
+            wake_at: Instant::ZERO,
             message: Vec::new(),
         };
         if unprotected {
@@ -140,12 +143,17 @@ impl<E: Endpoint> Node<E> {
         moved |= self.take_links();
         moved |= self.take_fabric();
         moved |= self.take_requests();
-        moved |= self.prefill.pump_all(&mut self.ctx);
-        self.take_timers();
-        Progress { moved, wake_at: self.wake_at() }
+        // Deadlines change, and writes come to wait, only in turns in which something moved: in all
+        // others one look at the clock says that there is nothing else to do.
+        if moved || now >= self.wake_at || self.prefill.is_waiting_to_post() {
+            moved |= self.prefill.pump_all(&mut self.ctx);
+            self.take_timers();
+            self.wake_at = self.next_wake();
+        }
+        Progress { moved, wake_at: self.wake_at }
     }
 
-    fn wake_at(&self) -> Instant {
+    fn next_wake(&self) -> Instant {
         let next = self.ctx.timers.next().min(self.ctx.farewells.next()).min(self.tick);
         let next = next.min(self.decode.desk.deadline()).min(self.prefill.next_ask());
         let fenced = self.prefill.is_waiting_to_post();
