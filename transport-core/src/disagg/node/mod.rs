@@ -23,6 +23,8 @@ mod prefill;
 mod remembered;
 mod request;
 mod slab;
+mod spare;
+mod timers;
 mod waiting;
 
 use alloc::sync::Arc;
@@ -36,10 +38,11 @@ pub use request::{
     Ask, Chunk, Completion, Last, Lease, Open, Readiness, Receive, Request, SourceReady,
 };
 
-use self::context::{Address, Context, Timer};
+use self::context::{Address, Context};
 use self::decode::DecodeSide;
-use self::peers::{PeerChange, Peers, mirrored};
+use self::peers::{PeerChange, Peers, Standing, mirrored};
 use self::prefill::PrefillSide;
+use self::timers::Timer;
 use crate::Instant;
 use crate::disagg::admission::AdmissionStats;
 use crate::disagg::topology::{Layout, Rank, Side, Topology};
@@ -184,13 +187,12 @@ impl<E: Endpoint> Node<E> {
 
     /// A message came. One that is not a message ends its link, and nothing else (W4).
     fn take_message(&mut self, peer: PeerId, bytes: &[u8]) {
-        if !self.peers.heard(peer, self.ctx.now) {
-            return;
-        }
-        let taken = if self.peers.is_proven(peer) {
-            wire::decode(bytes).map(|message| self.take(peer, message))
-        } else {
-            wire::decode_opening(bytes).map(|said| self.take_opening(peer, said))
+        let Some(standing) = self.peers.heard(peer, self.ctx.now) else { return };
+        let taken = match standing {
+            Standing::Unproven => {
+                wire::decode_opening(bytes).map(|said| self.take_opening(peer, said))
+            }
+            proven => wire::decode(bytes).map(|message| self.take((peer, proven), message)),
         };
         if let Err(error) = taken {
             self.ctx.stats.malformed += 1;
@@ -204,7 +206,7 @@ impl<E: Endpoint> Node<E> {
         self.take_change(change);
     }
 
-    fn take(&mut self, peer: PeerId, message: Message) {
+    fn take(&mut self, (peer, standing): (PeerId, Standing), message: Message) {
         match message {
             Message::Hello(hello) => {
                 let change = self.peers.hello(&mut self.ctx, peer, hello);
@@ -220,16 +222,16 @@ impl<E: Endpoint> Node<E> {
                 let change = self.peers.unproven(&mut self.ctx, peer, Cause::KeyOnOneSide);
                 self.take_change(Some(change));
             }
-            message => self.take_about_room(peer, message),
+            message => self.take_about_room((peer, standing), message),
         }
     }
 
-    fn take_about_room(&mut self, peer: PeerId, message: Message) {
-        match (self.peers.sibling(peer), self.ctx.config.role) {
-            (Some(place), _) => self.take_from_sibling(place, message),
-            _ if !self.peers.greeted(peer) => self.ctx.stats.note_foreign(),
-            (None, Role::Decode) => self.take_as_decode(peer, message),
-            (None, Role::Prefill) => self.take_as_prefill(peer, message),
+    fn take_about_room(&mut self, (peer, standing): (PeerId, Standing), message: Message) {
+        match (standing, self.ctx.config.role) {
+            (Standing::Sibling { place }, _) => self.take_from_sibling(place, message),
+            (Standing::Unproven | Standing::Stranger, _) => self.ctx.stats.note_foreign(),
+            (Standing::Greeted, Role::Decode) => self.take_as_decode(peer, message),
+            (Standing::Greeted, Role::Prefill) => self.take_as_prefill(peer, message),
         }
     }
 

@@ -21,7 +21,7 @@ use self::leg::{Granted, Leg};
 use self::room::Room;
 use super::client::RoomCell;
 use super::config::NodeConfig;
-use super::context::{Address, Context, Timer};
+use super::context::{Address, Context};
 use super::desk::Desk;
 use super::group::{Group, Told};
 use super::misroutes::Misroutes;
@@ -29,7 +29,8 @@ use super::pairing::Pairing;
 use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Completion, Lease, Receive, Request, lists};
-use super::slab::Slab;
+use super::slab::{Legs, Slab};
+use super::timers::{Armed, Timer};
 use crate::Instant;
 use crate::disagg::admission::{Amounts, BadWatermarks};
 use crate::disagg::consensus::{Attempt, Report};
@@ -125,7 +126,7 @@ impl DecodeSide {
             // It ends as a room, not as a rejected request, so that the other side is told (R7).
             (Some(cause), _) => self.fail(ctx, key, cause),
             (None, Some(pairing)) => self.meet(ctx, peers, key, pairing),
-            (None, None) => {}
+            (None, None) => self.each_leg(ctx, key, |_, _, _| {}),
         }
         self.settle(ctx);
     }
@@ -163,7 +164,7 @@ impl DecodeSide {
         };
         let granted = lists(&pages, &state).map(bytes).fold(0, u64::saturating_add);
         let aux_slot = ctx.take_aux_slot();
-        let (legs, aux) = (Vec::with_capacity(1), Vec::new());
+        let (legs, aux) = (Legs::new(), Vec::new());
         let (met, together, landed, partial) = (false, Together::new(1), 0, false);
         let released = false;
         let room = Room {
@@ -192,14 +193,13 @@ impl DecodeSide {
         key
     }
 
-    fn add_leg<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, peer: Option<PeerId>) {
+    /// Adds a leg to a room. Its deadline is armed with the first event that it is fed.
+    fn add_leg<E: Endpoint>(&mut self, ctx: &Context<E>, key: GrantId, peer: Option<PeerId>) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         let machine = DecodeRoom::new(ctx.config.deliveries, ctx.deadlines(), ctx.now);
         let leg = Leg::new((room.id, key), peer, machine, room.prefix_pages);
         let leg = self.legs.insert(leg);
         room.legs.push(leg);
-        // Nothing happened yet, but its deadline is to be armed.
-        self.with(ctx, leg, |_, _, _| {});
     }
 
     /// The rank that the scheduler named is known: so are the writers.
@@ -229,8 +229,9 @@ impl DecodeSide {
                 leg.writer = Some(named);
             }
             let itself = (*writer == pairing.rank).then_some((peer, pairing));
-            if let Some(found) = itself.or_else(|| peers.find(named)) {
-                self.ready(ctx, leg, found);
+            match itself.or_else(|| peers.find(named)) {
+                Some(found) => self.ready(ctx, leg, found),
+                None => _ = self.with(ctx, leg, |_, _, _| {}),
             }
         }
     }
@@ -331,7 +332,7 @@ impl DecodeSide {
     /// A timer is due.
     pub(super) fn timeout<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         if let Some(leg) = self.legs.get_mut(key) {
-            leg.armed = Instant::FAR;
+            leg.armed = Armed::NOT;
         }
         self.with(ctx, key, |room, now, out| {
             if now >= room.deadline() {
@@ -438,7 +439,7 @@ impl DecodeSide {
 
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(mut leg) = self.legs.remove(key) else { return };
-        ctx.timers.disarm(Timer::Decode(key), &mut leg.armed);
+        ctx.timers.disarm(&mut leg.armed);
         if let Some(peer) = leg.peer {
             self.ended.insert(ctx.now, peer, key, leg.machine.failure());
         }
