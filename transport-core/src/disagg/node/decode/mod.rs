@@ -164,9 +164,8 @@ impl DecodeSide {
         };
         let granted = lists(&pages, &state).map(bytes).fold(0, u64::saturating_add);
         let aux_slot = ctx.take_aux_slot();
-        let (legs, aux) = (Legs::new(), Vec::new());
+        let (legs, aux, released) = (Legs::new(), Vec::new(), false);
         let (met, together, landed, partial) = (false, Together::new(1), 0, false);
-        let released = false;
         let room = Room {
             id,
             attempt,
