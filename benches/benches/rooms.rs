@@ -188,6 +188,18 @@ impl Bare {
         bare
     }
 
+    /// With this many other grants in force, as many as other rooms would have: the simulator looks
+    /// through them too.
+    fn with_others(count: u32) -> Self {
+        let mut bare = Self::new();
+        for slot in 1..=count {
+            let (id, kv, state) = (GrantId { slot, generation: 0 }, Arc::from([3]), Box::new([]));
+            let grant = Arc::new(Grant { id, tag: 1, kv, aux: [0], state });
+            bare.target.grant(bare.to_source, grant, None).expect("a path");
+        }
+        bare
+    }
+
     fn turn(&mut self) -> u32 {
         let (now, mut events) = (self.net.now(), 0);
         for endpoint in [&mut self.target, &mut self.source] {
@@ -245,6 +257,8 @@ fn life(c: &mut Criterion) {
     });
     group.bench_function("open to completion on both sides", |b| b.iter(|| pair.room()));
     for others in [10, 1000, 100_000] {
+        let mut bare = Bare::with_others(others);
+        group.bench_function(format!("floor beside {others} grants"), |b| b.iter(|| bare.room()));
         let mut pair = Pair::with_others(others);
         group.bench_function(format!("the same beside {others} open rooms"), |b| {
             b.iter(|| pair.room())

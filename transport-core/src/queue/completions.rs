@@ -97,6 +97,7 @@ impl<W: WorkRequest> Completions<W> {
     }
 
     /// Answers a request that the port never took.
+    #[inline]
     fn take_left(&mut self) -> Option<W::Completion> {
         self.credits.take_left().map(|request| W::cancelled(request.id()))
     }

@@ -365,13 +365,13 @@ impl<T> Credits<T> {
     }
 
     /// Takes an item that the receiver has left behind when it ended.
+    #[inline]
     pub(super) fn take_left(&mut self) -> Option<T> {
-        if seeded(Fault::SubmissionLeft) {
+        let position = self.left();
+        if position == NOWHERE || seeded(Fault::SubmissionLeft) {
             return None;
         }
-        let position = self.left();
-        // SAFETY: unless it is nowhere, where no item is, the receiver has ended and left receiving
-        // to us, who are alone; we move on.
+        // SAFETY: the receiver has ended and left receiving to us, who are alone; we move on.
         let item = unsafe { self.shared.read(position) }?;
         self.left = position.wrapping_add(STEP);
         Some(item)

@@ -97,7 +97,9 @@ pub struct ArrivalGate {
     state: AtomicUsize,
     /// Writers not finished yet.
     unfinished: AtomicUsize,
-    writers: Box<[Writer]>,
+    /// Most gates have one.
+    writer: Option<Writer>,
+    others: Box<[Writer]>,
 }
 
 #[derive(Debug)]
@@ -109,8 +111,9 @@ struct Writer {
     missing: AtomicUsize,
     /// Bits 0..16 state components seen, then aux seen, then manifest seen.
     seen: AtomicUsize,
-    /// A bit per KV delivery seen.
-    kv: Box<[AtomicUsize]>,
+    /// A bit per KV delivery seen. Most rooms need no more than one word of them.
+    kv: AtomicUsize,
+    more_kv: Box<[AtomicUsize]>,
     /// The manifest, in two words, written before its bit in `missing` is taken away.
     manifest: [AtomicUsize; 2],
 }
@@ -122,10 +125,11 @@ impl ArrivalGate {
     pub fn new(writers: &[u32], deliveries: u32) -> Self {
         let limit = deliveries.min(MAX_DELIVERIES);
         let first = |(i, name): &(usize, &u32)| !writers[..*i].contains(name);
-        let named = writers.iter().enumerate().filter(first).map(|(_, name)| *name);
-        let writers: Box<[_]> = named.map(|name| Writer::new(name, limit)).collect();
-        let unfinished = AtomicUsize::new(writers.len());
-        Self { state: AtomicUsize::new(OPEN), unfinished, writers }
+        let named = writers.iter().enumerate().filter(first);
+        let mut writers = named.map(|(_, name)| Writer::new(*name, limit));
+        let (writer, others) = (writers.next(), writers.collect::<Box<[_]>>());
+        let unfinished = AtomicUsize::new(usize::from(writer.is_some()) + others.len());
+        Self { state: AtomicUsize::new(OPEN), unfinished, writer, others }
     }
 
     /// What the gate says now: one atomic load.
@@ -172,27 +176,33 @@ impl ArrivalGate {
         let manifest = (seen & MANIFEST_BIT != 0).then(|| writer.stated());
         let ones = |word: &AtomicUsize| word.load(Ordering::Acquire).count_ones();
         let state = StateMask::from_bits(seen as u16);
-        let kv = writer.kv.iter().map(ones).sum();
+        let kv = writer.kv_words().map(ones).sum();
         Some(WriterProgress { kv, aux: seen & AUX_BIT != 0, state, manifest })
     }
 
     /// A gate that has counted the same. Only where nobody reports to this one meanwhile.
     pub(crate) fn copy(&self) -> Self {
-        let writers = self.writers.iter().map(Writer::copy).collect();
-        Self { state: copy(&self.state), unfinished: copy(&self.unfinished), writers }
+        let writer = self.writer.as_ref().map(Writer::copy);
+        let others = self.others.iter().map(Writer::copy).collect();
+        Self { state: copy(&self.state), unfinished: copy(&self.unfinished), writer, others }
     }
 
     /// All that it has counted: gates of the same writers with the same words are the same.
     pub(crate) fn words(&self) -> impl Iterator<Item = usize> {
         let own = [&self.state, &self.unfinished];
-        let counted = self.writers.iter().flat_map(|writer| {
-            [&writer.missing, &writer.seen].into_iter().chain(&writer.kv).chain(&writer.manifest)
+        let counted = self.writers().flat_map(|writer| {
+            let own = [&writer.missing, &writer.seen].into_iter();
+            own.chain(writer.kv_words()).chain(&writer.manifest)
         });
         own.into_iter().chain(counted).map(|word| word.load(Ordering::Relaxed))
     }
 
     fn writer(&self, name: u32) -> Option<&Writer> {
-        self.writers.iter().find(|writer| writer.name == name)
+        self.writers().find(|writer| writer.name == name)
+    }
+
+    fn writers(&self) -> impl Iterator<Item = &Writer> {
+        self.writer.iter().chain(&self.others)
     }
 
     /// Takes `amount` from the missing counter; whoever brings it to zero finishes the writer.
@@ -228,25 +238,38 @@ impl ArrivalGate {
 
 impl Writer {
     fn new(name: u32, limit: u32) -> Self {
-        let words = limit.div_ceil(BITS) as usize;
-        let kv = iter::repeat_with(|| AtomicUsize::new(0)).take(words).collect();
+        let more = limit.div_ceil(BITS).saturating_sub(1) as usize;
+        let more_kv = iter::repeat_with(|| AtomicUsize::new(0)).take(more).collect();
+        let kv = AtomicUsize::new(0);
         let manifest = [AtomicUsize::new(0), AtomicUsize::new(0)];
         let (missing, seen) = (AtomicUsize::new(UNKNOWN), AtomicUsize::new(0));
-        Self { name, limit, missing, seen, kv, manifest }
+        Self { name, limit, missing, seen, kv, more_kv, manifest }
     }
 
     fn copy(&self) -> Self {
         let (name, limit) = (self.name, self.limit);
         let manifest = self.manifest.each_ref().map(copy);
         let (missing, seen) = (copy(&self.missing), copy(&self.seen));
-        Self { name, limit, missing, seen, kv: self.kv.iter().map(copy).collect(), manifest }
+        let (kv, more_kv) = (copy(&self.kv), self.more_kv.iter().map(copy).collect());
+        Self { name, limit, missing, seen, kv, more_kv, manifest }
+    }
+
+    fn kv_words(&self) -> impl Iterator<Item = &AtomicUsize> {
+        iter::once(&self.kv).chain(&self.more_kv)
+    }
+
+    fn kv_word(&self, index: u32) -> Option<&AtomicUsize> {
+        match index.checked_sub(1) {
+            None => Some(&self.kv),
+            Some(index) => self.more_kv.get(index as usize),
+        }
     }
 
     /// Sets the delivery's bit: whether it is the first, or `None` when there is no such bit.
     fn mark(&self, part: Part, sequence: u32) -> Option<bool> {
         let (word, bit) = match part {
             Part::Kv if sequence >= self.limit => return None,
-            Part::Kv => (self.kv.get((sequence / BITS) as usize)?, 1usize << (sequence % BITS)),
+            Part::Kv => (self.kv_word(sequence / BITS)?, 1usize << (sequence % BITS)),
             Part::Aux => (&self.seen, AUX_BIT),
             Part::State(component) => (&self.seen, StateMask::from_iter([component]).bits().into()),
         };
@@ -274,10 +297,10 @@ impl Writer {
         let manifest = self.stated();
         let parts = usize::from(manifest.state.bits()) | (usize::from(manifest.aux) * AUX_BIT);
         let seen = self.seen.load(Ordering::Acquire) & (AUX_BIT | usize::from(u16::MAX));
-        let words = self.kv.iter().zip(0u32..);
+        let mut words = self.kv_words().zip(0u32..);
         let expected = |index: u32| low_bits(manifest.kv.saturating_sub(index * BITS));
         let exact = |(word, i): (&AtomicUsize, u32)| word.load(Ordering::Acquire) == expected(i);
-        seen == parts && words.into_iter().all(exact)
+        seen == parts && words.all(exact)
     }
 }
 

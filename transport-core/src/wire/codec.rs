@@ -79,7 +79,7 @@ pub(super) fn check_limit(
 }
 
 /// Reads one message from its start.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reader<'a> {
     at: usize,
     rest: &'a [u8],

@@ -8,6 +8,7 @@
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::iter;
 
 use super::codec::{Reader, Writer, check_limit};
 use super::{WireError, WireField};
@@ -105,12 +106,17 @@ fn read_plain(reader: &mut Reader<'_>, count: &mut ItemCount) -> Result<Arc<[u32
 
 fn read_runs(reader: &mut Reader<'_>, count: &mut ItemCount) -> Result<Arc<[u32]>, WireError> {
     let entries = reader.u32()?;
-    let mut items = Vec::new();
+    // Read once to know that they are sound and how many items there are, and once more to fill a list
+    // of that length: that takes one allocation, where a list that grows would take several.
+    let (mut again, before) = (reader.clone(), count.0);
+    (0..entries).try_for_each(|_| read_run(reader, count).map(drop))?;
+    let mut items: Arc<[u32]> = iter::repeat_n(0, (count.0 - before) as usize).collect();
+    let mut places = Arc::get_mut(&mut items).map_or(&mut [][..], |items| items).iter_mut();
     for _ in 0..entries {
-        let run = read_run(reader, count)?;
-        items.extend(run.first..=run.last);
+        let run = read_run(&mut again, &mut ItemCount::default())?;
+        (run.first..=run.last).zip(&mut places).for_each(|(item, place)| *place = item);
     }
-    Ok(items.into())
+    Ok(items)
 }
 
 fn read_run(reader: &mut Reader<'_>, total: &mut ItemCount) -> Result<Run, WireError> {

@@ -1,6 +1,5 @@
 //! What both sides of a node share: the endpoint, the tables, aux slots, timers, messages out.
 
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -8,6 +7,7 @@ use core::time::Duration;
 use super::config::{NodeConfig, NodeEvent, NodeStats};
 use super::farewell::Farewells;
 use super::request::{Lease, Request, lists};
+use super::timers::Timers;
 use crate::Instant;
 use crate::disagg::room::{Deadlines, Note};
 use crate::disagg::topology::Rank;
@@ -37,6 +37,8 @@ pub(super) struct Context<E> {
     mint: Mint,
     /// Aux slots nobody uses.
     free_aux: Vec<u32>,
+    /// Those of them that were in use as lists of one, to be so again without an allocation.
+    free_aux_lists: Vec<Arc<[u32]>>,
     /// Reused for every message and aux record.
     bytes: Vec<u8>,
 }
@@ -65,7 +67,7 @@ impl<E: Endpoint> Context<E> {
             tables,
             config,
             port,
-            timers: Timers::default(),
+            timers: Timers::new(),
             farewells: Farewells::default(),
             stats: NodeStats::default(),
             events,
@@ -73,6 +75,7 @@ impl<E: Endpoint> Context<E> {
             absent,
             mint,
             free_aux: (0..slots).rev().collect(),
+            free_aux_lists: Vec::new(),
             bytes: Vec::new(),
         }
     }
@@ -147,6 +150,16 @@ impl<E: Endpoint> Context<E> {
 
     pub(super) fn return_aux_slot(&mut self, slot: Option<u32>) {
         self.free_aux.extend(slot);
+    }
+
+    /// An aux slot as a write names it.
+    pub(super) fn take_aux_list(&mut self) -> Option<Arc<[u32]>> {
+        let unlisted = || Some(Arc::from([self.free_aux.pop()?]));
+        self.free_aux_lists.pop().or_else(unlisted)
+    }
+
+    pub(super) fn return_aux_list(&mut self, slot: Arc<[u32]>) {
+        self.free_aux_lists.push(slot);
     }
 
     pub(super) fn aux_slots(&self) -> u64 {
@@ -247,54 +260,5 @@ fn unsendable(grant: &Grant, error: WireError) -> Cause {
         }
         WireError::OverLimit { limit, .. } => Cause::TooMany { limit },
         _ => Cause::TooMany { limit: MAX_MESSAGE as u64 },
-    }
-}
-
-/// Which rooms want to be called when. A room has one entry, at its deadline or before it: a
-/// deadline that moved back is only noticed when the entry comes up, so that progress costs no
-/// tree operation.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    due: BTreeSet<(Instant, Timer)>,
-}
-
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) enum Timer {
-    /// A decode room's leg.
-    Decode(GrantId),
-    /// A prefill room's leg.
-    Prefill(GrantId),
-    /// A prefill room that waits for its grants.
-    Grants(GrantId),
-    /// A room of the group.
-    Group(GrantId),
-}
-
-impl Timers {
-    /// Moves a timer's entry from `armed` to `deadline` if that is earlier, or if it has none.
-    pub(super) fn arm(&mut self, timer: Timer, armed: &mut Instant, deadline: Instant) {
-        if deadline < *armed {
-            self.disarm(timer, armed);
-            self.due.insert((deadline, timer));
-            *armed = deadline;
-        }
-    }
-
-    pub(super) fn disarm(&mut self, timer: Timer, armed: &mut Instant) {
-        if *armed != Instant::FAR {
-            self.due.remove(&(*armed, timer));
-            *armed = Instant::FAR;
-        }
-    }
-
-    /// Takes an entry that is due.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Timer> {
-        let first = *self.due.first()?;
-        (first.0 <= now).then(|| self.due.remove(&first)).map(|_| first.1)
-    }
-
-    /// When the next entry is due.
-    pub(super) fn next(&self) -> Instant {
-        self.due.first().map_or(Instant::FAR, |(due, _)| *due)
     }
 }

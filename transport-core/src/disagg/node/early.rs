@@ -5,7 +5,7 @@
 //! left free when it was given the last of them. One peer alone may have half of all, two may have
 //! a third each, and what others take is never all.
 
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 
 use hashbrown::HashMap;
@@ -19,8 +19,11 @@ use crate::wire::GrantOffer;
 
 #[derive(Debug)]
 pub(super) struct EarlyGrants {
-    /// By room and by whose it is: all decode ranks of a group grant their parts of one room.
-    grants: BTreeMap<(RoomId, PeerId), Early>,
+    /// By room; in order of whose they are, for all decode ranks of a group grant their parts of one
+    /// room. Hashed, since every open asks for its room, and mostly finds nothing.
+    grants: HashMap<RoomId, Vec<Early>>,
+    /// How many there are.
+    len: usize,
     /// All of them, soonest to expire first.
     expiring: BTreeSet<(Instant, RoomId, PeerId)>,
     /// Items held for each peer, and for all.
@@ -40,19 +43,19 @@ pub(super) struct Early {
 
 impl EarlyGrants {
     pub(super) fn new(most_grants: usize, most_items: u64) -> Self {
-        let (grants, expiring, held) = (BTreeMap::new(), BTreeSet::new(), HashMap::new());
-        Self { grants, expiring, held, items: 0, most_grants, most_items }
+        let (grants, expiring, held) = (HashMap::new(), BTreeSet::new(), HashMap::new());
+        Self { grants, len: 0, expiring, held, items: 0, most_grants, most_items }
     }
 
     /// What is kept of a peer for a room.
     pub(super) fn find(&self, room: RoomId, peer: PeerId) -> Option<Address> {
-        self.grants.get(&(room, peer)).map(Early::address)
+        let of_room = self.grants.get(&room)?;
+        of_room.iter().find(|early| early.peer == peer).map(Early::address)
     }
 
     /// Of whom something is kept for a room.
     pub(super) fn holder(&self, room: RoomId) -> Option<PeerId> {
-        let all = (room, PeerId(0))..=(room, PeerId(u32::MAX));
-        self.grants.range(all).next().map(|((_, peer), _)| *peer)
+        self.grants.get(&room)?.first().map(|early| early.peer)
     }
 
     /// Takes something that is kept for a room.
@@ -62,7 +65,7 @@ impl EarlyGrants {
 
     /// Keeps a grant of a peer that has none for the room, if there is a place for it.
     pub(super) fn insert(&mut self, early: Early) -> Result<(), Cause> {
-        if self.grants.len() >= self.most_grants {
+        if self.len >= self.most_grants {
             return Err(Cause::TooMany { limit: self.most_grants as u64 });
         }
         let items = items(&early.offer.grant);
@@ -75,12 +78,21 @@ impl EarlyGrants {
         self.held.insert(early.peer, held);
         let room = early.offer.room;
         self.expiring.insert((early.expires, room, early.peer));
-        self.grants.insert((room, early.peer), early);
+        let of_room = self.grants.entry(room).or_default();
+        let place = of_room.partition_point(|other| other.peer < early.peer);
+        of_room.insert(place, early);
+        self.len += 1;
         Ok(())
     }
 
     pub(super) fn remove(&mut self, room: RoomId, peer: PeerId) -> Option<Early> {
-        let early = self.grants.remove(&(room, peer))?;
+        let of_room = self.grants.get_mut(&room)?;
+        let place = of_room.iter().position(|early| early.peer == peer)?;
+        let early = of_room.remove(place);
+        if of_room.is_empty() {
+            self.grants.remove(&room);
+        }
+        self.len -= 1;
         self.expiring.remove(&(early.expires, room, peer));
         let items = items(&early.offer.grant);
         self.items -= items;
@@ -98,8 +110,9 @@ impl EarlyGrants {
 
     /// Takes all of a peer: their rooms.
     pub(super) fn remove_peer(&mut self, peer: PeerId) -> Vec<RoomId> {
-        let of_peer = self.grants.keys().filter(|(_, holder)| *holder == peer);
-        let rooms: Vec<RoomId> = of_peer.map(|(room, _)| *room).collect();
+        let of_peer = self.expiring.iter().filter(|(_, _, holder)| *holder == peer);
+        let mut rooms: Vec<RoomId> = of_peer.map(|(_, room, _)| *room).collect();
+        rooms.sort_unstable();
         rooms.iter().for_each(|room| _ = self.remove(*room, peer));
         self.held.remove(&peer);
         rooms

@@ -16,9 +16,10 @@ use core::num::NonZeroU32;
 use hashbrown::HashMap;
 
 use super::config::{NodeConfig, NodeEvent};
-use super::context::{Context, Timer};
+use super::context::Context;
 use super::remembered::Remembered;
 use super::slab::Slab;
+use super::timers::{Armed, Timer};
 use crate::Instant;
 use crate::disagg::Cause;
 use crate::disagg::consensus::{
@@ -60,7 +61,7 @@ struct Entry {
     /// The room, once it is open here and until it has ended.
     room: Option<GrantId>,
     machine: Machine,
-    armed: Instant,
+    armed: Armed,
 }
 
 #[derive(Debug)]
@@ -244,7 +245,7 @@ impl Group {
     /// A timer is due.
     pub(super) fn timeout<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let now = ctx.now;
-        self.entries.get_mut(key).into_iter().for_each(|entry| entry.armed = Instant::FAR);
+        self.entries.get_mut(key).into_iter().for_each(|entry| entry.armed = Armed::NOT);
         self.with(ctx, key, |machine, out| match machine {
             Machine::Coordinator(ballot) => ballot.handle_timeout(now, out),
             Machine::Member(member) => member.handle_timeout(now, out),
@@ -266,7 +267,7 @@ impl Group {
         } else {
             Machine::Member(Member::new(self.here, self.terms, ctx.now, &mut self.actions))
         };
-        let (room, armed) = (None, Instant::FAR);
+        let (room, armed) = (None, Armed::NOT);
         let key = self.entries.insert(Entry { attempt, room, machine, armed });
         self.by_name.insert(attempt, key);
         self.settle(ctx, key);
@@ -291,7 +292,7 @@ impl Group {
         let deadline = entry.machine.deadline();
         ctx.timers.arm(Timer::Group(key), &mut entry.armed, deadline);
         if let Some(decided) = entry.machine.over() {
-            ctx.timers.disarm(Timer::Group(key), &mut entry.armed);
+            ctx.timers.disarm(&mut entry.armed);
             self.entries.remove(key);
             self.by_name.remove(&attempt);
             decided.into_iter().for_each(|it| self.decided.insert(ctx.now, (), attempt, it));

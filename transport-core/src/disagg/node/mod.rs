@@ -23,6 +23,8 @@ mod prefill;
 mod remembered;
 mod request;
 mod slab;
+mod spare;
+mod timers;
 mod waiting;
 
 use alloc::sync::Arc;
@@ -36,10 +38,11 @@ pub use request::{
     Ask, Chunk, Completion, Last, Lease, Open, Readiness, Receive, Request, SourceReady,
 };
 
-use self::context::{Address, Context, Timer};
+use self::context::{Address, Context};
 use self::decode::DecodeSide;
-use self::peers::{PeerChange, Peers, mirrored};
+use self::peers::{PeerChange, Peers, Standing, mirrored};
 use self::prefill::PrefillSide;
+use self::timers::Timer;
 use crate::Instant;
 use crate::disagg::admission::AdmissionStats;
 use crate::disagg::topology::{Layout, Rank, Side, Topology};
@@ -69,6 +72,8 @@ pub struct Node<E> {
     decode: DecodeSide,
     prefill: PrefillSide,
     tick: Instant,
+    /// When time alone is a reason to do something, as of the last turn that did something.
+    wake_at: Instant,
     /// Reused for every message that comes in.
     message: Vec<u8>,
 }
@@ -103,6 +108,7 @@ impl<E: Endpoint> Node<E> {
             prefill: PrefillSide::new(&config),
             ctx: Context::new(endpoint, tables, config, port, events),
             tick: Instant::ZERO,
+            wake_at: Instant::ZERO,
             message: Vec::new(),
         };
         if unprotected {
@@ -140,12 +146,17 @@ impl<E: Endpoint> Node<E> {
         moved |= self.take_links();
         moved |= self.take_fabric();
         moved |= self.take_requests();
-        moved |= self.prefill.pump_all(&mut self.ctx);
-        self.take_timers();
-        Progress { moved, wake_at: self.wake_at() }
+        // Deadlines change, and writes come to wait, only in turns in which something moved: in all
+        // others one look at the clock says that there is nothing else to do.
+        if moved || now >= self.wake_at || self.prefill.is_waiting_to_post() {
+            moved |= self.prefill.pump_all(&mut self.ctx);
+            self.take_timers();
+            self.wake_at = self.next_wake();
+        }
+        Progress { moved, wake_at: self.wake_at }
     }
 
-    fn wake_at(&self) -> Instant {
+    fn next_wake(&self) -> Instant {
         let next = self.ctx.timers.next().min(self.ctx.farewells.next()).min(self.tick);
         let next = next.min(self.decode.desk.deadline()).min(self.prefill.next_ask());
         let fenced = self.prefill.is_waiting_to_post();
@@ -176,13 +187,12 @@ impl<E: Endpoint> Node<E> {
 
     /// A message came. One that is not a message ends its link, and nothing else (W4).
     fn take_message(&mut self, peer: PeerId, bytes: &[u8]) {
-        if !self.peers.heard(peer, self.ctx.now) {
-            return;
-        }
-        let taken = if self.peers.is_proven(peer) {
-            wire::decode(bytes).map(|message| self.take(peer, message))
-        } else {
-            wire::decode_opening(bytes).map(|said| self.take_opening(peer, said))
+        let Some(standing) = self.peers.heard(peer, self.ctx.now) else { return };
+        let taken = match standing {
+            Standing::Unproven => {
+                wire::decode_opening(bytes).map(|said| self.take_opening(peer, said))
+            }
+            proven => wire::decode(bytes).map(|message| self.take((peer, proven), message)),
         };
         if let Err(error) = taken {
             self.ctx.stats.malformed += 1;
@@ -196,7 +206,7 @@ impl<E: Endpoint> Node<E> {
         self.take_change(change);
     }
 
-    fn take(&mut self, peer: PeerId, message: Message) {
+    fn take(&mut self, (peer, standing): (PeerId, Standing), message: Message) {
         match message {
             Message::Hello(hello) => {
                 let change = self.peers.hello(&mut self.ctx, peer, hello);
@@ -212,16 +222,16 @@ impl<E: Endpoint> Node<E> {
                 let change = self.peers.unproven(&mut self.ctx, peer, Cause::KeyOnOneSide);
                 self.take_change(Some(change));
             }
-            message => self.take_about_room(peer, message),
+            message => self.take_about_room((peer, standing), message),
         }
     }
 
-    fn take_about_room(&mut self, peer: PeerId, message: Message) {
-        match (self.peers.sibling(peer), self.ctx.config.role) {
-            (Some(place), _) => self.take_from_sibling(place, message),
-            _ if !self.peers.greeted(peer) => self.ctx.stats.note_foreign(),
-            (None, Role::Decode) => self.take_as_decode(peer, message),
-            (None, Role::Prefill) => self.take_as_prefill(peer, message),
+    fn take_about_room(&mut self, (peer, standing): (PeerId, Standing), message: Message) {
+        match (standing, self.ctx.config.role) {
+            (Standing::Sibling { place }, _) => self.take_from_sibling(place, message),
+            (Standing::Unproven | Standing::Stranger, _) => self.ctx.stats.note_foreign(),
+            (Standing::Greeted, Role::Decode) => self.take_as_decode(peer, message),
+            (Standing::Greeted, Role::Prefill) => self.take_as_prefill(peer, message),
         }
     }
 

@@ -63,6 +63,19 @@ pub(super) enum PeerChange {
     SiblingDown { peer: PeerId, rank: u32, place: u32, reason: PathError },
 }
 
+/// What a peer that says something is to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Standing {
+    /// It has not proven the shared key, and may say nothing else.
+    Unproven,
+    /// It has not said hello: what it says about rooms is not listened to.
+    Stranger,
+    /// A rank of the other side.
+    Greeted,
+    /// A rank of our own group, at this place.
+    Sibling { place: u32 },
+}
+
 impl Peers {
     pub(super) fn new(hello: Hello) -> Self {
         let (peers, ending, by_rank) = (HashMap::new(), HashMap::new(), HashMap::new());
@@ -79,9 +92,9 @@ impl Peers {
         self.peers.get(&peer)?.hello.as_ref()
     }
 
-    /// The place in our own group of a peer that is in it.
-    pub(super) fn sibling(&self, peer: PeerId) -> Option<u32> {
-        Some(self.peers.get(&peer)?.sibling?.place)
+    /// Whether a peer is a rank of our own group.
+    pub(super) fn is_sibling(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_some_and(|peer| peer.sibling.is_some())
     }
 
     /// The peer of that engine and rank, if it is ready.
@@ -188,16 +201,17 @@ impl Peers {
         ctx.endpoint.close(id);
     }
 
-    /// The peer said something. False when it is not a peer (any more): what came behind bad bytes,
-    /// before their link had ended, is not listened to.
-    pub(super) fn heard(&mut self, id: PeerId, now: Instant) -> bool {
-        let peer = self.peers.get_mut(&id).filter(|peer| peer.why.is_none());
-        peer.map(|peer| (peer.heard, peer.asked) = (now, now)).is_some()
-    }
-
-    /// Whether room messages of this peer may be listened to: it must have said hello.
-    pub(super) fn greeted(&self, id: PeerId) -> bool {
-        self.peers.get(&id).is_some_and(|peer| peer.hello.is_some())
+    /// The peer said something: who it is, or `None` when it is not a peer (any more). What came
+    /// behind bad bytes, before their link had ended, is not listened to.
+    pub(super) fn heard(&mut self, id: PeerId, now: Instant) -> Option<Standing> {
+        let peer = self.peers.get_mut(&id).filter(|peer| peer.why.is_none())?;
+        (peer.heard, peer.asked) = (now, now);
+        Some(match peer.sibling {
+            _ if !peer.is_proven() => Standing::Unproven,
+            Some(Sibling { place, .. }) => Standing::Sibling { place },
+            None if peer.hello.is_some() => Standing::Greeted,
+            None => Standing::Stranger,
+        })
     }
 
     /// All that have said hello, in order.

@@ -2,23 +2,34 @@
 //!
 //! What is remembered belongs to an owner, such as the peer that brought it about. When the table
 //! is full the owner of most makes room, so that who brings much only loses its own.
+//!
+//! A full table is larger than a core's cache, and every room passes through one on either side. So
+//! entries lie in one array, chained in the order they expire: that of a single owner is then walked
+//! from front to back, which a processor foresees. Only the index is hit at random: a key's place is
+//! four bytes there.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use core::hash::Hash;
+use core::hash::{BuildHasher, Hash};
 use core::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::Instant;
+
+/// The place of no entry.
+const NOWHERE: u32 = u32::MAX;
 
 /// Keys with a value each, forgotten after a while or when newer ones need the room.
 #[derive(Debug)]
 pub(super) struct Remembered<O, K, V> {
-    values: HashMap<K, Value<O, V>>,
-    /// Each owner's keys in the order they expire; one that was forgotten, or renewed, or taken
-    /// over by another owner may stand here still.
-    orders: BTreeMap<O, VecDeque<(Instant, K)>>,
+    entries: Vec<Entry<O, K, V>>,
+    /// The first of the entries that are not in use; the others are chained behind it.
+    free: u32,
+    /// Where the entry of each key is. Peers choose keys, so the hasher has a random seed.
+    places: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    orders: BTreeMap<O, Order>,
     /// Length of all orders.
     len: usize,
     limit: usize,
@@ -26,16 +37,31 @@ pub(super) struct Remembered<O, K, V> {
 }
 
 #[derive(Debug)]
-struct Value<O, V> {
+struct Entry<O, K, V> {
+    key: K,
     owner: O,
-    value: V,
+    /// `None` when the key was taken, or renewed: a later entry has its value.
+    value: Option<V>,
     expires: Instant,
+    /// The owner's next, or the next free one.
+    next: u32,
+}
+
+/// An owner's entries in the order they expire.
+#[derive(Debug)]
+struct Order {
+    oldest: u32,
+    newest: u32,
+    len: usize,
 }
 
 impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
     /// At most `limit` keys, each for `keep`.
     pub(super) fn new(limit: usize, keep: Duration) -> Self {
-        Self { values: HashMap::new(), orders: BTreeMap::new(), len: 0, limit, keep }
+        let (entries, places, orders) = (Vec::new(), HashTable::new(), BTreeMap::new());
+        let (free, hasher, len) = (NOWHERE, DefaultHashBuilder::default(), 0);
+        let limit = limit.min(NOWHERE as usize);
+        Self { entries, free, places, hasher, orders, len, limit, keep }
     }
 
     /// Remembers `value`; the oldest keys of whoever owns most make room for it.
@@ -46,22 +72,25 @@ impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
         while self.len >= self.limit {
             self.make_room(owner);
         }
-        let expires = now + self.keep;
-        self.orders.entry(owner).or_default().push_back((expires, key));
-        self.len += 1;
-        self.values.insert(key, Value { owner, value, expires });
+        let (expires, next, value) = (now + self.keep, NOWHERE, Some(value));
+        let place = self.store(Entry { key, owner, value, expires, next });
+        self.append(owner, place);
+        if let Some(before) = self.point_to(key, place) {
+            self.entries[before as usize].value = None;
+        }
     }
 
     pub(super) fn find(&self, key: &K) -> Option<&V> {
-        self.values.get(key).map(|value| &value.value)
+        self.entry(key)?.value.as_ref()
     }
 
     pub(super) fn owner(&self, key: &K) -> Option<O> {
-        self.values.get(key).map(|value| value.owner)
+        self.entry(key).map(|entry| entry.owner)
     }
 
     pub(super) fn take(&mut self, key: &K) -> Option<V> {
-        self.values.remove(key).map(|value| value.value)
+        let place = self.unpoint(key)?;
+        self.entries[place as usize].value.take()
     }
 
     /// Forgets all that an owner has.
@@ -71,13 +100,9 @@ impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
 
     /// Forgets what has expired.
     pub(super) fn expire(&mut self, now: Instant) {
-        let due = |order: &VecDeque<(Instant, K)>| {
-            order.front().is_some_and(|(expires, _)| *expires <= now)
-        };
-        let owners: Vec<O> =
-            self.orders.iter().filter(|(_, order)| due(order)).map(|(owner, _)| *owner).collect();
+        let owners: Vec<O> = self.orders.keys().copied().collect();
         for owner in owners {
-            while self.orders.get(&owner).is_some_and(due) {
+            while self.oldest(owner).is_some_and(|entry| entry.expires <= now) {
                 self.forget_oldest(owner);
             }
         }
@@ -85,28 +110,92 @@ impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
 
     /// An owner with its share or more makes room for itself, without a look at the others.
     fn make_room(&mut self, owner: O) {
-        let own = self.orders.get(&owner).map_or(0, VecDeque::len);
+        let own = self.orders.get(&owner).map_or(0, |order| order.len);
         let greedy = own * self.orders.len() >= self.limit;
-        let most = || self.orders.iter().max_by_key(|(_, order)| order.len()).map(|most| *most.0);
+        let most = || self.orders.iter().max_by_key(|(_, order)| order.len).map(|most| *most.0);
         let loser = if greedy { Some(owner) } else { most() };
         loser.into_iter().for_each(|owner| _ = self.forget_oldest(owner));
+    }
+
+    fn oldest(&self, owner: O) -> Option<&Entry<O, K, V>> {
+        let order = self.orders.get(&owner)?;
+        self.entries.get(order.oldest as usize)
     }
 
     /// False when the owner has nothing.
     fn forget_oldest(&mut self, owner: O) -> bool {
         let Some(order) = self.orders.get_mut(&owner) else { return false };
-        let oldest = order.pop_front();
-        if order.is_empty() {
+        let place = order.oldest;
+        let entry = &mut self.entries[place as usize];
+        (order.oldest, order.len) = (entry.next, order.len - 1);
+        (entry.next, self.free) = (self.free, place);
+        self.len -= 1;
+        if order.len == 0 {
             self.orders.remove(&owner);
         }
-        let Some((expires, key)) = oldest else { return false };
-        self.len -= 1;
-        // A renewed key has a later entry of its own.
-        let latest = |value: &Value<O, V>| value.expires == expires && value.owner == owner;
-        if self.values.get(&key).is_some_and(latest) {
-            self.values.remove(&key);
-        }
+        // One without a value is not the one that its key points to.
+        let current = entry.value.take().map(|_| entry.key);
+        current.into_iter().for_each(|key| _ = self.unpoint(&key));
         true
+    }
+
+    /// Puts an entry where one is free.
+    fn store(&mut self, entry: Entry<O, K, V>) -> u32 {
+        let place = self.free;
+        match self.entries.get_mut(place as usize) {
+            Some(free) => {
+                self.free = free.next;
+                *free = entry;
+                place
+            }
+            None => {
+                self.entries.push(entry);
+                self.entries.len() as u32 - 1 // Below the limit.
+            }
+        }
+    }
+
+    /// Chains an entry behind its owner's newest.
+    fn append(&mut self, owner: O, place: u32) {
+        let new = || Order { oldest: place, newest: place, len: 0 };
+        let order = self.orders.entry(owner).or_insert_with(new);
+        if order.len > 0 {
+            self.entries[order.newest as usize].next = place;
+        }
+        (order.newest, order.len) = (place, order.len + 1);
+        self.len += 1;
+    }
+
+    fn entry(&self, key: &K) -> Option<&Entry<O, K, V>> {
+        // Most tables are empty for ever: no hash is worth making for them.
+        if self.places.is_empty() {
+            return None;
+        }
+        let of_key = |place: &u32| self.entries[*place as usize].key == *key;
+        let place = self.places.find(self.hasher.hash_one(key), of_key)?;
+        self.entries.get(*place as usize)
+    }
+
+    /// Has a key point to a place, and gives the one that it pointed to.
+    fn point_to(&mut self, key: K, place: u32) -> Option<u32> {
+        let (hasher, entries) = (&self.hasher, &self.entries);
+        let hash = hasher.hash_one(key);
+        if let Some(place_of) = self.places.find_mut(hash, |at| entries[*at as usize].key == key) {
+            return Some(core::mem::replace(place_of, place));
+        }
+        let hash_at = |at: &u32| hasher.hash_one(entries[*at as usize].key);
+        self.places.insert_unique(hash, place, hash_at);
+        None
+    }
+
+    /// Has a key point nowhere, and gives the place that it pointed to.
+    fn unpoint(&mut self, key: &K) -> Option<u32> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let of_key = |place: &u32| self.entries[*place as usize].key == *key;
+        let found = self.places.find_entry(self.hasher.hash_one(key), of_key).ok()?;
+        Some(found.remove().0)
     }
 }
 
@@ -132,7 +221,7 @@ mod tests {
         let mut remembered = Remembered::new(3, SECOND);
         (0..10).for_each(|key| remembered.insert(Instant::ZERO, (), key, key));
         assert_eq!((remembered.find(&6), remembered.find(&7)), (None, Some(&7)));
-        assert!(remembered.values.len() <= 3 && remembered.len <= 3);
+        assert!(remembered.places.len() <= 3 && remembered.len <= 3);
         assert_eq!((remembered.take(&7), remembered.take(&7)), (Some(7), None));
         let mut nothing = Remembered::new(0, SECOND);
         nothing.insert(Instant::ZERO, (), 1, 1);
@@ -152,7 +241,7 @@ mod tests {
         };
         assert_eq!(kept(200..205), [200, 201, 202, 203, 204], "half is theirs");
         assert_eq!(kept(300..400), [395, 396, 397, 398, 399]);
-        assert_eq!((remembered.values.len(), remembered.len), (10, 10));
+        assert_eq!((remembered.places.len(), remembered.len), (10, 10));
     }
 
     #[test]
@@ -164,6 +253,6 @@ mod tests {
         remembered.forget('a');
         assert_eq!((remembered.find(&1), remembered.find(&2)), (None, Some(&"b's now")));
         remembered.expire(Instant::ZERO + SECOND);
-        assert_eq!((remembered.len, remembered.values.len(), remembered.orders.len()), (0, 0, 0));
+        assert_eq!((remembered.len, remembered.places.len(), remembered.orders.len()), (0, 0, 0));
     }
 }

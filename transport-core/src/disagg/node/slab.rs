@@ -2,7 +2,12 @@
 
 use alloc::vec::Vec;
 
+use smallvec::SmallVec;
+
 use crate::transfer::GrantId;
+
+/// Keys of a room's legs. Most rooms have one, which costs no allocation.
+pub(super) type Legs = SmallVec<[GrantId; 1]>;
 
 /// Values in slots named by [`GrantId`]. Free slots are reused, last freed first.
 #[derive(Debug)]

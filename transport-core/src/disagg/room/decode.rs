@@ -150,6 +150,8 @@ impl DecodeRoom {
             return;
         }
         self.due = PartsDue { aux, ..parts_due(true, &grant.state) };
+        // Each brings an item at least, so a gate that counts more of them would be larger for nothing.
+        self.deliveries = self.deliveries.min(u32::try_from(grant.kv.len()).unwrap_or(u32::MAX));
         self.grant = Some(grant);
         self.watch = Some(Watch::new(writer, self.deliveries));
         self.enter(Phase::Waiting { accepted: false }, now);

@@ -5,10 +5,10 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::Instant;
 use crate::disagg::node::context::{Address, Context};
 use crate::disagg::node::pairing::{Pairing, Split, items_of};
 use crate::disagg::node::request::Lease;
+use crate::disagg::node::timers::Armed;
 use crate::disagg::room::{Action, DecodeRoom, Note};
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::{FabricError, PeerId, Revoked};
@@ -34,7 +34,7 @@ pub(super) struct Leg {
     /// Aux payload, once it was checked.
     pub(super) aux: Vec<u8>,
     prefix_pages: u32,
-    pub(super) armed: Instant,
+    pub(super) armed: Armed,
 }
 
 /// What a room grants.
@@ -53,7 +53,7 @@ impl Leg {
         prefix_pages: u32,
     ) -> Self {
         let (writer, incarnation, split) = (None, 0, None);
-        let (aux, armed) = (Vec::new(), Instant::FAR);
+        let (aux, armed) = (Vec::new(), Armed::NOT);
         Self { id, room, writer, peer, incarnation, machine, split, aux, prefix_pages, armed }
     }
 

@@ -21,7 +21,7 @@ use self::leg::{Granted, Leg};
 use self::room::Room;
 use super::client::RoomCell;
 use super::config::NodeConfig;
-use super::context::{Address, Context, Timer};
+use super::context::{Address, Context};
 use super::desk::Desk;
 use super::group::{Group, Told};
 use super::misroutes::Misroutes;
@@ -29,7 +29,8 @@ use super::pairing::Pairing;
 use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Completion, Lease, Receive, Request, lists};
-use super::slab::Slab;
+use super::slab::{Legs, Slab};
+use super::timers::{Armed, Timer};
 use crate::Instant;
 use crate::disagg::admission::{Amounts, BadWatermarks};
 use crate::disagg::consensus::{Attempt, Report};
@@ -125,7 +126,7 @@ impl DecodeSide {
             // It ends as a room, not as a rejected request, so that the other side is told (R7).
             (Some(cause), _) => self.fail(ctx, key, cause),
             (None, Some(pairing)) => self.meet(ctx, peers, key, pairing),
-            (None, None) => {}
+            (None, None) => self.each_leg(ctx, key, |_, _, _| {}),
         }
         self.settle(ctx);
     }
@@ -148,7 +149,7 @@ impl DecodeSide {
         peers: &Peers,
         receive: &Receive,
     ) -> Option<Cause> {
-        if peers.sibling(receive.peer).is_some() {
+        if peers.is_sibling(receive.peer) {
             return Some(Cause::SameRole);
         }
         if self.cancelled.take(&receive.room).is_some() {
@@ -171,9 +172,8 @@ impl DecodeSide {
         };
         let granted = lists(&pages, &state).map(bytes).fold(0, u64::saturating_add);
         let aux_slot = ctx.take_aux_slot();
-        let (legs, aux) = (Vec::with_capacity(1), Vec::new());
+        let (legs, aux, released) = (Legs::new(), Vec::new(), false);
         let (met, together, landed, partial) = (false, Together::new(1), 0, false);
-        let released = false;
         let room = Room {
             id,
             attempt,
@@ -200,14 +200,13 @@ impl DecodeSide {
         key
     }
 
-    fn add_leg<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, peer: Option<PeerId>) {
+    /// Adds a leg to a room. Its deadline is armed with the first event that it is fed.
+    fn add_leg<E: Endpoint>(&mut self, ctx: &Context<E>, key: GrantId, peer: Option<PeerId>) {
         let Some(room) = self.rooms.get_mut(key) else { return };
         let machine = DecodeRoom::new(ctx.config.deliveries, ctx.deadlines(), ctx.now);
         let leg = Leg::new((room.id, key), peer, machine, room.prefix_pages);
         let leg = self.legs.insert(leg);
         room.legs.push(leg);
-        // Nothing happened yet, but its deadline is to be armed.
-        self.with(ctx, leg, |_, _, _| {});
     }
 
     /// The rank that the scheduler named is known: so are the writers.
@@ -237,8 +236,9 @@ impl DecodeSide {
                 leg.writer = Some(named);
             }
             let itself = (*writer == pairing.rank).then_some((peer, pairing));
-            if let Some(found) = itself.or_else(|| peers.find(named)) {
-                self.ready(ctx, leg, found);
+            match itself.or_else(|| peers.find(named)) {
+                Some(found) => self.ready(ctx, leg, found),
+                None => _ = self.with(ctx, leg, |_, _, _| {}),
             }
         }
     }
@@ -339,7 +339,7 @@ impl DecodeSide {
     /// A timer is due.
     pub(super) fn timeout<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         if let Some(leg) = self.legs.get_mut(key) {
-            leg.armed = Instant::FAR;
+            leg.armed = Armed::NOT;
         }
         self.with(ctx, key, |room, now, out| {
             if now >= room.deadline() {
@@ -446,7 +446,7 @@ impl DecodeSide {
 
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(mut leg) = self.legs.remove(key) else { return };
-        ctx.timers.disarm(Timer::Decode(key), &mut leg.armed);
+        ctx.timers.disarm(&mut leg.armed);
         if let Some(peer) = leg.peer {
             self.ended.insert(ctx.now, peer, key, leg.machine.failure());
         }

@@ -8,6 +8,7 @@ use crate::disagg::node::client::RoomCell;
 use crate::disagg::node::context::Context;
 use crate::disagg::node::desk::Desk;
 use crate::disagg::node::request::{Completion, Lease, Request};
+use crate::disagg::node::slab::Legs;
 use crate::disagg::room::{RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::PeerId;
@@ -28,7 +29,7 @@ pub(super) struct Room {
     /// Whether the writers are known.
     pub(super) met: bool,
     /// One for each writer that has not ended.
-    pub(super) legs: Vec<GrantId>,
+    pub(super) legs: Legs,
     /// Whether everything of every writer is there; or the first reason why the room fails, and
     /// whose.
     pub(super) together: Together<(Cause, Option<PeerId>)>,

@@ -41,11 +41,6 @@ impl Peers {
         trust
     }
 
-    /// Whether the peer may say more than a handshake.
-    pub(in crate::disagg::node) fn is_proven(&self, id: PeerId) -> bool {
-        self.peers.get(&id).is_some_and(super::Peer::is_proven)
-    }
-
     /// The peer said something before it has proven the key. When that proves it, hello follows.
     pub(in crate::disagg::node) fn prove<E: Endpoint>(
         &mut self,

@@ -14,7 +14,7 @@ use crate::queue::Ticket;
 /// A chunk's number has this many bits in a write's id.
 const NUMBER_MASK: u32 = (1 << 24) - 1;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Chunks {
     chunks: VecDeque<OutChunk>,
     /// Number of the first of them.
@@ -28,7 +28,7 @@ pub(super) struct Chunks {
 }
 
 #[derive(Debug)]
-struct OutChunk {
+pub(super) struct OutChunk {
     chunk: Chunk,
     ticket: Ticket<Request>,
     /// Whether the room took it: its writes are then all counted below.
@@ -48,6 +48,11 @@ pub(super) struct Started<'a> {
 }
 
 impl Chunks {
+    /// None yet; `queue` is empty.
+    pub(super) fn new(queue: VecDeque<OutChunk>) -> Self {
+        Self { chunks: queue, first: 0, started: 0, pages: 0, last: false }
+    }
+
     pub(super) fn push(&mut self, chunk: Chunk, ticket: Ticket<Request>) {
         let (taken, writes, failure) = (false, 0, None);
         self.chunks.push_back(OutChunk { chunk, ticket, taken, writes, failure });
@@ -148,15 +153,13 @@ impl Chunks {
 
     /// The room has ended: no source is read any more, and no further chunk will be.
     pub(super) fn end<E: Endpoint>(
-        &mut self,
+        mut self,
         ctx: &mut Context<E>,
         room: RoomId,
         result: Result<(), Failure>,
-    ) {
-        for chunk in core::mem::take(&mut self.chunks) {
-            chunk.complete(ctx, room, result);
-        }
-        self.started = 0;
+    ) -> VecDeque<OutChunk> {
+        self.chunks.drain(..).for_each(|chunk| chunk.complete(ctx, room, result));
+        self.chunks
     }
 }
 

@@ -4,7 +4,7 @@
 use super::room::Room;
 use super::{Outcome, PrefillSide};
 use crate::disagg::Cause;
-use crate::disagg::node::context::{Context, Timer};
+use crate::disagg::node::context::Context;
 use crate::fabric::PeerId;
 use crate::link::Endpoint;
 use crate::transfer::GrantId;
@@ -50,7 +50,7 @@ impl PrefillSide {
     fn finish_if_over<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let over = |room: &&mut Room| room.legs.is_empty() && !room.together.waits();
         let Some(room) = self.rooms.get_mut(key).filter(over) else { return };
-        ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
+        ctx.timers.disarm(&mut room.armed);
         self.by_id.remove(&room.id);
         let (awaited, failed) = (room.together.awaited(), room.together.failed());
         if let Some((cause, _)) = failed.copied().filter(|_| awaited > 0) {
@@ -58,6 +58,7 @@ impl PrefillSide {
         }
         let result = failed.map_or(Ok(()), |(cause, _)| Err(*cause));
         self.asks.over(ctx, room.id, result);
-        self.rooms.remove(key).into_iter().for_each(|room| room.finish(ctx));
+        let queue = self.rooms.remove(key).map(|room| room.finish(ctx));
+        queue.into_iter().for_each(|queue| self.spare_chunks.keep(queue));
     }
 }

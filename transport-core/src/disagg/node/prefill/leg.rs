@@ -10,6 +10,7 @@ use crate::Instant;
 use crate::disagg::node::context::{Address, Context};
 use crate::disagg::node::pairing::{Pairing, Split, items_of};
 use crate::disagg::node::request::Lease;
+use crate::disagg::node::timers::Armed;
 use crate::disagg::room::{Action, ChunkShape, PrefillRoom};
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::{PeerId, PostError, Refusal, Write, WriteError, WriteId};
@@ -32,14 +33,15 @@ pub(super) struct Leg {
     split: Option<Arc<Split>>,
     /// Whether its aux record is ours to write.
     aux: bool,
-    aux_slot: Option<u32>,
+    /// The slot that the record is in, as a list of one.
+    aux_slot: Option<Arc<[u32]>>,
     /// The chunk being started, as this reader gets it.
     at_hand: AtHand,
     /// Writes that the fabric had no room for yet, in order.
-    unposted: VecDeque<Write>,
+    pub(super) unposted: VecDeque<Write>,
     /// Whether it stands in its peer's line.
     pub(super) queued: bool,
-    pub(super) armed: Instant,
+    pub(super) armed: Armed,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +60,7 @@ impl Leg {
         (peer, pairing): (PeerId, &Pairing),
         grant: GrantId,
         machine: PrefillRoom,
+        unposted: VecDeque<Write>,
     ) -> Self {
         let (split, aux) = (pairing.split.clone(), pairing.has_aux());
         Self {
@@ -71,9 +74,9 @@ impl Leg {
             aux,
             aux_slot: None,
             at_hand: AtHand::default(),
-            unposted: VecDeque::new(),
+            unposted,
             queued: false,
-            armed: Instant::FAR,
+            armed: Armed::NOT,
         }
     }
 
@@ -145,7 +148,7 @@ impl Leg {
         let table = view.unwrap_or(&ctx.tables).table(part)?.clone();
         let items = match part {
             Part::Kv => self.at_hand.kv.clone(),
-            Part::Aux => Arc::from(self.aux_slot.as_slice()),
+            Part::Aux => self.aux_slot.clone().unwrap_or_default(),
             Part::State(k) => self.at_hand.state.get(usize::from(k)).cloned().unwrap_or_default(),
         };
         let number = self.at_hand.number;
@@ -196,7 +199,7 @@ impl Leg {
 
     /// No source is read any more.
     pub(super) fn end<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
-        ctx.return_aux_slot(self.aux_slot.take());
+        self.aux_slot.take().into_iter().for_each(|slot| ctx.return_aux_list(slot));
     }
 }
 
@@ -216,14 +219,14 @@ fn write_aux<E: Endpoint>(
     ctx: &mut Context<E>,
     record: &AuxRecord,
     payload: &[u8],
-) -> Result<u32, Cause> {
+) -> Result<Arc<[u32]>, Cause> {
     let (bytes, room) = (payload.len() as u64, ctx.aux_room());
     if bytes > room {
         return Err(Cause::AuxTooLong { bytes, room });
     }
     let full = Cause::TooMany { limit: ctx.aux_slots() };
-    let slot = ctx.take_aux_slot().ok_or(full)?;
-    ctx.write_aux(slot, record, payload);
+    let slot = ctx.take_aux_list().ok_or(full)?;
+    ctx.write_aux(slot[0], record, payload);
     Ok(slot)
 }
 

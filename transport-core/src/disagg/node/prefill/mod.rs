@@ -8,6 +8,7 @@ mod asking;
 mod chunks;
 mod ending;
 mod leg;
+mod messages;
 mod posting;
 mod room;
 mod route;
@@ -19,23 +20,26 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 
 pub(super) use self::chunks::reject as reject_chunk;
+use self::chunks::{Chunks, OutChunk};
 use self::leg::Leg;
 use self::room::Room;
 use super::asks::Asks;
 use super::client::RoomCell;
 use super::config::NodeConfig;
-use super::context::{Address, Context, Timer};
+use super::context::{Address, Context};
 use super::early::{Early, EarlyGrants};
 use super::misroutes::Routing;
 use super::peers::Peers;
 use super::remembered::Remembered;
 use super::request::{Chunk, Completion, Request};
 use super::slab::Slab;
+use super::spare::Spare;
+use super::timers::{Armed, Timer};
 use super::waiting::Waiting;
 use crate::Instant;
 use crate::disagg::room::{Action, Note, PrefillRoom, RoomState};
 use crate::disagg::{Cause, Failure, RoomId};
-use crate::fabric::{PathError, PeerId, WriteError, WriteId};
+use crate::fabric::{PathError, PeerId, Write, WriteError, WriteId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
 use crate::transfer::GrantId;
@@ -60,6 +64,8 @@ pub(super) struct PrefillSide {
     asks: Asks,
     routing: Routing,
     waiting: Waiting,
+    spare_chunks: Spare<OutChunk>,
+    spare_writes: Spare<Write>,
     /// Reused for every turn's look at fences.
     looked_at: Vec<GrantId>,
     /// Reused for every event.
@@ -91,6 +97,8 @@ impl PrefillSide {
             asks: Asks::new(config),
             routing: Routing::new(config),
             waiting: Waiting::default(),
+            spare_chunks: Spare::new(),
+            spare_writes: Spare::new(),
             looked_at: Vec::new(),
             actions: Vec::new(),
             outcomes: VecDeque::new(),
@@ -115,7 +123,8 @@ impl PrefillSide {
         }
         // A new attempt has nothing to do with how an earlier one ended.
         self.unmet.take(&id);
-        let key = self.rooms.insert(Room::new(id, ticket, cell, ctx.now));
+        let chunks = Chunks::new(self.spare_chunks.take());
+        let key = self.rooms.insert(Room::new(id, ticket, cell, ctx.now, chunks));
         self.by_id.insert(id, key);
         self.arm(ctx, key);
         while let Some(early) = self.early.take(id) {
@@ -288,89 +297,17 @@ impl PrefillSide {
         room.met.push(pairing.rank);
         room.prefix_pages = offer.prefix_pages;
         let machine = PrefillRoom::new(ctx.deadlines(), ctx.now);
-        let leg = Leg::new((room.id, key), (peer, pairing), from.grant, machine);
+        let unposted = self.spare_writes.take();
+        let leg = Leg::new((room.id, key), (peer, pairing), from.grant, machine, unposted);
         let leg = self.legs.insert(leg);
         room.legs.push(leg);
         if all_there {
-            ctx.timers.disarm(Timer::Grants(key), &mut room.armed);
+            ctx.timers.disarm(&mut room.armed);
         }
         self.by_grant.insert((peer, from.grant), leg);
         let (grant, deliveries) = (Arc::new(offer.grant), offer.deliveries);
         self.with(ctx, leg, |room, now, out| room.handle_grant(now, grant, deliveries, out));
         self.pump(ctx, key);
-    }
-
-    pub(super) fn completed<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
-        if let Some(key) = self.known(from) {
-            self.with(ctx, key, |room, now, out| room.handle_complete(now, out));
-            self.settle(ctx);
-        }
-    }
-
-    pub(super) fn aborted<E: Endpoint>(
-        &mut self,
-        ctx: &mut Context<E>,
-        peers: &Peers,
-        from: Address,
-        cause: Cause,
-    ) {
-        if let Some(key) = self.known(from) {
-            self.with(ctx, key, |room, now, out| room.handle_abort(now, cause, out));
-            return self.settle(ctx);
-        }
-        ctx.stats.note_foreign();
-        ctx.farewells.heard(from);
-        let held = self.early.find(from.room, from.peer);
-        let early = held.is_some_and(|held| held.grant == from.grant);
-        if early {
-            self.early.remove(from.room, from.peer);
-        }
-        let others = held.is_some() || self.early.holder(from.room).is_some();
-        let stale = self.ended.find(&(from.peer, from.grant)).is_some();
-        match self.by_id.get(&from.room).copied() {
-            // It overtook its grant, or there is none: the room here need not wait for it.
-            Some(key) if !stale && self.waits_for(peers, key, from.peer) => {
-                // The decode side knows: a grant that comes now is a new attempt's.
-                let room = self.rooms.get_mut(key);
-                room.into_iter().for_each(|room| _ = room.together.arrived());
-                self.room_failed(ctx, key, (cause, Some(from.peer)));
-                self.settle(ctx);
-            }
-            // It overtook our scheduler's open: remember it for that, unless another grant waits
-            // for that open.
-            None if early || (!stale && !others) => self.doom(ctx, from, cause),
-            _ => {}
-        }
-        self.ended.insert(ctx.now, from.peer, (from.peer, from.grant), Some(cause));
-        ctx.send_note(from, Note::Drained);
-    }
-
-    fn waits_for(&mut self, peers: &Peers, key: GrantId, peer: PeerId) -> bool {
-        let room = self.rooms.get_mut(key);
-        room.zip(peers.pairing(peer)).is_some_and(|(room, pairing)| room.waits_for(pairing))
-    }
-
-    /// Fails the next open of a room, if that does not fail for another's reason already.
-    fn doom<E: Endpoint>(&mut self, ctx: &mut Context<E>, by: Address, cause: Cause) {
-        let owner = Some(by.peer);
-        if self.doomed.owner(&by.room).is_none_or(|other| other == owner) {
-            self.doomed.insert(ctx.now, owner, by.room, cause);
-        }
-    }
-
-    pub(super) fn drained<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
-        if let Some(key) = self.known(from) {
-            self.with(ctx, key, |room, _, out| room.handle_drained(out));
-            self.settle(ctx);
-        } else {
-            ctx.farewells.heard(from);
-        }
-    }
-
-    /// The leg of a message, if the message comes from its very peer.
-    fn known(&mut self, from: Address) -> Option<GrantId> {
-        let key = *self.by_grant.get(&(from.peer, from.grant))?;
-        self.legs.get_mut(key).filter(|leg| leg.id == from.room).map(|_| key)
     }
 
     /// The path is down: nothing is read for the peer any more.
@@ -428,7 +365,7 @@ impl PrefillSide {
     /// A leg's timer is due.
     pub(super) fn timeout<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         if let Some(leg) = self.legs.get_mut(key) {
-            leg.armed = Instant::FAR;
+            leg.armed = Armed::NOT;
         }
         self.with(ctx, key, |room, now, out| {
             if now >= room.deadline() {
@@ -441,7 +378,7 @@ impl PrefillSide {
     /// A room's grants have not all come in time.
     pub(super) fn grants_late<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(room) = self.rooms.get_mut(key) else { return };
-        room.armed = Instant::FAR;
+        room.armed = Armed::NOT;
         let waited_ms = (ctx.now - room.opened).as_millis() as u64;
         self.room_failed(ctx, key, (Cause::NoGrant { waited_ms }, None));
         self.settle(ctx);
@@ -548,10 +485,11 @@ impl PrefillSide {
 
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(mut leg) = self.legs.remove(key) else { return };
-        ctx.timers.disarm(Timer::Prefill(key), &mut leg.armed);
+        ctx.timers.disarm(&mut leg.armed);
         let named = (leg.peer, leg.grant);
         self.by_grant.remove(&named);
         self.ended.insert(ctx.now, leg.peer, named, leg.machine.failure());
+        self.spare_writes.keep(leg.unposted);
     }
 }
 

@@ -23,6 +23,9 @@ enum Start {
 impl PrefillSide {
     /// Posts what waits, as far as fences and the fabric allow. True if something was posted.
     pub(in crate::disagg::node) fn pump_all<E: Endpoint>(&mut self, ctx: &mut Context<E>) -> bool {
+        if self.waiting.is_empty() && self.outcomes.is_empty() {
+            return false;
+        }
         let before = ctx.stats.writes;
         let mut at = None;
         while let Some((peer, first)) = self.waiting.first(at) {

@@ -1,16 +1,19 @@
 //! A prefill room as its scheduler sees it: all its readers together.
 
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
-use super::chunks::Chunks;
+use smallvec::SmallVec;
+
+use super::chunks::{Chunks, OutChunk};
 use super::leg::Leg;
 use crate::Instant;
 use crate::disagg::node::client::RoomCell;
 use crate::disagg::node::context::Context;
 use crate::disagg::node::pairing::Pairing;
 use crate::disagg::node::request::{Completion, Request};
-use crate::disagg::node::slab::Slab;
+use crate::disagg::node::slab::{Legs, Slab};
+use crate::disagg::node::timers::Armed;
 use crate::disagg::room::{RoomState, Together};
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::PeerId;
@@ -25,20 +28,20 @@ pub(super) struct Room {
     pub(super) ticket: Ticket<Request>,
     pub(super) chunks: Chunks,
     /// One for each reader whose grant is there and that has not ended.
-    pub(super) legs: Vec<GrantId>,
+    pub(super) legs: Legs,
     /// Who the readers are: engine and dp group, known from the first grant.
     pub(super) group: Option<(u64, u32)>,
     /// Whether the grant of every reader is there; or the first reason why the room fails, and
     /// whose.
     pub(super) together: Together<(Cause, Option<PeerId>)>,
     /// Ranks whose grants have come.
-    pub(super) met: Vec<u32>,
+    pub(super) met: SmallVec<[u32; 2]>,
     pub(super) opened: Instant,
     /// Whether the room stands in [`super::PrefillSide::waiting`].
     pub(super) queued: bool,
     pub(super) prefix_pages: u32,
     pub(super) cell: Arc<RoomCell>,
-    pub(super) armed: Instant,
+    pub(super) armed: Armed,
 }
 
 impl Room {
@@ -47,9 +50,10 @@ impl Room {
         ticket: Ticket<Request>,
         cell: Arc<RoomCell>,
         opened: Instant,
+        chunks: Chunks,
     ) -> Self {
-        let (chunks, legs, group, met) = (Chunks::default(), Vec::new(), None, Vec::new());
-        let (together, queued, prefix_pages, armed) = (Together::new(1), false, 0, Instant::FAR);
+        let (legs, group, met) = (Legs::new(), None, SmallVec::new());
+        let (together, queued, prefix_pages, armed) = (Together::new(1), false, 0, Armed::NOT);
         Self {
             id,
             ticket,
@@ -128,14 +132,16 @@ impl Room {
         Some(Failure { room: self.id, peer, cause })
     }
 
-    /// All legs have ended: completes what is left of the chunks, and the request.
-    pub(super) fn finish<E: Endpoint>(mut self, ctx: &mut Context<E>) {
+    /// All legs have ended: completes what is left of the chunks, and the request. The chunks' queue
+    /// comes back empty.
+    pub(super) fn finish<E: Endpoint>(self, ctx: &mut Context<E>) -> VecDeque<OutChunk> {
         let result = self.failure().map_or(Ok(()), Err);
         let state = if result.is_ok() { RoomState::Success } else { RoomState::Failed };
         ctx.count_end(result.is_ok());
         self.cell.store(state, self.prefix_pages);
-        self.chunks.end(ctx, self.id, result);
+        let queue = self.chunks.end(ctx, self.id, result);
         ctx.port.complete(self.ticket, Completion::Closed { room: self.id, result });
+        queue
     }
 }
 
