@@ -10,6 +10,7 @@
 //! is handed to `ended` or taken by [`Rail::release`].
 #![forbid(unsafe_code)]
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -340,7 +341,9 @@ impl Live {
         let grain = Grain { device: port.nic, message, gather: gather as usize };
         let line = Line::new(depth, grain, Some(Staging::new(&nic.domain)?));
         // Any number will do that differs from life to life.
-        let psn = pair.number().wrapping_mul(0x9e_3779) & 0xff_ffff;
+        // Numbers of queue pairs are used again: packets of the last one under this number must not
+        // look like the next ones of this.
+        let psn = RandomState::new().hash_one(pair.number()) as u32 & 0xff_ffff;
         Ok(Self { pair, sent, psn, line, drained: false, armed: None })
     }
 
