@@ -571,7 +571,7 @@ impl FromStr for HostPort {
 mod tests {
     use super::*;
 
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
+    pub(super) fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::from_checked(line.split_whitespace())
     }
 
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn assert_refused(line: &str, parts: &[&str]) {
+    pub(super) fn assert_refused(line: &str, parts: &[&str]) {
         let error = parse(line).expect_err("bad arguments").to_string();
         for part in parts {
             assert!(error.contains(part), "{error:?} does not name {part:?}");

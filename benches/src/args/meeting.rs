@@ -114,19 +114,8 @@ impl RunArgs {
 
 #[cfg(test)]
 mod tests {
-    use crate::args::{Cli, Command};
-
-    fn parse(line: &str) -> Result<Cli, clap::Error> {
-        Cli::from_checked(line.split_whitespace())
-    }
-
-    #[track_caller]
-    fn assert_refused(line: &str, parts: &[&str]) {
-        let error = parse(line).expect_err("bad arguments").to_string();
-        for part in parts {
-            assert!(error.contains(part), "{error:?} does not name {part:?}");
-        }
-    }
+    use crate::args::Command;
+    use crate::args::tests::{assert_refused, parse};
 
     #[test]
     fn each_side_waits_dials_or_goes_by_the_directory() {

@@ -17,7 +17,7 @@ use transport_core::sim::{NodeId, SimConfig, SimEndpoint, SimNet};
 use transport_core::transfer::Part;
 use transport_core::wire::Role;
 
-use super::world::config;
+use super::world::{config, let_time_pass};
 
 /// Pages and slots of every rank's pool.
 const POOL: u32 = 24;
@@ -78,11 +78,7 @@ impl World {
             if now >= end {
                 return false;
             }
-            let next = self.net.next_at().unwrap_or(Instant::FAR).min(wake);
-            self.net.advance_to(next.max(now));
-            if next <= now && !self.net.step() {
-                self.net.advance_to(now + Duration::from_micros(1));
-            }
+            let_time_pass(&self.net, wake);
         }
         true
     }

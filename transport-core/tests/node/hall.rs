@@ -11,7 +11,7 @@ use transport_core::link::Link;
 use transport_core::sim::{SimConfig, SimNet};
 use transport_core::wire::{Message, Role, encode};
 
-use super::world::{Side, config, next_event};
+use super::world::{Side, config, let_time_pass, next_event};
 
 /// Long enough for any exchange, far shorter than any deadline.
 pub(crate) const SOON: Duration = Duration::from_millis(50);
@@ -77,11 +77,7 @@ impl Hall {
             if now >= end {
                 return false;
             }
-            let next = self.net.next_at().unwrap_or(Instant::FAR).min(wake);
-            self.net.advance_to(next.max(now));
-            if next <= now && !self.net.step() {
-                self.net.advance_to(now + Duration::from_micros(1));
-            }
+            let_time_pass(&self.net, wake);
         }
         true
     }

@@ -210,11 +210,7 @@ impl World {
             if now >= end {
                 return false;
             }
-            let next = self.net.next_at().unwrap_or(Instant::FAR).min(wake_a).min(wake_b).min(end);
-            self.net.advance_to(next.max(now));
-            if next <= now && !self.net.step() {
-                self.net.advance_to(now + Duration::from_micros(1));
-            }
+            let_time_pass(&self.net, wake_a.min(wake_b).min(end));
         }
         true
     }
@@ -230,5 +226,15 @@ impl World {
         let all = |w: &mut Self| w.decode.done.len() >= decode && w.prefill.done.len() >= prefill;
         let settled = self.run_until(end, all);
         assert!(settled, "{:?} {:?}", self.decode.done, self.prefill.done);
+    }
+}
+
+/// Nothing moves: goes on to what the network does next, or to when a node wants another turn.
+pub(crate) fn let_time_pass(net: &SimNet, wake: Instant) {
+    let now = net.now();
+    let next = net.next_at().unwrap_or(Instant::FAR).min(wake);
+    net.advance_to(next.max(now));
+    if next <= now && !net.step() {
+        net.advance_to(now + Duration::from_micros(1));
     }
 }

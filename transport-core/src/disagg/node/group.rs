@@ -113,7 +113,7 @@ impl Group {
         let entry = self.entries.get_mut(key)?;
         if entry.machine.has_failed() {
             // The same attempt, though its last one is still being told.
-            self.tell(room, late(Decision::Success));
+            self.tell(room, USED_BEFORE);
             return None;
         }
         entry.room = Some(room);
@@ -350,11 +350,14 @@ impl Machine {
     }
 }
 
+/// What a room is told whose attempt was made before.
+const USED_BEFORE: Decision = Decision::Failed { rank: COORDINATOR, cause: Cause::DuplicateRoom };
+
 /// What a room is told that is opened after its group has decided. A success cannot be meant: that
 /// took this rank too.
 fn late(decision: Decision) -> Decision {
     match decision {
-        Decision::Success => Decision::Failed { rank: COORDINATOR, cause: Cause::DuplicateRoom },
+        Decision::Success => USED_BEFORE,
         failed => failed,
     }
 }
