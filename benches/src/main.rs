@@ -15,9 +15,12 @@ use kvperf::report::Report;
 use kvperf::run::chaos::ChaosReport;
 use kvperf::run::link::{Line, say};
 use kvperf::run::{bootstrap, chaos, decode, devices, loopback, prefill};
+use transport_tcp::raise_descriptor_limit;
 
 fn main() -> ExitCode {
     let cli = Cli::parse_checked();
+    // Without it there may still be enough; a rank that has too few says which call failed.
+    let _ = raise_descriptor_limit();
     run(&cli.command).unwrap_or_else(|error| {
         eprintln!("error: {error}");
         ExitCode::from(2)

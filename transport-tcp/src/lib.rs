@@ -8,6 +8,7 @@ mod bell;
 #[cfg(feature = "bootstrap")]
 pub mod bootstrap;
 mod config;
+mod descriptors;
 mod dial;
 mod driver;
 mod endpoint;
@@ -39,6 +40,7 @@ mod targets;
 
 pub use address::MAX_LANES;
 pub use config::{SameHost, TcpConfig};
+pub use descriptors::raise_descriptor_limit;
 pub use dial::DialError;
 pub use driver::{Driver, Park};
 pub use endpoint::TcpEndpoint;
