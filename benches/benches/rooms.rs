@@ -249,18 +249,25 @@ impl Bare {
 }
 
 fn life(c: &mut Criterion) {
-    let (mut bare, mut pair) = (Bare::new(), Pair::new());
     let mut group = c.benchmark_group("room");
     group.measurement_time(Duration::from_secs(3));
+    let (mut bare, mut pair) = (None, None);
     group.bench_function("floor: the same messages and writes, simulated alone", |b| {
+        let bare = bare.get_or_insert_with(Bare::new);
         b.iter(|| bare.room())
     });
-    group.bench_function("open to completion on both sides", |b| b.iter(|| pair.room()));
+    group.bench_function("open to completion on both sides", |b| {
+        let pair = pair.get_or_insert_with(Pair::new);
+        b.iter(|| pair.room())
+    });
     for others in [10, 1000, 100_000] {
-        let mut bare = Bare::with_others(others);
-        group.bench_function(format!("floor beside {others} grants"), |b| b.iter(|| bare.room()));
-        let mut pair = Pair::with_others(others);
+        let (mut bare, mut pair) = (None, None);
+        group.bench_function(format!("floor beside {others} grants"), |b| {
+            let bare = bare.get_or_insert_with(|| Bare::with_others(others));
+            b.iter(|| bare.room())
+        });
         group.bench_function(format!("the same beside {others} open rooms"), |b| {
+            let pair = pair.get_or_insert_with(|| Pair::with_others(others));
             b.iter(|| pair.room())
         });
     }
