@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS, Split};
 use crate::raw::args::RawArgs;
+use crate::sweep::args::SweepArgs;
 
 pub use self::meeting::{DecodeMeeting, PrefillMeeting, Routing};
 
@@ -48,6 +49,9 @@ pub enum Command {
     Devices,
     /// Measure fixed workloads between two processes, to be set beside other transports
     Raw(RawArgs),
+    /// Measure how rates change with pages, lanes, rooms and peers, beside what the machine allows,
+    /// and write a report
+    Sweep(SweepArgs),
     /// A node of `loopback --chaos`, which starts it
     #[command(hide = true)]
     ChaosNode(ChaosNodeArgs),
@@ -421,7 +425,8 @@ impl Command {
             | Self::ChaosNode(_)
             | Self::Devices
             | Self::Geometry(_)
-            | Self::Raw(_) => None,
+            | Self::Raw(_)
+            | Self::Sweep(_) => None,
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | [`report`], [`progress`] | results, and waiting for them |
 //! | [`run`] | two engines, one per process, of a node per rank, and what drives them |
 //! | [`raw`] | fixed workloads of the bare fabric, to be set beside other transports |
+//! | [`sweep`] | how rates change with pages, lanes, rooms and peers |
 //! | [`signal`] | stopping the processes of a run, and ending them with it |
 //! | [`args`] | the command line |
 
@@ -28,5 +29,6 @@ pub mod report;
 pub mod run;
 #[allow(unsafe_code)]
 pub mod signal;
+pub mod sweep;
 pub mod trace;
 pub mod workload;

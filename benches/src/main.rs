@@ -15,6 +15,7 @@ use kvperf::report::Report;
 use kvperf::run::chaos::ChaosReport;
 use kvperf::run::link::{Line, say};
 use kvperf::run::{bootstrap, chaos, decode, devices, loopback, prefill};
+use kvperf::sweep;
 use transport_tcp::raise_descriptor_limit;
 
 fn main() -> ExitCode {
@@ -42,6 +43,10 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Raw(args) => Ok(raw::run(args)?),
+        Command::Sweep(args) => {
+            sweep::run(args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Loopback(args) => match args.chaos {
             Some(seconds) => show_chaos(&chaos::run(seconds, &args.run)?, args.run.output.json),
             None => show(&loopback::run(args)?, &args.run.output),

@@ -1,10 +1,14 @@
 //! The options of `kvperf raw`.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, value_parser};
+use thiserror::Error;
 use transport_tcp::SameHost;
+
+use super::work::Workload;
 
 /// Arguments of `raw`.
 #[derive(Args, Clone, Debug)]
@@ -13,6 +17,10 @@ pub struct RawArgs {
     #[arg(long, value_enum, value_delimiter = ',', overrides_with = "workload", num_args = 1..,
         default_values_t = Name::ALL)]
     pub workload: Vec<Name>,
+    /// Instead of what --workload says: so many scattered pages of so many bytes in one request, like
+    /// 1024x64KiB
+    #[arg(long, value_name = "COUNTxBYTES")]
+    pub pages: Option<Pages>,
     /// How to move it
     #[arg(long, value_enum, default_value_t = FabricName::Auto)]
     pub fabric: FabricName,
@@ -36,9 +44,59 @@ pub struct RawArgs {
 }
 
 impl RawArgs {
+    /// The workloads, one after the other.
+    pub fn works(&self) -> Vec<Workload> {
+        let named = self.workload.iter().copied();
+        self.pages.map_or_else(
+            || named.map(Workload::of).collect(),
+            |pages| vec![Workload::pages_of(pages)],
+        )
+    }
+
     /// How long to poll before sleeping.
     pub fn spin(&self) -> Duration {
         Duration::from_micros(self.spin_us.into())
+    }
+}
+
+/// Pages of a request, and how large they are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Pages {
+    /// How many.
+    pub count: u32,
+    /// Bytes of each.
+    pub bytes: u64,
+}
+
+/// Most bytes of the pages of a request: each side has a pool of twice as many.
+const MOST_BYTES: u64 = 1 << 32;
+
+/// `--pages` is not a number of pages and a size.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+pub enum PagesError {
+    /// It looks different.
+    #[error("like 1024x64KiB: a number of pages, and bytes, KiB or MiB of each")]
+    Form,
+    /// Nothing at all, not whole words, or more than fits.
+    #[error("1 page or more, of a multiple of 8 bytes each, 4 GiB together at most")]
+    Range,
+}
+
+impl FromStr for Pages {
+    type Err = PagesError;
+
+    fn from_str(text: &str) -> Result<Self, PagesError> {
+        let (count, size) = text.split_once('x').ok_or(PagesError::Form)?;
+        let units = [("MiB", 1 << 20), ("KiB", 1 << 10), ("", 1)];
+        let sized =
+            units.into_iter().find_map(|(unit, bytes)| Some((size.strip_suffix(unit)?, bytes)));
+        let (size, unit) = sized.ok_or(PagesError::Form)?;
+        let count = count.parse().map_err(|_| PagesError::Form)?;
+        let bytes = size.parse::<u64>().map_err(|_| PagesError::Form)?;
+        let bytes = bytes.checked_mul(unit).ok_or(PagesError::Range)?;
+        let whole = bytes.checked_mul(u64::from(count)).ok_or(PagesError::Range)?;
+        let fits = bytes % 8 == 0 && (1..=MOST_BYTES).contains(&whole);
+        fits.then_some(Self { count, bytes }).ok_or(PagesError::Range)
     }
 }
 
@@ -94,6 +152,11 @@ pub enum FabricName {
     Auto,
     /// Over TCP, also within a host
     Tcp,
+    /// No transport: bare sockets between the two processes, `writev` from the pages and `readv` into
+    /// them. A limit to set others beside
+    BareTcp,
+    /// No transport: one process copies the pages to their places. A limit to set others beside
+    Memcpy,
 }
 
 impl FabricName {
@@ -103,16 +166,17 @@ impl FabricName {
             Self::Auto => "ours-auto",
             Self::Local => "ours-local",
             Self::Tcp => "ours-tcp",
+            Self::BareTcp => "bare-tcp",
+            Self::Memcpy => "memcpy",
         }
     }
-}
 
-impl From<FabricName> for SameHost {
-    fn from(name: FabricName) -> Self {
-        match name {
-            FabricName::Auto => Self::Upgrade,
-            FabricName::Local => Self::Require,
-            FabricName::Tcp => Self::Never,
+    /// What the endpoint does within a host.
+    pub const fn same_host(self) -> SameHost {
+        match self {
+            Self::Auto => SameHost::Upgrade,
+            Self::Local => SameHost::Require,
+            Self::Tcp | Self::BareTcp | Self::Memcpy => SameHost::Never,
         }
     }
 }
@@ -124,4 +188,22 @@ pub enum Memory {
     Own,
     /// The engine's: what any allocator gives
     Foreign,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_a_number_and_a_size() {
+        let of = |text: &str| text.parse::<Pages>();
+        assert_eq!(of("1024x64KiB"), Ok(Pages { count: 1024, bytes: 64 << 10 }));
+        assert_eq!(of("1x4096"), Ok(Pages { count: 1, bytes: 4096 }));
+        assert_eq!(of("2x2MiB"), Ok(Pages { count: 2, bytes: 2 << 20 }));
+        assert_eq!(of("4096"), Err(PagesError::Form));
+        assert_eq!(of("1x4GB"), Err(PagesError::Form));
+        for wrong in ["0x4096", "1x0", "1x12", "4097x1MiB", "1x18446744073709551615MiB"] {
+            assert_eq!(of(wrong), Err(PagesError::Range), "{wrong}");
+        }
+    }
 }

@@ -217,13 +217,13 @@ impl Lists {
 }
 
 /// What a process uses.
-struct Meter {
+pub(super) struct Meter {
     cpu: f64,
     wall: u64,
 }
 
 impl Meter {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         // Forgets the most that was resident until now; without it the figure is only larger.
         let _ = fs::write("/proc/self/clear_refs", "5");
         Self { cpu: cpu::process().as_secs_f64(), wall: cpu::monotonic() }
@@ -237,7 +237,7 @@ impl Meter {
         wanted.min(fit).max(FEWEST)
     }
 
-    fn stop(self, stamps: Vec<u64>, verified: bool) -> Measured {
+    pub(super) fn stop(self, stamps: Vec<u64>, verified: bool) -> Measured {
         let cpu = cpu::process().as_secs_f64() - self.cpu;
         Measured { stamps, cpu, rss_mb: resident_mb(), verified }
     }

@@ -10,6 +10,7 @@
 //!
 //! * [`args`]: the options.
 //! * [`work`]: what the workloads are.
+//! * `bare`: the limits, without a transport.
 //! * `pool`: a side's memory, and what must be in it.
 //! * `side`: one endpoint, driven by its process's only thread.
 //! * `measure`: the requests, and the clock.
@@ -19,9 +20,10 @@
 //! ([`crate::run`]).
 
 pub mod args;
+mod bare;
 mod measure;
 mod pool;
-mod report;
+pub mod report;
 mod side;
 pub mod work;
 
@@ -34,7 +36,7 @@ use thiserror::Error;
 use transport_core::fabric::{FabricError, PathError, WriteError};
 use transport_core::memory::TableError;
 
-use args::RawArgs;
+use args::{FabricName, RawArgs};
 use measure::Measured;
 use report::Line;
 use work::Workload;
@@ -84,8 +86,8 @@ pub fn run(args: &RawArgs) -> Result<ExitCode, RawError> {
         return receive(args).map(|()| ExitCode::SUCCESS);
     }
     let mut good = true;
-    for name in &args.workload {
-        let line = send(*name, args)?;
+    for work in args.works() {
+        let line = send(&work, args)?;
         good &= line.verified;
         let text = serde_json::to_string(&line).expect("numbers and strings");
         writeln!(io::stdout(), "{text}").map_err(RawError::io("standard output"))?;
@@ -93,21 +95,32 @@ pub fn run(args: &RawArgs) -> Result<ExitCode, RawError> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn send(name: args::Name, args: &RawArgs) -> Result<Line, RawError> {
-    let mut receiver = Receiver::spawn(name)?;
+fn send(work: &Workload, args: &RawArgs) -> Result<Line, RawError> {
+    if args.fabric == FabricName::Memcpy {
+        let (sent, received) = bare::copier(work, args)?;
+        return Ok(Line::new(args, work, &sent, &received));
+    }
+    let mut receiver = Receiver::spawn(work.name)?;
     let address = receiver.address()?;
-    let work = Workload::of(name);
-    let (sent, received) = measure::sender(&work, args, address)?;
-    Ok(Line::new(args, &work, &sent, &received))
+    let (sent, received) = match args.fabric {
+        FabricName::BareTcp => bare::sender(work, args, address)?,
+        _ => measure::sender(work, args, address)?,
+    };
+    Ok(Line::new(args, work, &sent, &received))
 }
 
 /// The child's part: says where it waits, and receives one workload.
 fn receive(args: &RawArgs) -> Result<(), RawError> {
-    let work = Workload::of(*args.workload.first().expect("at least one, says clap"));
-    measure::receiver(&work, args, |address: SocketAddr| {
+    let works = args.works();
+    let work = works.first().expect("at least one, says clap");
+    let tell = |address: SocketAddr| {
         println!("{address}");
         io::stdout().flush().map_err(RawError::io("standard output"))
-    })
+    };
+    match args.fabric {
+        FabricName::BareTcp => bare::receiver(work, args, tell),
+        _ => measure::receiver(work, args, tell),
+    }
 }
 
 /// The receiving process; killed when dropped.

@@ -28,7 +28,7 @@ impl Pool {
     /// on most systems. Where bytes only land, huge pages are the better choice, and TCP reads
     /// either.
     pub(super) fn new(work: &Workload, shown: bool) -> Result<Self, RawError> {
-        let len = (work.pages_bytes() + TAIL) as usize;
+        let len = len(work);
         let memory = HostMemory::default().huge_pages().populate();
         let region = if shown { memory.map_shared(len) } else { memory.map(len) };
         let region = region.map_err(RawError::io("memory for the pool"))?;
@@ -55,34 +55,19 @@ impl Pool {
         self.each_block(|words| words.fill([0; 8]));
     }
 
-    /// Whether what the request names has landed, and nothing else was touched. `bystander` is what
-    /// all other pages must hold: zeroes, or on the sender's side of a ping-pong what was there.
+    /// Whether what the request names has landed, and nothing else was touched.
     pub(super) fn verify(&self, work: &Workload) -> bool {
-        let mut expected = vec![0u64; self.region.len() / 8];
-        let source = source_words(expected.len());
-        let words = (work.page_bytes / 8) as usize;
-        for layer in 0..work.layers as usize {
-            let page = |item: u32| (layer * work.items as usize + item as usize) * words;
-            for (from, to) in work.from.iter().zip(&work.to) {
-                let landed = &source[page(*from)..][..words];
-                expected[page(*to)..][..words].copy_from_slice(landed);
-            }
-        }
-        if work.aux {
-            let aux =
-                (work.pages_bytes() / 8) as usize..((work.pages_bytes() + AUX_BYTES) / 8) as usize;
-            expected[aux.clone()].copy_from_slice(&source[aux]);
-        }
-        self.holds(&expected)
-    }
-
-    fn holds(&self, expected: &[u64]) -> bool {
         let mut bytes = vec![0; BLOCK];
-        expected.chunks(BLOCK / 8).enumerate().all(|(block, words)| {
+        expected(work).chunks(BLOCK / 8).enumerate().all(|(block, words)| {
             let bytes = &mut bytes[..words.len() * 8];
             self.region.read(block * BLOCK, bytes).expect("a block of the region");
-            bytes.chunks_exact(8).zip(words).all(|(found, word)| found == word.to_ne_bytes())
+            are_words(bytes, words)
         })
+    }
+
+    /// The same of a pool that is plain memory.
+    pub(super) fn is_as_expected(work: &Workload, bytes: &[u8]) -> bool {
+        are_words(bytes, &expected(work))
     }
 
     fn each_block(&self, mut make: impl FnMut(&mut [[u8; 8]])) {
@@ -93,6 +78,34 @@ impl Pool {
             self.region.write(at, block[..words].as_flattened()).expect("a block of the region");
         }
     }
+}
+
+/// Bytes of a side's memory.
+pub(super) fn len(work: &Workload) -> usize {
+    (work.pages_bytes() + TAIL) as usize
+}
+
+/// The sender's bytes, into plain memory.
+pub(super) fn fill(bytes: &mut [u8]) {
+    let words = source_words(bytes.len() / 8);
+    bytes
+        .chunks_exact_mut(8)
+        .zip(words)
+        .for_each(|(to, word)| to.copy_from_slice(&word.to_ne_bytes()));
+}
+
+/// What the receiver's pool must hold: what was sent where it belongs, zeroes elsewhere.
+fn expected(work: &Workload) -> Vec<u64> {
+    let mut expected = vec![0u64; len(work) / 8];
+    let source = source_words(expected.len());
+    for (from, to) in work.spans(&work.from).into_iter().zip(work.spans(&work.to)) {
+        expected[to.start / 8..to.end / 8].copy_from_slice(&source[from.start / 8..from.end / 8]);
+    }
+    expected
+}
+
+fn are_words(bytes: &[u8], words: &[u64]) -> bool {
+    bytes.chunks_exact(8).zip(words).all(|(found, word)| found == word.to_ne_bytes())
 }
 
 fn source_words(count: usize) -> Vec<u64> {

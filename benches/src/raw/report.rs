@@ -1,33 +1,50 @@
 //! The line of JSON: the fields that the comparison's other programs print.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Measured;
 use super::args::RawArgs;
 use super::work::Workload;
 
 /// One measurement.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Line {
-    peer: &'static str,
-    workload: &'static str,
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Line {
+    /// What moved the bytes.
+    pub peer: String,
+    /// W1 to W5; `pages` for other numbers and sizes of pages.
+    pub workload: String,
     /// Bytes of a request.
-    bytes: u64,
-    pages: u64,
-    iters: usize,
-    gbps: f64,
-    /// Per request; of a ping-pong half the round trip.
-    p50_us: f64,
-    p99_us: f64,
-    min_us: f64,
-    max_us: f64,
-    /// User and system time of both processes.
-    cpu_s_per_gb: f64,
-    cpu_us_per_req: f64,
-    rss_tx_mb: u64,
-    rss_rx_mb: u64,
-    pool_mb: u64,
-    pub(super) verified: bool,
+    pub bytes: u64,
+    /// Pages of a request.
+    pub pages: u64,
+    /// Requests measured.
+    pub iters: usize,
+    /// 10^9 bytes a second, of the median request.
+    pub gbps: f64,
+    /// Microseconds per request, half of them within this; of a ping-pong half the round trip.
+    pub p50_us: f64,
+    /// 90 of 100.
+    pub p90_us: f64,
+    /// 99 of 100.
+    pub p99_us: f64,
+    /// 999 of 1000.
+    pub p999_us: f64,
+    /// The fastest.
+    pub min_us: f64,
+    /// The slowest.
+    pub max_us: f64,
+    /// Seconds of user and system time of both processes per 10^9 bytes.
+    pub cpu_s_per_gb: f64,
+    /// The same in microseconds per request.
+    pub cpu_us_per_req: f64,
+    /// Most memory of the sending process, MB.
+    pub rss_tx_mb: u64,
+    /// Most memory of the receiving process, MB.
+    pub rss_rx_mb: u64,
+    /// Pages of one side, MB.
+    pub pool_mb: u64,
+    /// Whether every byte was where it must be, and nothing else was touched.
+    pub verified: bool,
 }
 
 impl Line {
@@ -40,18 +57,24 @@ impl Line {
         let micros = if work.is_ping_pong() { half_trips(sent) } else { one_way(sent, received) };
         let median = median(&micros);
         let requests = micros.len() as f64 * if work.is_ping_pong() { 2.0 } else { 1.0 };
+        let workload = if args.pages.is_some() { "pages" } else { work.name.short() };
         let cpu = sent.cpu + received.cpu;
         let moved = work.bytes() as f64 * requests / 1e9;
-        let late = micros.len() * 99 / 100;
+        let within = |thousandths: usize| {
+            let rank = micros.len() * thousandths / 1000;
+            round(micros[rank.min(micros.len() - 1)], 2)
+        };
         Self {
-            peer: args.fabric.label(),
-            workload: work.name.short(),
+            peer: args.fabric.label().to_owned(),
+            workload: workload.to_owned(),
             bytes: work.bytes(),
             pages: work.pages(),
             iters: micros.len(),
             gbps: round(work.bytes() as f64 / median / 1e3, 4),
             p50_us: round(median, 2),
-            p99_us: round(micros[late.min(micros.len() - 1)], 2),
+            p90_us: within(900),
+            p99_us: within(990),
+            p999_us: within(999),
             min_us: round(micros[0], 2),
             max_us: round(micros[micros.len() - 1], 2),
             cpu_s_per_gb: round(cpu / moved, 4),

@@ -73,7 +73,7 @@ impl Side {
             listen,
             lanes,
             spin: args.spin(),
-            same_host: args.fabric.into(),
+            same_host: args.fabric.same_host(),
             ..TcpConfig::default()
         };
         let mut endpoint = TcpEndpoint::new(config).map_err(RawError::io("opening the port"))?;

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::args::Name;
+use super::args::{Name, Pages};
 
 /// Bytes of the aux record.
 pub const AUX_BYTES: u64 = 256;
@@ -62,6 +62,11 @@ impl Workload {
         }
     }
 
+    /// Scattered pages in one delivery, as W1, but of any number and size.
+    pub fn pages_of(Pages { count, bytes }: Pages) -> Self {
+        Self::scattered(Name::Pages, bytes, count, (3, 10))
+    }
+
     fn scattered(name: Name, page_bytes: u64, count: u32, requests: (u32, u32)) -> Self {
         let mut random = Random(SEED);
         let (from, to) = (random.some_of(2 * count, count), random.some_of(2 * count, count));
@@ -85,6 +90,25 @@ impl Workload {
     /// Bytes of the pages of the whole pool.
     pub fn pages_bytes(&self) -> u64 {
         self.page_bytes * u64::from(self.items) * u64::from(self.layers)
+    }
+
+    /// Where in the pool the pages of these items lie, in the order in which they are delivered; then
+    /// the aux record.
+    pub fn spans(&self, items: &[u32]) -> Vec<Range<usize>> {
+        let page = self.page_bytes as usize;
+        let layer = page * self.items as usize;
+        let span = move |start: usize| start..start + page;
+        let of_chunk = |chunk| {
+            let of_layer = move |at: usize| {
+                items[self.chunk(chunk)]
+                    .iter()
+                    .map(move |item| span(at * layer + *item as usize * page))
+            };
+            (0..self.layers as usize).flat_map(of_layer)
+        };
+        let aux = self.pages_bytes() as usize;
+        let aux = self.aux.then_some(aux..aux + AUX_BYTES as usize);
+        (0..self.chunks).flat_map(of_chunk).chain(aux).collect()
     }
 
     /// Pages of a request.
@@ -149,5 +173,16 @@ mod tests {
         }
         let work = Workload::of(Name::Pages);
         assert_ne!(work.from, work.to);
+    }
+
+    #[test]
+    fn spans_are_all_that_is_delivered_and_do_not_overlap() {
+        for name in Name::ALL {
+            let work = Workload::of(name);
+            let mut spans = work.spans(&work.to);
+            assert_eq!(spans.iter().map(|span| span.len() as u64).sum::<u64>(), work.bytes());
+            spans.sort_by_key(|span| span.start);
+            assert!(spans.is_sorted_by(|one, next| one.end <= next.start));
+        }
     }
 }

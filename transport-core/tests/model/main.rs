@@ -108,6 +108,14 @@ fn large_two_legs_with_a_fault() {
 }
 
 #[test]
+#[ignore = "an hour, in release"]
+fn huge_three_legs_with_a_fault() {
+    for refuses in [false, true] {
+        explore("three to one, a fault, coarse", coarse(THREE_TO_ONE, refuses, 1));
+    }
+}
+
+#[test]
 #[ignore = "minutes, in release"]
 fn large_engines_without_faults() {
     explore("three to one", engines(THREE_TO_ONE, false, 0));
