@@ -149,7 +149,7 @@ stage_chaos() { # nodes are killed, stopped and restarted: no wrong byte, no los
 
 stage_bench_smoke() { # every benchmark runs once; nothing is timed
     # What is run once need not be fast: it shares what the other stages have built.
-    logged env CARGO_PROFILE_BENCH_LTO=off CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 cargo bench -p kvperf --benches -- --test
+    logged env CARGO_PROFILE_BENCH_LTO=false CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 cargo bench -p kvperf --benches -- --test
     grep -q '^Success' "$CI_TMP/log" || fail 'no benchmark ran'
 }
 

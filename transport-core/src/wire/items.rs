@@ -7,6 +7,7 @@
 //! [`MAX_ITEMS`] bounds what a whole grant may name.
 
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use core::iter;
 
@@ -72,9 +73,20 @@ pub(super) fn write(
         });
     } else {
         write_header(writer, Form::Plain, items.len());
-        items.iter().for_each(|item| writer.u32(*item));
+        write_plain(writer, items);
     }
     Ok(())
+}
+
+/// Some at a time: a check of the room left for each would take longer than writing it.
+fn write_plain(writer: &mut Writer<'_>, items: &[u32]) {
+    for items in items.chunks(64) {
+        let mut bytes = [0; 64 * 4];
+        for (place, item) in bytes.chunks_exact_mut(4).zip(items) {
+            place.copy_from_slice(&item.to_le_bytes());
+        }
+        writer.bytes(&bytes[..items.len() * 4]);
+    }
 }
 
 fn write_header(writer: &mut Writer<'_>, form: Form, entries: usize) {
@@ -128,24 +140,46 @@ fn read_run(reader: &mut Reader<'_>, total: &mut ItemCount) -> Result<Run, WireE
     Ok(Run { first: start, last })
 }
 
-/// An error if an item is twice in the list. Lists are nearly always ascending, which one pass
-/// sees; the others cost a sort of their runs.
+/// Words of a bitmap for each item that it is worth while for: clearing them costs no more than
+/// sorting the items would.
+const WORDS_PER_ITEM: usize = 8;
+
+/// An error if an item is twice in the list. Lists of short requests are nearly always ascending,
+/// which one pass sees.
 fn check_distinct(items: &[u32], at: usize) -> Result<(), WireError> {
     if runs(items).is_sorted_by(|run, next| run.last < next.first) {
         return Ok(());
     }
+    let words = items.iter().max().map_or(0, |most| *most as usize / 64 + 1);
+    // No longer than a few times the message: runs that name millions are sorted.
+    let few = items.len() < MAX_ITEMS as usize / 4;
+    let marks = few && words <= WORDS_PER_ITEM * items.len();
+    let repeated = if marks { repeated_mark(items, words) } else { repeated_run(items) };
+    repeated.map_or(Ok(()), |item| Err(WireError::RepeatedItem { item, at }))
+}
+
+/// An item that is twice in the list, found by marking all; `words` hold them.
+fn repeated_mark(items: &[u32], words: usize) -> Option<u32> {
+    let mut seen = vec![0u64; words];
+    items.iter().copied().find(|item| {
+        let (word, bit) = (&mut seen[*item as usize / 64], 1 << (item % 64));
+        let before = *word;
+        *word |= bit;
+        before & bit != 0
+    })
+}
+
+/// An item that is twice in the list, found by sorting its runs.
+fn repeated_run(items: &[u32]) -> Option<u32> {
     let mut sorted: Vec<Run> = runs(items).collect();
     sorted.sort_unstable_by_key(|run| run.first);
-    match sorted.windows(2).find(|pair| pair[1].first <= pair[0].last) {
-        Some(pair) => Err(WireError::RepeatedItem { item: pair[1].first, at }),
-        None => Ok(()),
-    }
+    let pair = sorted.windows(2).find(|pair| pair[1].first <= pair[0].last)?;
+    Some(pair[1].first)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec;
     use proptest::prelude::*;
 
     fn written(items: &[u32]) -> Result<Vec<u8>, WireError> {
@@ -206,6 +240,21 @@ mod tests {
         assert!(read(&mut Reader::new(&half), &mut count).is_ok());
         assert!(read(&mut Reader::new(&runs_bytes(&[(0, 1)])), &mut count).is_err());
         assert!(read(&mut Reader::new(&runs_bytes(&[])), &mut count).is_ok());
+    }
+
+    #[test]
+    fn a_repeated_item_is_found_by_marking_as_by_sorting() {
+        let scattered: Vec<u32> = (0..600).map(|item| item * 37 % 601).collect();
+        for (repeated, wide) in [(0, 0), (600, 0), (0, u32::MAX), (600, u32::MAX)] {
+            let mut items = scattered.clone();
+            items.extend([wide; 1].into_iter().filter(|item| *item > 0));
+            assert!(written(&items).is_ok());
+            items.insert(repeated, items[300]);
+            let WireError::RepeatedItem { item, .. } = written(&items).unwrap_err() else {
+                panic!("another error")
+            };
+            assert_eq!(items.iter().filter(|other| **other == item).count(), 2);
+        }
     }
 
     proptest! {
