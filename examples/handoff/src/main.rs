@@ -1,1 +1,39 @@
-fn main() {}
+//! Hands a language model's requests over in the middle: see README.md beside `src`.
+#![forbid(unsafe_code)]
+
+mod args;
+mod cache;
+mod decode;
+mod embed;
+mod engine;
+mod error;
+mod line;
+mod model;
+mod pool;
+mod prefill;
+mod process;
+mod single;
+mod tokenizer;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use transport_core::wire::Role;
+
+use args::{Cli, What};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().what {
+        What::Run(_) => Ok(()),
+        What::Single(args) => single::run(&args.size()),
+        What::Prefill(args) => prefill::run(&args.size(), args.settings(Role::Prefill)),
+        What::Decode(args) => decode::run(&args.size(), args.settings(Role::Decode), args.fault()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("handoff: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! What the processes say to each other beside the transport: lines of JSON on their standard input and output.
+//!
+//! The one that started the others is their router: it gives a request, under one room, to both sides. In a cluster
+//! that is an HTTP call; nothing of the cache passes here.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// From the router.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) enum Command {
+    /// Answer this prompt, with at most so many tokens.
+    Serve { room: u64, prompt: String, tokens: usize },
+    /// Nobody waits for the answer any more.
+    Abort { room: u64 },
+}
+
+/// To the router. Times are microseconds since 1970.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) enum Line {
+    /// The process has read its model, and can be dialled there if it listens.
+    Up { address: Option<SocketAddr> },
+    /// The other side is there, or is gone and why.
+    Peer { gone: Option<String> },
+    /// Prefill: decode has no space yet; asked again later.
+    Waits { room: u64 },
+    /// A chunk of the prompt was computed.
+    Computed { room: u64, tokens: usize, from: u64, to: u64 },
+    /// Prefill: so many pages have landed, or never will.
+    Sent { room: u64, pages: usize, at: u64 },
+    /// Prefill: the room is over, and why it failed if it did.
+    Closed { room: u64, reason: Option<String> },
+    /// Decode: everything is there.
+    Received { room: u64, at: u64 },
+    /// Decode: there will be no answer.
+    Failed { room: u64, reason: String },
+    /// The answer.
+    Answered { room: u64, answer: Said },
+    /// The process ends, with so many free pages of all.
+    Rests { free: usize, pages: usize },
+}
+
+/// An answer, and what it takes to compare it bit by bit.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Said {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<u32>,
+    /// The bits of the first token's log probability.
+    pub(crate) logprob: u32,
+    /// Hash of the logits of all steps.
+    pub(crate) logits: String,
+    pub(crate) prompt_tokens: usize,
+    /// When this process had its first token.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+impl Said {
+    /// Whether both are the same answer, to the bit. When they were given does not matter.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        let bits = |said: &Self| (said.tokens.clone(), said.logprob, said.logits.clone());
+        self.text == other.text && bits(self) == bits(other)
+    }
+}
+
+/// Says it. Who cannot be heard any more goes on: the other side of the transport may still be there.
+pub(crate) fn say(line: &Line) {
+    if let Ok(json) = serde_json::to_string(line) {
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "{json}").and_then(|()| out.flush());
+    }
+}
+
+/// Now.
+pub(crate) fn micros() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,219 @@
+//! The prefill process: computes prompts, and hands each chunk over while it computes the next.
+//!
+//! Requests take turns, a chunk each. One is computed only after the decode side has said that it has space for it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use transport_core::disagg::admission::Answer;
+use transport_core::disagg::node::{Completion, NodeEvent};
+use transport_core::disagg::{Cause, Failure, RoomId};
+use transport_core::fabric::PeerId;
+
+use crate::cache::{PAGE_TOKENS, Place};
+use crate::embed::{News, Settings, Transport};
+use crate::engine::{CHUNK, Engine, Size, pages};
+use crate::error::Result;
+use crate::line::{Command, Line, micros, say};
+use crate::process::{Event, Side, events, serve};
+
+/// Which pages this process gives out first.
+const SEED: u64 = 2;
+
+/// Serves until the commands end.
+pub(crate) fn run(size: &Size, settings: Settings) -> Result<()> {
+    let engine = Engine::new(size, SEED)?;
+    let (sender, receiver) = events();
+    let transport = Transport::start(
+        &engine.cache,
+        settings,
+        |endpoint| endpoint,
+        move |news| {
+            let _ = sender.send(Event::News(news, micros()));
+        },
+    )?;
+    say(&Line::Up { address: transport.address });
+    serve(Prefill { engine, transport, peer: None, jobs: VecDeque::new() }, &receiver)
+}
+
+struct Prefill {
+    engine: Engine,
+    transport: Transport,
+    peer: Option<PeerId>,
+    /// The next to be computed first.
+    jobs: VecDeque<Job>,
+}
+
+/// A request, until its room is over and all of its pages are back.
+struct Job {
+    room: u64,
+    prompt: Vec<u32>,
+    stage: Stage,
+    /// From when its first chunk is computed.
+    place: Option<Place>,
+    /// Tokens that are computed.
+    done: usize,
+    /// Chunks that the transport may still read.
+    lent: usize,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Stage {
+    /// Decode is to be asked for space, at this time.
+    Asks(Instant),
+    /// It was asked.
+    Asked,
+    /// It has space.
+    Open,
+    /// The room is over.
+    Closed,
+}
+
+impl Side for Prefill {
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Command(Command::Serve { room, prompt, .. }) => self.begin(room, &prompt),
+            Event::Command(Command::Abort { room }) => self.transport.cancel(room)?,
+            Event::News(News::Event(event), _) => self.take_event(event)?,
+            Event::News(News::Done(done), at) => self.take_done(done, at)?,
+            Event::End => {}
+        }
+        Ok(())
+    }
+
+    fn work(&mut self) -> Result<bool> {
+        self.ask()?;
+        let ready = |job: &Job| job.stage == Stage::Open && job.done < job.prompt.len();
+        let Some(at) = self.jobs.iter().position(ready) else { return Ok(false) };
+        let Some(mut job) = self.jobs.remove(at) else { return Ok(false) };
+        let computed = self.compute(&mut job)?;
+        // The others are served before its next chunk.
+        self.jobs.push_back(job);
+        Ok(computed)
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+impl Prefill {
+    fn begin(&mut self, room: u64, prompt: &str) {
+        let prompt = self.engine.tokenizer.prompt(prompt);
+        let stage = Stage::Asks(Instant::now());
+        self.jobs.push_back(Job { room, prompt, stage, place: None, done: 0, lent: 0 });
+    }
+
+    /// Asks for those whose time has come.
+    fn ask(&mut self) -> Result<()> {
+        let (Some(peer), now) = (self.peer, Instant::now()) else { return Ok(()) };
+        for job in &mut self.jobs {
+            if matches!(job.stage, Stage::Asks(due) if due <= now) {
+                job.stage = Stage::Asked;
+                self.transport.ask(job.room, peer, pages(job.prompt.len()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One chunk, which is on its way when this returns. Not if there are no pages for the request now.
+    fn compute(&mut self, job: &mut Job) -> Result<bool> {
+        if job.place.is_none() {
+            job.place = self.engine.place(job.prompt.len())?;
+        }
+        let Some(place) = &job.place else { return Ok(false) };
+        let (from, chunk) = (micros(), job.chunk());
+        let next = self.engine.compute(&job.prompt[chunk.clone()], chunk.start, place)?;
+        say(&Line::Computed { room: job.room, tokens: chunk.len(), from, to: micros() });
+        let aux = (chunk.end == job.prompt.len()).then(|| next.to_bytes());
+        self.transport.send(job.room, place, chunk.start / PAGE_TOKENS..pages(chunk.end), aux)?;
+        (job.done, job.lent) = (chunk.end, job.lent + 1);
+        Ok(true)
+    }
+
+    fn take_event(&mut self, event: NodeEvent) -> Result<()> {
+        match event {
+            NodeEvent::PeerReady { peer, .. } => {
+                self.peer = Some(peer);
+                say(&Line::Peer { gone: None });
+            }
+            NodeEvent::PeerDown { peer, reason } => {
+                self.peer = self.peer.filter(|ours| *ours != peer);
+                say(&Line::Peer { gone: Some(reason.to_string()) });
+            }
+            NodeEvent::PeerRefused { cause, .. } => {
+                say(&Line::Peer { gone: Some(cause.to_string()) });
+            }
+            NodeEvent::Answered { room, result, .. } => self.answered(room, result)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_done(&mut self, done: Completion, at: u64) -> Result<()> {
+        match done {
+            Completion::Answered { room, result, .. } => {
+                self.answered(room, result.map_err(|failure| failure.cause))?;
+            }
+            Completion::ChunkSent { room, pages, .. } => {
+                say(&Line::Sent { room: room.0, pages: pages.items().len(), at });
+                self.change(room.0, |job| job.lent -= 1);
+            }
+            Completion::Closed { room, result } => self.closed(room, result),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Decode has said whether it has space for a room.
+    fn answered(&mut self, room: RoomId, answer: std::result::Result<Answer, Cause>) -> Result<()> {
+        let waits = |job: &&mut Job| job.room == room.0 && job.waits();
+        let Some(job) = self.jobs.iter_mut().find(waits) else { return Ok(()) };
+        match answer {
+            Ok(Answer::Accepted) => {
+                job.stage = Stage::Open;
+                self.transport.open(room.0)?;
+            }
+            // Whoever is queued is told when it is in; that may be missed, asking again may not.
+            Ok(Answer::Busy { retry_after } | Answer::Queued { retry_after, .. }) => {
+                job.stage = Stage::Asks(Instant::now() + retry_after.min(Duration::from_secs(1)));
+                say(&Line::Waits { room: room.0 });
+            }
+            Err(cause) => {
+                self.transport.cancel(room.0)?;
+                self.closed(room, Err(Failure { room, peer: None, cause }));
+            }
+        }
+        Ok(())
+    }
+
+    fn closed(&mut self, room: RoomId, result: std::result::Result<(), Failure>) {
+        let reason = result.err().map(|failure| failure.to_string());
+        say(&Line::Closed { room: room.0, reason });
+        self.change(room.0, |job| job.stage = Stage::Closed);
+    }
+
+    /// Changes a job; one that is over, with nothing lent any more, gives its pages back.
+    fn change(&mut self, room: u64, change: impl FnOnce(&mut Job)) {
+        let Some(at) = self.jobs.iter().position(|job| job.room == room) else { return };
+        change(&mut self.jobs[at]);
+        let over = |job: &Job| job.stage == Stage::Closed && job.lent == 0;
+        if over(&self.jobs[at]) {
+            let place = self.jobs.remove(at).and_then(|job| job.place);
+            place.into_iter().for_each(|place| self.engine.free(place));
+        }
+    }
+}
+
+impl Job {
+    /// Whether it waits for decode to have space.
+    fn waits(&self) -> bool {
+        matches!(self.stage, Stage::Asks(_) | Stage::Asked)
+    }
+
+    /// Tokens of the next chunk.
+    fn chunk(&self) -> Range<usize> {
+        self.done..self.prompt.len().min(self.done + CHUNK)
+    }
+}
