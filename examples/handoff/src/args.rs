@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use transport_core::decorate;
-use transport_core::disagg::admission::Amounts;
-use transport_core::transfer::MAX_COMPONENTS;
 use transport_core::wire::Role;
 use transport_tcp::{SameHost, TcpConfig};
 
@@ -121,6 +119,11 @@ impl SideArgs {
         self.size.size()
     }
 
+    /// Pages that rooms may take: all but those that answers will.
+    pub(crate) fn for_rooms(&self) -> u32 {
+        self.size.pages.saturating_sub(self.size.rooms.saturating_mul(self.reserve))
+    }
+
     pub(crate) fn fault(&self) -> Option<decorate::Fault> {
         self.fault.map(|fault| match fault {
             Fault::Withhold => decorate::Fault::DropChunk,
@@ -140,15 +143,7 @@ impl SideArgs {
             tcp: TcpConfig { listen, same_host, ..TcpConfig::default() },
             dial: self.connect,
             stall: Duration::from_secs_f64(self.stall_seconds.max(0.001)),
-            capacity: (role == Role::Decode).then(|| self.capacity()),
+            capacity: None,
         }
-    }
-
-    /// What rooms may take: all but what their answers will.
-    fn capacity(&self) -> Amounts {
-        let SizeArgs { pages, rooms, .. } = self.size;
-        let kept = rooms.saturating_mul(self.reserve);
-        let rooms = u64::from(rooms);
-        Amounts { pages: pages.saturating_sub(kept).into(), aux: rooms, state: [0; MAX_COMPONENTS] }
     }
 }

@@ -56,7 +56,6 @@ pub(crate) struct Place {
 pub(crate) struct Cache {
     pub(crate) tables: CacheTables,
     pub(crate) pages: u32,
-    pub(crate) slots: u32,
     shape: Shape,
 }
 
@@ -71,7 +70,7 @@ impl Cache {
         };
         let state = shape.state.iter().map(component).collect::<Result<_>>()?;
         let tables = CacheTables::new(kv, aux, state).ok_or(HandoffError::State)?;
-        Ok(Self { tables, pages, slots, shape })
+        Ok(Self { tables, pages, shape })
     }
 
     /// What the other side must have too.

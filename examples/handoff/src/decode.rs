@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use transport_core::decorate::{Fault, Faulty};
+use transport_core::disagg::admission::Amounts;
 use transport_core::disagg::node::{Completion, NodeEvent};
 use transport_core::disagg::{Failure, RoomId};
 use transport_core::fabric::PeerId;
@@ -14,15 +15,22 @@ use crate::cache::Place;
 use crate::embed::{News, Settings, Transport};
 use crate::engine::{Engine, Next, Size, pages};
 use crate::error::Result;
-use crate::line::{Command, Line, micros, say};
+use crate::line::{Command, Line, Step, micros, say, step};
 use crate::process::{Event, Running, Side, events, serve};
 
 /// Which pages this process gives out first.
 const SEED: u64 = 3;
 
-/// Serves until the commands end. With a fault, something goes wrong once in what arrives.
-pub(crate) fn run(size: &Size, settings: Settings, fault: Option<Fault>) -> Result<()> {
+/// Serves until the commands end. Rooms may take so many pages. With a fault, something goes wrong once in what arrives.
+pub(crate) fn run(
+    (size, pages): (&Size, u32),
+    settings: Settings,
+    fault: Option<Fault>,
+) -> Result<()> {
     let engine = Engine::new(size, SEED)?;
+    let mut capacity = Amounts::new(pages.into(), size.slots.into());
+    capacity.state[..engine.cache.components()].fill(size.slots.into());
+    let settings = Settings { capacity: Some(capacity), ..settings };
     let (sender, receiver) = events();
     let news = move |news| _ = sender.send(Event::News(news, micros()));
     let transport = match fault {
@@ -32,7 +40,8 @@ pub(crate) fn run(size: &Size, settings: Settings, fault: Option<Fault>) -> Resu
             Transport::start(&engine.cache, settings, faulty, news)?
         }
     };
-    say(&Line::Up { address: transport.address });
+    let page_bytes = engine.cache.page_bytes();
+    say(&Line::Up { address: transport.address, page_bytes });
     let (queue, receiving, running) = (VecDeque::new(), BTreeMap::new(), VecDeque::new());
     serve(Decode { engine, transport, peer: None, queue, receiving, running }, &receiver)
 }
@@ -78,7 +87,7 @@ impl Side for Decode {
         self.admit()?;
         let Some(mut running) = self.running.pop_front() else { return Ok(false) };
         if running.step(&self.engine)? {
-            say(&running.said(&self.engine));
+            step(running.room, running.said(&self.engine));
             self.end(running)?;
         } else {
             self.running.push_back(running);
@@ -115,12 +124,12 @@ impl Decode {
         let first = first.and_then(|aux| Next::from_bytes(&aux).ok_or_else(|| "no token".into()));
         match first {
             Ok(first) => {
-                say(&Line::Received { room, at });
+                step(room, Step::Received { at });
                 let lengths = (request.prompt, request.most);
                 self.running.push_back(Running::new(room, place, lengths, first));
             }
             Err(reason) => {
-                say(&Line::Failed { room, reason });
+                step(room, Step::Failed { reason });
                 self.engine.free(place);
             }
         }
@@ -130,7 +139,7 @@ impl Decode {
     /// Wherever it is. One that is being received ends with its completion.
     fn abort(&mut self, room: u64) -> Result<()> {
         if let Some(at) = self.running.iter().position(|running| running.room == room) {
-            say(&Line::Failed { room, reason: "cancelled".to_owned() });
+            step(room, Step::Failed { reason: "cancelled".to_owned() });
             let running = self.running.remove(at);
             return running.map_or(Ok(()), |running| self.end(running));
         }

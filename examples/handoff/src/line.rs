@@ -18,29 +18,36 @@ pub(crate) enum Command {
     Abort { room: u64 },
 }
 
-/// To the router. Times are microseconds since 1970.
+/// To the router.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Line {
     /// The process has read its model, and can be dialled there if it listens.
-    Up { address: Option<SocketAddr> },
+    Up { address: Option<SocketAddr>, page_bytes: u64 },
     /// The other side is there, or is gone and why.
     Peer { gone: Option<String> },
-    /// Prefill: decode has no space yet; asked again later.
-    Waits { room: u64 },
-    /// A chunk of the prompt was computed.
-    Computed { room: u64, tokens: usize, from: u64, to: u64 },
-    /// Prefill: so many pages have landed, or never will.
-    Sent { room: u64, pages: usize, at: u64 },
-    /// Prefill: the room is over, and why it failed if it did.
-    Closed { room: u64, reason: Option<String> },
-    /// Decode: everything is there.
-    Received { room: u64, at: u64 },
-    /// Decode: there will be no answer.
-    Failed { room: u64, reason: String },
-    /// The answer.
-    Answered { room: u64, answer: Said },
+    /// Something happened to a request.
+    Of { room: u64, step: Step },
     /// The process ends, with so many free pages of all.
     Rests { free: usize, pages: usize },
+}
+
+/// What happened to a request. Times are microseconds since 1970.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) enum Step {
+    /// Prefill: decode has no space yet; asked again later.
+    Waits,
+    /// A chunk of the prompt was computed.
+    Computed { tokens: usize, from: u64, to: u64 },
+    /// Prefill: so many pages have landed, or never will.
+    Sent { pages: usize, at: u64 },
+    /// Prefill: the room is over, and why it failed if it did.
+    Closed { reason: Option<String> },
+    /// Decode: everything is there.
+    Received { at: u64 },
+    /// Decode: there will be no answer.
+    Failed { reason: String },
+    /// The answer.
+    Answered { answer: Said },
 }
 
 /// An answer, and what it takes to compare it bit by bit.
@@ -72,6 +79,11 @@ pub(crate) fn say(line: &Line) {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{json}").and_then(|()| out.flush());
     }
+}
+
+/// Says what happened to a request.
+pub(crate) fn step(room: u64, step: Step) {
+    say(&Line::Of { room, step });
 }
 
 /// Now.

@@ -12,6 +12,7 @@ mod model;
 mod pool;
 mod prefill;
 mod process;
+mod run;
 mod single;
 mod tokenizer;
 
@@ -24,10 +25,15 @@ use args::{Cli, What};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().what {
-        What::Run(_) => Ok(()),
+        What::Run(args) => match run::run(&args) {
+            Ok(good) => return if good { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+            Err(error) => Err(error),
+        },
         What::Single(args) => single::run(&args.size()),
         What::Prefill(args) => prefill::run(&args.size(), args.settings(Role::Prefill)),
-        What::Decode(args) => decode::run(&args.size(), args.settings(Role::Decode), args.fault()),
+        What::Decode(args) => {
+            decode::run((&args.size(), args.for_rooms()), args.settings(Role::Decode), args.fault())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -15,7 +15,7 @@ use crate::cache::{PAGE_TOKENS, Place};
 use crate::embed::{News, Settings, Transport};
 use crate::engine::{CHUNK, Engine, Size, pages};
 use crate::error::Result;
-use crate::line::{Command, Line, micros, say};
+use crate::line::{Command, Line, Step, micros, say, step};
 use crate::process::{Event, Side, events, serve};
 
 /// Which pages this process gives out first.
@@ -33,7 +33,8 @@ pub(crate) fn run(size: &Size, settings: Settings) -> Result<()> {
             let _ = sender.send(Event::News(news, micros()));
         },
     )?;
-    say(&Line::Up { address: transport.address });
+    let page_bytes = engine.cache.page_bytes();
+    say(&Line::Up { address: transport.address, page_bytes });
     serve(Prefill { engine, transport, peer: None, jobs: VecDeque::new() }, &receiver)
 }
 
@@ -125,7 +126,7 @@ impl Prefill {
         let Some(place) = &job.place else { return Ok(false) };
         let (from, chunk) = (micros(), job.chunk());
         let next = self.engine.compute(&job.prompt[chunk.clone()], chunk.start, place)?;
-        say(&Line::Computed { room: job.room, tokens: chunk.len(), from, to: micros() });
+        step(job.room, Step::Computed { tokens: chunk.len(), from, to: micros() });
         let aux = (chunk.end == job.prompt.len()).then(|| next.to_bytes());
         self.transport.send(job.room, place, chunk.start / PAGE_TOKENS..pages(chunk.end), aux)?;
         (job.done, job.lent) = (chunk.end, job.lent + 1);
@@ -157,7 +158,7 @@ impl Prefill {
                 self.answered(room, result.map_err(|failure| failure.cause))?;
             }
             Completion::ChunkSent { room, pages, .. } => {
-                say(&Line::Sent { room: room.0, pages: pages.items().len(), at });
+                step(room.0, Step::Sent { pages: pages.items().len(), at });
                 self.change(room.0, |job| job.lent -= 1);
             }
             Completion::Closed { room, result } => self.closed(room, result),
@@ -178,7 +179,7 @@ impl Prefill {
             // Whoever is queued is told when it is in; that may be missed, asking again may not.
             Ok(Answer::Busy { retry_after } | Answer::Queued { retry_after, .. }) => {
                 job.stage = Stage::Asks(Instant::now() + retry_after.min(Duration::from_secs(1)));
-                say(&Line::Waits { room: room.0 });
+                step(room.0, Step::Waits);
             }
             Err(cause) => {
                 self.transport.cancel(room.0)?;
@@ -190,7 +191,7 @@ impl Prefill {
 
     fn closed(&mut self, room: RoomId, result: std::result::Result<(), Failure>) {
         let reason = result.err().map(|failure| failure.to_string());
-        say(&Line::Closed { room: room.0, reason });
+        step(room.0, Step::Closed { reason });
         self.change(room.0, |job| job.stage = Stage::Closed);
     }
 

@@ -9,7 +9,7 @@ use crate::cache::Place;
 use crate::embed::News;
 use crate::engine::{Answer, Engine, Next, pages};
 use crate::error::Result;
-use crate::line::{Command, Line, Said, micros, say};
+use crate::line::{Command, Line, Said, Step, micros, say};
 
 /// Events that may wait. More than a node has requests under way, so that it never has to.
 const WAITING: usize = 4096;
@@ -106,7 +106,7 @@ impl Running {
     }
 
     /// What it says.
-    pub(crate) fn said(&self, engine: &Engine) -> Line {
+    pub(crate) fn said(&self, engine: &Engine) -> Step {
         let Answer { tokens, logprob, logits } = &self.answer;
         let answer = Said {
             text: engine.tokenizer.text(tokens),
@@ -117,6 +117,6 @@ impl Running {
             first: self.first,
             last: micros(),
         };
-        Line::Answered { room: self.room, answer }
+        Step::Answered { answer }
     }
 }

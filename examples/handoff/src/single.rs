@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::cache::Place;
 use crate::engine::{CHUNK, Engine, Next, Size};
 use crate::error::Result;
-use crate::line::{Command, Line, micros, say};
+use crate::line::{Command, Line, Step, micros, say, step};
 use crate::process::{Event, Running, Side, events, serve};
 
 /// Which pages this process gives out first; no other does in this order.
@@ -14,7 +14,7 @@ const SEED: u64 = 1;
 /// Serves one request after the other.
 pub(crate) fn run(size: &Size) -> Result<()> {
     let engine = Engine::new(size, SEED)?;
-    say(&Line::Up { address: None });
+    say(&Line::Up { address: None, page_bytes: engine.cache.page_bytes() });
     serve(Single { engine, queue: VecDeque::new() }, &events().1)
 }
 
@@ -39,7 +39,7 @@ impl Side for Single {
         let first = prefill(&self.engine, room, &prompt, &place)?;
         let mut running = Running::new(room, place, (prompt.len(), most), first);
         while !running.step(&self.engine)? {}
-        say(&running.said(&self.engine));
+        step(room, running.said(&self.engine));
         self.engine.free(running.place);
         Ok(true)
     }
@@ -55,7 +55,7 @@ fn prefill(engine: &Engine, room: u64, prompt: &[u32], place: &Place) -> Result<
     loop {
         let (from, chunk) = (micros(), &prompt[before..prompt.len().min(before + CHUNK)]);
         let next = engine.compute(chunk, before, place)?;
-        say(&Line::Computed { room, tokens: chunk.len(), from, to: micros() });
+        step(room, Step::Computed { tokens: chunk.len(), from, to: micros() });
         before += chunk.len();
         if before == prompt.len() {
             return Ok(next);
