@@ -13,7 +13,7 @@ use crate::error::{HandoffError, Result};
 
 /// Tokens in a page.
 pub(crate) const PAGE_TOKENS: usize = 16;
-/// Bytes of an aux slot: the record's header and what [`crate::engine::FirstToken`] says.
+/// Bytes of an aux slot: the record's header and what [`Next`](crate::engine::Next) says.
 const AUX_BYTES: u64 = 256;
 
 /// What a model keeps of a request.

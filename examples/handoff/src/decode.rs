@@ -143,7 +143,10 @@ impl Decode {
             let running = self.running.remove(at);
             return running.map_or(Ok(()), |running| self.end(running));
         }
-        self.queue.retain(|request| request.room != room);
+        if let Some(at) = self.queue.iter().position(|request| request.room == room) {
+            step(room, Step::Failed { reason: "cancelled".to_owned() });
+            self.queue.remove(at);
+        }
         self.transport.cancel(room)
     }
 

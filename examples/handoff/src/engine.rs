@@ -153,3 +153,29 @@ impl Answer {
         self.tokens.len() >= most || self.tokens.last().copied() == end
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_token_survives_the_way_and_nothing_else_is_taken_for_one() {
+        let next = Next::greedy(&[0.5, 3.0, 3.0, -1.0]);
+        assert_eq!(next.token, 1, "of two the first");
+        assert_eq!(Next::from_bytes(&next.to_bytes()), Some(next));
+        assert_eq!(Next::from_bytes(&next.to_bytes()[1..]), None);
+        assert_eq!(Next::from_bytes(&[]), None);
+    }
+
+    #[test]
+    fn a_place_is_all_that_is_needed_or_nothing() {
+        let size = Size { gguf: None, pages: 4, slots: 2 };
+        let mut engine = Engine::new(&size, 0).unwrap();
+        let first = engine.place(3 * PAGE_TOKENS).unwrap().unwrap();
+        assert!(engine.place(2 * PAGE_TOKENS).unwrap().is_none());
+        assert!(engine.place(PAGE_TOKENS).unwrap().is_some(), "the slot came back");
+        assert!(engine.place(5 * PAGE_TOKENS).is_err());
+        engine.free(first);
+        assert_eq!(engine.free_pages(), (3, 4));
+    }
+}

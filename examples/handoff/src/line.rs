@@ -34,7 +34,7 @@ pub(crate) enum Line {
 /// What happened to a request. Times are microseconds since 1970.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Step {
-    /// Prefill: decode has no space yet; asked again later.
+    /// Prefill: decode has no space yet. Said once.
     Waits,
     /// A chunk of the prompt was computed.
     Computed { tokens: usize, from: u64, to: u64 },

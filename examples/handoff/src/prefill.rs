@@ -38,6 +38,9 @@ pub(crate) fn run(size: &Size, settings: Settings) -> Result<()> {
     serve(Prefill { engine, transport, peer: None, jobs: VecDeque::new() }, &receiver)
 }
 
+/// When a request asks again that was queued, and has heard nothing since.
+const MISSED: Duration = Duration::from_secs(1);
+
 struct Prefill {
     engine: Engine,
     transport: Transport,
@@ -51,6 +54,8 @@ struct Job {
     room: u64,
     prompt: Vec<u32>,
     stage: Stage,
+    /// Whether decode had no space for it at first.
+    waited: bool,
     /// From when its first chunk is computed.
     place: Option<Place>,
     /// Tokens that are computed.
@@ -103,7 +108,15 @@ impl Prefill {
     fn begin(&mut self, room: u64, prompt: &str) {
         let prompt = self.engine.tokenizer.prompt(prompt);
         let stage = Stage::Asks(Instant::now());
-        self.jobs.push_back(Job { room, prompt, stage, place: None, done: 0, lent: 0 });
+        self.jobs.push_back(Job {
+            room,
+            prompt,
+            stage,
+            waited: false,
+            place: None,
+            done: 0,
+            lent: 0,
+        });
     }
 
     /// Asks for those whose time has come.
@@ -176,11 +189,9 @@ impl Prefill {
                 job.stage = Stage::Open;
                 self.transport.open(room.0)?;
             }
-            // Whoever is queued is told when it is in; that may be missed, asking again may not.
-            Ok(Answer::Busy { retry_after } | Answer::Queued { retry_after, .. }) => {
-                job.stage = Stage::Asks(Instant::now() + retry_after.min(Duration::from_secs(1)));
-                step(room.0, Step::Waits);
-            }
+            Ok(Answer::Busy { retry_after }) => job.wait(retry_after),
+            // It will be told when it is in. That can be missed, so it asks again, but later.
+            Ok(Answer::Queued { retry_after, .. }) => job.wait(retry_after.max(MISSED)),
             Err(cause) => {
                 self.transport.cancel(room.0)?;
                 self.closed(room, Err(Failure { room, peer: None, cause }));
@@ -208,6 +219,14 @@ impl Prefill {
 }
 
 impl Job {
+    /// Decode has no space: asks again after this time.
+    fn wait(&mut self, time: Duration) {
+        self.stage = Stage::Asks(Instant::now() + time);
+        if !std::mem::replace(&mut self.waited, true) {
+            step(self.room, Step::Waits);
+        }
+    }
+
     /// Whether it waits for decode to have space.
     fn waits(&self) -> bool {
         matches!(self.stage, Stage::Asks(_) | Stage::Asked)

@@ -134,3 +134,6 @@ impl Mlp {
         self.down.apply(&(self.gate.apply(x)?.silu()? * self.up.apply(x)?)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

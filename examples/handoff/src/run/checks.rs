@@ -126,9 +126,9 @@ impl<'a> Checks<'a> {
         for (prompt, room) in prompts.iter().zip(rooms) {
             good &= self.is_same(prompt, &cluster.end(room)?);
         }
-        let waits: u32 = cluster.records.values().map(|record| record.waits).sum();
-        println!("  prefill was told {waits} times to wait");
-        good &= waits > 0;
+        let waited = cluster.records.values().filter(|record| record.waited).count();
+        println!("  {waited} of them were told to wait before anything was computed");
+        good &= waited > 0;
         Ok(verdict("all served, in turn", good & nothing_lost(cluster)?))
     }
 

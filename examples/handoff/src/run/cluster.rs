@@ -21,8 +21,8 @@ pub(super) struct Record {
     /// Chunks that have left: so many pages, and when.
     pub(super) sent: Vec<(usize, u64)>,
     pub(super) received: Option<u64>,
-    /// How often it was told to wait.
-    pub(super) waits: u32,
+    /// Whether decode had no space for it at first.
+    pub(super) waited: bool,
     /// That the prefill side is done with it, and why it failed there if it did.
     pub(super) closed: Option<Option<String>>,
     /// How it ended.
@@ -199,7 +199,7 @@ impl Cluster {
 impl Record {
     fn note(&mut self, step: Step) {
         match step {
-            Step::Waits => self.waits += 1,
+            Step::Waits => self.waited = true,
             Step::Computed { tokens, from, to } => {
                 self.computed.push(Computed { tokens, from, to })
             }
