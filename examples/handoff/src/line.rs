@@ -50,6 +50,9 @@ pub(crate) enum Step {
     Answered { answer: Said },
 }
 
+/// Said of two answers that are one.
+pub(crate) const IDENTICAL: &str = "identical";
+
 /// An answer, and what it takes to compare it bit by bit.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Said {
@@ -68,8 +71,18 @@ pub(crate) struct Said {
 impl Said {
     /// Whether both are the same answer, to the bit. When they were given does not matter.
     pub(crate) fn same(&self, other: &Self) -> bool {
-        let bits = |said: &Self| (said.tokens.clone(), said.logprob, said.logits.clone());
-        self.text == other.text && bits(self) == bits(other)
+        self.beside(other) == IDENTICAL
+    }
+
+    /// [`IDENTICAL`], or in what they differ.
+    pub(crate) fn beside(&self, other: &Self) -> &'static str {
+        if self.tokens != other.tokens || self.text != other.text {
+            "DIFFERENT"
+        } else if self.logits != other.logits || self.logprob != other.logprob {
+            "DIFFERENT: the words are the same, the logits are not"
+        } else {
+            IDENTICAL
+        }
     }
 }
 

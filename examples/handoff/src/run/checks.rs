@@ -7,7 +7,7 @@ use super::table::{self, Row};
 use super::{prompts, timeline, word};
 use crate::args::{Fault, Path, RunArgs};
 use crate::error::Result;
-use crate::line::Said;
+use crate::line::{IDENTICAL, Said};
 
 /// The checks of one model.
 pub(super) struct Checks<'a> {
@@ -194,13 +194,18 @@ impl<'a> Checks<'a> {
         let (_, single) = &self.reference[prompt];
         println!("\nprompt ({} tokens): {}", single.prompt_tokens, shown(prompt));
         println!("  one process: {}", shown(&single.text));
-        match end {
-            Ok(said) => println!("  handed over: {}", shown(&said.text)),
-            Err(reason) => println!("  handed over: FAILED: {reason}"),
-        }
-        let same = end.as_ref().is_ok_and(|said| said.same(single));
-        println!("  {}", if same { "identical" } else { "DIFFERENT" });
-        same
+        let verdict = match end {
+            Err(reason) => {
+                println!("  handed over: FAILED: {reason}");
+                "DIFFERENT"
+            }
+            Ok(said) => {
+                println!("  handed over: {}", shown(&said.text));
+                said.beside(single)
+            }
+        };
+        println!("  {verdict}");
+        verdict == IDENTICAL
     }
 
     /// Whether a request among others has its answer; says so only if not.
@@ -233,10 +238,10 @@ fn verdict(what: &str, good: bool) -> bool {
     good
 }
 
-/// One line of at most 100 characters, whatever is in the text.
+/// One line of at most 200 characters, whatever is in the text.
 fn shown(text: &str) -> String {
     let line: String = text.chars().flat_map(char::escape_debug).collect();
-    let start: String = line.chars().take(100).collect();
+    let start: String = line.chars().take(200).collect();
     if start == line { line } else { start + "..." }
 }
 
