@@ -15,7 +15,7 @@ use crate::cache::Place;
 use crate::embed::{News, Settings, Transport};
 use crate::engine::{Engine, Next, Size, pages};
 use crate::error::Result;
-use crate::line::{Command, Line, Step, micros, say, step};
+use crate::line::{Command, Line, Step, TOO_LONG, micros, say, step};
 use crate::process::{Event, Running, Side, events, serve};
 
 /// Which pages this process gives out first.
@@ -71,7 +71,7 @@ impl Side for Decode {
         match event {
             Event::Command(Command::Serve { room, prompt, tokens }) => {
                 let prompt = self.engine.tokenizer.prompt(&prompt).len();
-                self.queue.push_back(Request { room, prompt, most: tokens });
+                self.begin(Request { room, prompt, most: tokens })?;
             }
             Event::Command(Command::Abort { room }) => self.abort(room)?,
             Event::News(News::Event(event), _) => self.take_event(event),
@@ -101,10 +101,20 @@ impl Side for Decode {
 }
 
 impl Decode {
+    /// One that will never fit is given up, so that prefill does not wait for it.
+    fn begin(&mut self, request: Request) -> Result<()> {
+        if self.engine.fits(request.prompt + request.most) {
+            self.queue.push_back(request);
+            return Ok(());
+        }
+        step(request.room, Step::Failed { reason: TOO_LONG.to_owned() });
+        self.transport.cancel(request.room)
+    }
+
     /// Lends pages to those for whom there are some: for all of the answer too, so that none stops in the middle of it.
     fn admit(&mut self) -> Result<()> {
         while let (Some(peer), Some(request)) = (self.peer, self.queue.front()) {
-            let Some(place) = self.engine.place(request.prompt + request.most)? else { break };
+            let Some(place) = self.engine.place(request.prompt + request.most) else { break };
             self.transport.receive(request.room, peer, &place, pages(request.prompt))?;
             let request = self.queue.pop_front().expect("there is a first one");
             self.receiving.insert(request.room, (request, place));

@@ -19,6 +19,7 @@ use transport_tcp::{Park, TcpConfig, TcpEndpoint};
 
 use crate::cache::{Cache, Place};
 use crate::error::{HandoffError, Result};
+use crate::line::micros;
 
 /// What has happened.
 #[derive(Debug)]
@@ -63,16 +64,14 @@ impl Transport {
         let dialled = dial.map(|address| endpoint.dial(address)).transpose();
         dialled.map_err(HandoffError::io("too many peers"))?;
         let address = endpoint.local_addr();
-        // Others in every life of the process: to its peers a restarted node is a new one.
-        let (mut incarnation, mut secret) = ([0; 8], [0; 16]);
-        let filled = getrandom::fill(&mut incarnation).and_then(|()| getrandom::fill(&mut secret));
-        filled.map_err(|error| HandoffError::Io("randomness", error.into()))?;
-        let life = u64::from_le_bytes(incarnation);
+        // Both are others in every life of the process: to its peers a restarted node is a new one.
+        let (incarnation, mut secret) = (micros(), [0; 16]);
+        getrandom::fill(&mut secret).map_err(|e| HandoffError::Io("randomness", e.into()))?;
         let config = NodeConfig {
             driver: Some(endpoint.waker()),
             deadlines: Deadlines { stall, drain: stall, ..Deadlines::default() },
             admission: capacity.map(AdmissionConfig::new),
-            ..NodeConfig::new(role, life, u128::from_le_bytes(secret), cache.model())
+            ..NodeConfig::new(role, incarnation, u128::from_le_bytes(secret), cache.model())
         };
         let (endpoint, tables, alive) = (wrap(endpoint), cache.tables.clone(), Arc::new(()));
         let (mut node, client, mut completions) = Node::new(endpoint, tables, config)?;
@@ -89,6 +88,7 @@ impl Transport {
                     node.endpoint_mut().park(pause);
                 }
             }
+            node.progress(now()); // what was decided last is said
         };
         let thread = Builder::new().name("transport".to_owned()).spawn(turns);
         thread.map_err(HandoffError::io("a thread"))?;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cache::{Cache, PAGE_TOKENS, Place};
-use crate::error::{HandoffError, Result};
+use crate::error::Result;
 use crate::model::{self, Transformer};
 use crate::pool::Pool;
 use crate::tokenizer::Tokenizer;
@@ -46,22 +46,19 @@ impl Engine {
         Ok(Self { cache, tokenizer, model, pages, slots })
     }
 
+    /// Whether there is space for so many tokens when nothing else is served.
+    pub(crate) fn fits(&self, tokens: usize) -> bool {
+        pages(tokens) <= self.cache.pages as usize
+    }
+
     /// Space for so many tokens; `None` while there is none.
-    ///
-    /// # Errors
-    ///
-    /// There never will be.
-    pub(crate) fn place(&mut self, tokens: usize) -> Result<Option<Place>> {
-        let pages = pages(tokens);
-        if pages > self.cache.pages as usize {
-            return Err(HandoffError::TooLong(tokens, self.cache.pages));
-        }
-        let Some(slot) = self.slots.take(1) else { return Ok(None) };
-        match self.pages.take(pages) {
-            Some(pages) => Ok(Some(Place { pages, slot: slot[0] })),
+    pub(crate) fn place(&mut self, tokens: usize) -> Option<Place> {
+        let slot = self.slots.take(1)?;
+        match self.pages.take(pages(tokens)) {
+            Some(pages) => Some(Place { pages, slot: slot[0] }),
             None => {
                 self.slots.give(slot);
-                Ok(None)
+                None
             }
         }
     }
@@ -171,10 +168,10 @@ mod tests {
     fn a_place_is_all_that_is_needed_or_nothing() {
         let size = Size { gguf: None, pages: 4, slots: 2 };
         let mut engine = Engine::new(&size, 0).unwrap();
-        let first = engine.place(3 * PAGE_TOKENS).unwrap().unwrap();
-        assert!(engine.place(2 * PAGE_TOKENS).unwrap().is_none());
-        assert!(engine.place(PAGE_TOKENS).unwrap().is_some(), "the slot came back");
-        assert!(engine.place(5 * PAGE_TOKENS).is_err());
+        let first = engine.place(3 * PAGE_TOKENS).unwrap();
+        assert!(engine.place(2 * PAGE_TOKENS).is_none());
+        assert!(engine.place(PAGE_TOKENS).is_some(), "the slot came back");
+        assert_eq!([4, 5].map(|pages| engine.fits(pages * PAGE_TOKENS)), [true, false]);
         engine.free(first);
         assert_eq!(engine.free_pages(), (3, 4));
     }

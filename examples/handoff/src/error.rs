@@ -30,8 +30,6 @@ pub(crate) enum HandoffError {
     State,
     #[error("the cache: {0}")]
     Table(#[from] TableError),
-    #[error("{0} tokens, but the cache has only {1} pages")]
-    TooLong(usize, u32),
     #[error("waited {0} s for {1}")]
     Waited(u64, &'static str),
 }

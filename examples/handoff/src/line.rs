@@ -40,7 +40,7 @@ pub(crate) enum Step {
     Computed { tokens: usize, from: u64, to: u64 },
     /// Prefill: so many pages have landed, or never will.
     Sent { pages: usize, at: u64 },
-    /// Prefill: the room is over, and why it failed if it did.
+    /// Prefill: the room is over and its pages are back; and why it failed if it did.
     Closed { reason: Option<String> },
     /// Decode: everything is there.
     Received { at: u64 },
@@ -49,6 +49,9 @@ pub(crate) enum Step {
     /// The answer.
     Answered { answer: Said },
 }
+
+/// Why a request is not served at all.
+pub(crate) const TOO_LONG: &str = "the cache has fewer pages than that";
 
 /// Said of two answers that are one.
 pub(crate) const IDENTICAL: &str = "identical";

@@ -15,7 +15,7 @@ use crate::cache::{PAGE_TOKENS, Place};
 use crate::embed::{News, Settings, Transport};
 use crate::engine::{CHUNK, Engine, Size, pages};
 use crate::error::Result;
-use crate::line::{Command, Line, Step, micros, say, step};
+use crate::line::{Command, Line, Step, TOO_LONG, micros, say, step};
 use crate::process::{Event, Side, events, serve};
 
 /// Which pages this process gives out first.
@@ -25,14 +25,8 @@ const SEED: u64 = 2;
 pub(crate) fn run(size: &Size, settings: Settings) -> Result<()> {
     let engine = Engine::new(size, SEED)?;
     let (sender, receiver) = events();
-    let transport = Transport::start(
-        &engine.cache,
-        settings,
-        |endpoint| endpoint,
-        move |news| {
-            let _ = sender.send(Event::News(news, micros()));
-        },
-    )?;
+    let news = move |news| _ = sender.send(Event::News(news, micros()));
+    let transport = Transport::start(&engine.cache, settings, |endpoint| endpoint, news)?;
     let page_bytes = engine.cache.page_bytes();
     say(&Line::Up { address: transport.address, page_bytes });
     serve(Prefill { engine, transport, peer: None, jobs: VecDeque::new() }, &receiver)
@@ -62,6 +56,8 @@ struct Job {
     done: usize,
     /// Chunks that the transport may still read.
     lent: usize,
+    /// Why it failed, if it did.
+    reason: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,14 +68,14 @@ enum Stage {
     Asked,
     /// It has space.
     Open,
-    /// The room is over.
+    /// The room is over; its pages may not all be back.
     Closed,
 }
 
 impl Side for Prefill {
     fn take(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Command(Command::Serve { room, prompt, .. }) => self.begin(room, &prompt),
+            Event::Command(Command::Serve { room, prompt, .. }) => self.begin(room, &prompt)?,
             Event::Command(Command::Abort { room }) => self.transport.cancel(room)?,
             Event::News(News::Event(event), _) => self.take_event(event)?,
             Event::News(News::Done(done), at) => self.take_done(done, at)?,
@@ -105,18 +101,15 @@ impl Side for Prefill {
 }
 
 impl Prefill {
-    fn begin(&mut self, room: u64, prompt: &str) {
+    /// One that will never fit is given up, so that decode does not wait for it.
+    fn begin(&mut self, room: u64, prompt: &str) -> Result<()> {
         let prompt = self.engine.tokenizer.prompt(prompt);
-        let stage = Stage::Asks(Instant::now());
-        self.jobs.push_back(Job {
-            room,
-            prompt,
-            stage,
-            waited: false,
-            place: None,
-            done: 0,
-            lent: 0,
-        });
+        if self.engine.fits(prompt.len()) {
+            self.jobs.push_back(Job::new(room, prompt));
+            return Ok(());
+        }
+        step(room, Step::Closed { reason: Some(TOO_LONG.to_owned()) });
+        self.transport.cancel(room)
     }
 
     /// Asks for those whose time has come.
@@ -134,15 +127,16 @@ impl Prefill {
     /// One chunk, which is on its way when this returns. Not if there are no pages for the request now.
     fn compute(&mut self, job: &mut Job) -> Result<bool> {
         if job.place.is_none() {
-            job.place = self.engine.place(job.prompt.len())?;
+            job.place = self.engine.place(job.prompt.len());
         }
         let Some(place) = &job.place else { return Ok(false) };
         let (from, chunk) = (micros(), job.chunk());
         let next = self.engine.compute(&job.prompt[chunk.clone()], chunk.start, place)?;
-        step(job.room, Step::Computed { tokens: chunk.len(), from, to: micros() });
+        let computed = Step::Computed { tokens: chunk.len(), from, to: micros() };
         let aux = (chunk.end == job.prompt.len()).then(|| next.to_bytes());
         self.transport.send(job.room, place, chunk.start / PAGE_TOKENS..pages(chunk.end), aux)?;
         (job.done, job.lent) = (chunk.end, job.lent + 1);
+        step(job.room, computed);
         Ok(true)
     }
 
@@ -202,23 +196,29 @@ impl Prefill {
 
     fn closed(&mut self, room: RoomId, result: std::result::Result<(), Failure>) {
         let reason = result.err().map(|failure| failure.to_string());
-        step(room.0, Step::Closed { reason });
-        self.change(room.0, |job| job.stage = Stage::Closed);
+        self.change(room.0, |job| (job.stage, job.reason) = (Stage::Closed, reason));
     }
 
     /// Changes a job; one that is over, with nothing lent any more, gives its pages back.
     fn change(&mut self, room: u64, change: impl FnOnce(&mut Job)) {
         let Some(at) = self.jobs.iter().position(|job| job.room == room) else { return };
         change(&mut self.jobs[at]);
-        let over = |job: &Job| job.stage == Stage::Closed && job.lent == 0;
-        if over(&self.jobs[at]) {
-            let place = self.jobs.remove(at).and_then(|job| job.place);
-            place.into_iter().for_each(|place| self.engine.free(place));
+        if self.jobs[at].stage != Stage::Closed || self.jobs[at].lent > 0 {
+            return;
         }
+        let Some(Job { place, reason, .. }) = self.jobs.remove(at) else { return };
+        place.into_iter().for_each(|place| self.engine.free(place));
+        step(room, Step::Closed { reason });
     }
 }
 
 impl Job {
+    /// Of which nothing has been done.
+    fn new(room: u64, prompt: Vec<u32>) -> Self {
+        let stage = Stage::Asks(Instant::now());
+        Self { room, prompt, stage, waited: false, place: None, done: 0, lent: 0, reason: None }
+    }
+
     /// Decode has no space: asks again after this time.
     fn wait(&mut self, time: Duration) {
         self.stage = Stage::Asks(Instant::now() + time);

@@ -2,7 +2,7 @@
 //! engine works.
 
 use std::io::BufRead;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use crate::cache::Place;
@@ -42,16 +42,16 @@ pub(crate) trait Side {
 pub(crate) fn serve(mut side: impl Side, events: &Receiver<Event>) -> Result<()> {
     loop {
         let worked = side.work()?;
-        let event = match events.recv_timeout(if worked { Duration::ZERO } else { TICK }) {
-            Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => break,
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout) => continue,
-        };
-        side.take(event)?;
+        let mut first = events.recv_timeout(if worked { Duration::ZERO } else { TICK }).ok();
+        while let Some(event) = first.take().or_else(|| events.try_recv().ok()) {
+            if matches!(event, Event::End) {
+                let (free, pages) = side.engine().free_pages();
+                say(&Line::Rests { free, pages });
+                return Ok(());
+            }
+            side.take(event)?;
+        }
     }
-    let (free, pages) = side.engine().free_pages();
-    say(&Line::Rests { free, pages });
-    Ok(())
 }
 
 /// A queue of events, into which a thread puts the commands from standard input.

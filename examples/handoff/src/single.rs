@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use crate::cache::Place;
 use crate::engine::{CHUNK, Engine, Next, Size};
 use crate::error::Result;
-use crate::line::{Command, Line, Step, micros, say, step};
+use crate::line::{Command, Line, Step, TOO_LONG, micros, say, step};
 use crate::process::{Event, Running, Side, events, serve};
 
 /// Which pages this process gives out first; no other does in this order.
@@ -34,8 +34,11 @@ impl Side for Single {
     fn work(&mut self) -> Result<bool> {
         let Some((room, prompt, most)) = self.queue.pop_front() else { return Ok(false) };
         let prompt = self.engine.tokenizer.prompt(&prompt);
-        let place = self.engine.place(prompt.len() + most)?;
-        let place = place.expect("nothing else is served");
+        let Some(place) = self.engine.place(prompt.len() + most) else {
+            // Nothing else is served: there never will be space.
+            step(room, Step::Failed { reason: TOO_LONG.to_owned() });
+            return Ok(true);
+        };
         let first = prefill(&self.engine, room, &prompt, &place)?;
         let mut running = Running::new(room, place, (prompt.len(), most), first);
         while !running.step(&self.engine)? {}

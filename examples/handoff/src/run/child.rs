@@ -8,7 +8,7 @@ use crate::error::{HandoffError, Result};
 use crate::line::{Command, Line};
 
 /// Which of the processes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Who {
     Single,
     Prefill,
@@ -28,6 +28,14 @@ impl Who {
 /// Killed when dropped.
 #[derive(Debug)]
 pub(super) struct Child {
+    /// It has read its model.
+    pub(super) up: bool,
+    /// It is connected to the other side.
+    pub(super) met: bool,
+    /// It says nothing more.
+    pub(super) ended: bool,
+    /// It may end: it was told to, or killed.
+    pub(super) let_go: bool,
     who: Who,
     process: std::process::Child,
     /// `None`: there will be no more commands.
@@ -60,7 +68,8 @@ impl Child {
             }
             let _ = lines.send((who, None));
         });
-        Ok(Self { who, process, commands })
+        let (up, met, ended, let_go) = (false, false, false, false);
+        Ok(Self { up, met, ended, let_go, who, process, commands })
     }
 
     pub(super) fn command(&mut self, command: &Command) -> Result<()> {
@@ -72,11 +81,12 @@ impl Child {
 
     /// There will be no more commands: it ends when it has done what it does at present.
     pub(super) fn rest(&mut self) {
-        self.commands = None;
+        (self.let_go, self.commands) = (true, None);
     }
 
     /// As a machine that loses its power.
     pub(super) fn kill(&mut self) {
+        self.let_go = true;
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

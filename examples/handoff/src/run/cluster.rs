@@ -40,18 +40,12 @@ pub(super) struct Computed {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    children: BTreeMap<&'static str, Child>,
+    children: BTreeMap<Who, Child>,
     lines: Receiver<(Who, Option<Line>)>,
     sender: Sender<(Who, Option<Line>)>,
     pub(super) records: BTreeMap<u64, Record>,
     /// Where the decode side waits.
     address: Option<SocketAddr>,
-    up: Vec<Who>,
-    /// Sides that have met the other; a side that lost it is not among them.
-    met: Vec<Who>,
-    ended: Vec<Who>,
-    /// Processes that may end: they were told to, or killed.
-    let_go: Vec<Who>,
     /// Bytes of a page over all layers.
     pub(super) page_bytes: u64,
     /// Pages that were not free at a process's end.
@@ -76,46 +70,28 @@ impl Cluster {
 
     fn empty() -> Self {
         let (sender, lines) = channel();
-        let (children, records) = (BTreeMap::new(), BTreeMap::new());
-        let (up, met, ended, let_go) = (vec![], vec![], vec![], vec![]);
-        Self {
-            children,
-            lines,
-            sender,
-            records,
-            address: None,
-            up,
-            met,
-            ended,
-            let_go,
-            page_bytes: 0,
-            lost_pages: 0,
-        }
+        let (children, records, address) = (BTreeMap::new(), BTreeMap::new(), None);
+        Self { children, lines, sender, records, address, page_bytes: 0, lost_pages: 0 }
     }
 
     fn start(&mut self, who: Who, options: &[String]) -> Result<()> {
-        self.up.retain(|other| *other != who);
-        self.ended.retain(|other| *other != who);
-        self.let_go.retain(|other| *other != who);
-        self.children.insert(who.name(), Child::start(who, options, self.sender.clone())?);
-        self.until("a process to come up", |cluster| cluster.up.contains(&who))
+        self.children.insert(who, Child::start(who, options, self.sender.clone())?);
+        self.until("a process to come up", |cluster| cluster.children[&who].up)
     }
 
     /// Starts the prefill side, perhaps again. It dials the decode side, which is still where it was.
     pub(super) fn start_prefill(&mut self, options: &[String]) -> Result<()> {
         let address = self.address.map(|address| vec!["--connect".into(), address.to_string()]);
         self.start(Who::Prefill, &[options, &address.unwrap_or_default()].concat())?;
-        self.until("the two to meet", |cluster| cluster.met.len() == 2)
+        self.until("the two to meet", |cluster| cluster.children.values().all(|child| child.met))
     }
 
-    /// Kills the prefill side, and waits until that is so.
+    /// Kills the prefill side, and waits until the decode side knows.
     pub(super) fn kill_prefill(&mut self) -> Result<()> {
-        self.let_go.push(Who::Prefill);
-        self.children.get_mut(Who::Prefill.name()).into_iter().for_each(Child::kill);
+        self.children.get_mut(&Who::Prefill).into_iter().for_each(Child::kill);
         self.until("the prefill side to be gone", |cluster| {
-            cluster.ended.contains(&Who::Prefill) && !cluster.met.contains(&Who::Decode)
+            cluster.children[&Who::Prefill].ended && !cluster.children[&Who::Decode].met
         })?;
-        self.met.clear();
         // It will say no more of what it had.
         let killed = |record: &mut Record| _ = record.closed.get_or_insert(Some("killed".into()));
         self.records.values_mut().for_each(killed);
@@ -133,7 +109,7 @@ impl Cluster {
 
     /// Nobody waits for its answer any more: the decode side is told, and tells the other.
     pub(super) fn abort(&mut self, room: u64) -> Result<()> {
-        let decode = self.children.get_mut(Who::Decode.name());
+        let decode = self.children.get_mut(&Who::Decode);
         decode.into_iter().try_for_each(|decode| decode.command(&Command::Abort { room }))
     }
 
@@ -150,13 +126,7 @@ impl Cluster {
             let left = deadline.saturating_duration_since(Instant::now());
             let waited = |_| HandoffError::Waited(PATIENCE.as_secs(), what);
             let (who, line) = self.lines.recv_timeout(left).map_err(waited)?;
-            match line {
-                Some(line) => self.hear(who, line),
-                None => self.ended.push(who),
-            }
-            if self.ended.contains(&who) && !self.let_go.contains(&who) {
-                return Err(HandoffError::Child(who.name()));
-            }
+            self.hear(who, line)?;
         }
         Ok(())
     }
@@ -164,35 +134,33 @@ impl Cluster {
     /// Ends all processes, after what they do at present. The pages that are not free then are lost.
     pub(super) fn rest(mut self) -> Result<usize> {
         let over = |record: &Record| record.closed.is_some();
-        if self.met.len() == 2 {
+        if self.children.contains_key(&Who::Prefill) {
             self.until("rooms to be over", |cluster| cluster.records.values().all(over))?;
         }
         self.children.values_mut().for_each(Child::rest);
-        self.let_go = self.up.clone();
-        self.until("all to end", |cluster| cluster.up.iter().all(|w| cluster.ended.contains(w)))?;
+        self.until("all to end", |cluster| cluster.children.values().all(|child| child.ended))?;
         Ok(self.lost_pages)
     }
 
-    fn hear(&mut self, who: Who, line: Line) {
+    fn hear(&mut self, who: Who, line: Option<Line>) -> Result<()> {
+        let child = self.children.get_mut(&who).expect("only children speak");
         match line {
-            Line::Up { address, page_bytes } => {
-                self.up.push(who);
+            Some(Line::Up { address, page_bytes }) => {
+                child.up = true;
                 self.page_bytes = page_bytes;
                 self.address = address.or(self.address);
             }
-            Line::Peer { gone } => {
-                self.met.retain(|other| *other != who);
-                if gone.is_none() {
-                    self.met.push(who);
-                }
-            }
-            Line::Rests { free, pages } => self.lost_pages += pages - free,
-            Line::Of { room, step } => {
+            Some(Line::Peer { gone }) => child.met = gone.is_none(),
+            Some(Line::Rests { free, pages }) => self.lost_pages += pages - free,
+            Some(Line::Of { room, step }) => {
                 if let Some(record) = self.records.get_mut(&room) {
                     record.note(step);
                 }
             }
+            None if child.let_go => child.ended = true,
+            None => return Err(HandoffError::Child(who.name())),
         }
+        Ok(())
     }
 }
 

@@ -67,13 +67,14 @@ fn svg(record: &Record, said: &Said) -> String {
         bar(1, chunk.to, sent, &format!("chunk {number} under way"), "#d08030");
     }
     bar(2, said.first, said.last, "the answer is written", "#509060");
-    let marks = [(record.received.unwrap_or(said.first), "gate complete"), (said.last, "")];
-    for (time, what) in marks {
+    // One label below, the other above: they may be near each other.
+    let gate = record.received.unwrap_or(said.first);
+    for (time, what, y) in [(gate, "gate complete", 168), (said.last, "end", 28)] {
         let x = x(time);
         let _ = writeln!(
             svg,
             "<line x1='{x:.1}' y1='34' x2='{x:.1}' y2='156' stroke='black' stroke-dasharray='3'/>\
-             <text x='{:.1}' y='168' text-anchor='end'>{what} {:.0} ms</text>",
+             <text x='{:.1}' y='{y}' text-anchor='end'>{what} {:.0} ms</text>",
             x + 4.0,
             millis(record.began, time)
         );
