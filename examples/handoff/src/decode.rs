@@ -141,6 +141,8 @@ impl Decode {
             Err(reason) => {
                 step(room, Step::Failed { reason });
                 self.engine.free(place);
+                // It holds something only if it succeeded, with words that are not the ones agreed upon.
+                self.transport.release(room)?;
             }
         }
         Ok(())

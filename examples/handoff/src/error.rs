@@ -26,6 +26,8 @@ pub(crate) enum HandoffError {
     OutOfRange(#[from] OutOfRange),
     #[error("the node's queue is full, or the node is gone")]
     Queue,
+    #[error("one process, which does both, does not answer: {0}")]
+    Reference(String),
     #[error("the model has more state than a room can have")]
     State,
     #[error("the cache: {0}")]

@@ -6,7 +6,7 @@ use super::cluster::{Cluster, Record};
 use super::table::{self, Row};
 use super::{prompts, timeline, word};
 use crate::args::{Fault, Path, RunArgs};
-use crate::error::Result;
+use crate::error::{HandoffError, Result};
 use crate::line::{IDENTICAL, Said};
 
 /// The checks of one model.
@@ -89,7 +89,9 @@ impl<'a> Checks<'a> {
         }
         cluster.until("prefill to be done", |cluster| cluster.records[&long].closed.is_some())?;
         let told = cluster.records[&long].closed.clone().flatten();
-        println!("  the prefill side says of it: {}", told.as_deref().unwrap_or("success"));
+        let chunks = cluster.records[&long].computed.len();
+        let told_as = told.as_deref().unwrap_or("success");
+        println!("  the prefill side stopped after {chunks} chunks of it, and says: {told_as}");
         good &= told.is_some();
         Ok(verdict("the others as if they had been alone", good & nothing_lost(cluster)?))
     }
@@ -142,14 +144,16 @@ impl<'a> Checks<'a> {
         for fault in [Fault::Withhold, Fault::Corrupt].into_iter().chain(state) {
             let mut cluster = self.pair(&self.fault(Some(fault)))?;
             let room = cluster.serve(&prompt, self.args.tokens)?;
-            let noticed = match cluster.end(room)? {
-                Err(reason) => Some(format!("failed: {reason}")),
-                Ok(said) if said.same(&self.reference[&prompt].1) => None,
-                Ok(_) => Some("the answer differs".to_owned()),
+            let (noticed, what) = match cluster.end(room)? {
+                Err(reason) => (true, format!("failed: {reason}")),
+                Ok(said) => {
+                    let what = said.beside(&self.reference[&prompt].1);
+                    // Decode must not even begin when something never came.
+                    (fault == Fault::Corrupt && what != IDENTICAL, what.to_owned())
+                }
             };
-            let what = noticed.as_deref().unwrap_or("NOT noticed");
             println!("  {}: {what}", word(fault));
-            good &= noticed.is_some() & nothing_lost(cluster)?;
+            good &= noticed & nothing_lost(cluster)?;
         }
         Ok(verdict("each noticed", good))
     }
@@ -164,10 +168,8 @@ impl<'a> Checks<'a> {
         let mut cluster = Cluster::single(&self.model)?;
         for prompt in new {
             let room = cluster.serve(prompt, self.args.tokens)?;
-            if let Ok(said) = cluster.end(room)? {
-                let answer = (cluster.records[&room].clone(), said);
-                self.reference.insert(prompt.clone(), answer);
-            }
+            let said = cluster.end(room)?.map_err(HandoffError::Reference)?;
+            self.reference.insert(prompt.clone(), (cluster.records[&room].clone(), said));
         }
         cluster.rest().map(drop)
     }

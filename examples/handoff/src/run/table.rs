@@ -26,8 +26,8 @@ pub(super) fn print(rows: &[Row], page_bytes: u64) {
         );
     }
     println!(
-        "  The transfer's share is from when the last chunk was computed until the decode side had everything; \
-         all earlier\n  chunks crossed while later ones were computed."
+        "  The transfer's share is the time from when the last chunk was computed until the decode side had \
+         everything.\n  Earlier chunks cross while there is more to compute."
     );
 }
 

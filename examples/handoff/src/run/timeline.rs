@@ -54,12 +54,13 @@ fn svg(record: &Record, said: &Said) -> String {
     let x = |time| LEFT + scale * millis(record.began, time);
     let mut svg = head(said.prompt_tokens);
     let mut bar = |row: usize, from: u64, to: u64, what: &str, colour: &str| {
-        let (x, width, y) = (x(from), (x(to) - x(from)).max(1.0), ROWS[row].1);
+        let (x, width, y) = (x(from), (x(to) - x(from)).max(1.5), ROWS[row].1);
+        let edge = if width > 4.0 { " stroke='white' stroke-width='0.5'" } else { "" };
         let title = format!("{what}: {:.1} ms", millis(from, to));
         let _ = writeln!(
             svg,
-            "<rect x='{x:.1}' y='{y}' width='{width:.1}' height='28' fill='{colour}' stroke='white' \
-             stroke-width='0.5'><title>{title}</title></rect>"
+            "<rect x='{x:.1}' y='{y}' width='{width:.1}' height='28' fill='{colour}'\
+             {edge}><title>{title}</title></rect>"
         );
     };
     for (number, (chunk, sent)) in chunks(record).enumerate() {
