@@ -65,17 +65,27 @@ impl Driver {
     /// Starts a thread that owns `node` from now on. Give the node's configuration the endpoint's
     /// waker as its `driver`, or requests wait until the thread wakes by itself. Fails when the
     /// system gives no thread.
-    pub fn spawn<E: Park + Send + 'static>(mut node: Node<E>) -> io::Result<Self> {
+    pub fn spawn<E: Park + Send + 'static>(node: Node<E>) -> io::Result<Self> {
+        Self::spawn_with(node, || {})
+    }
+
+    /// The same, for schedulers that live on that thread: `after_turn` is called after each of the
+    /// node's turns, and finds there the completions and events that the turn brought. What it submits
+    /// is taken up in the next turn. It must not block, nor drop the driver.
+    pub fn spawn_with<E: Park + Send + 'static>(
+        mut node: Node<E>,
+        mut after_turn: impl FnMut() + Send + 'static,
+    ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let unpark = node.endpoint_mut().unparker();
         let stopped = stop.clone();
-        let drive = move || drive(&mut node, &stopped);
+        let drive = move || drive(&mut node, &stopped, &mut after_turn);
         let thread = Some(thread::Builder::new().name("transport".to_owned()).spawn(drive)?);
         Ok(Self { stop, unpark, thread })
     }
 }
 
-fn drive<E: Park>(node: &mut Node<E>, stop: &AtomicBool) {
+fn drive<E: Park>(node: &mut Node<E>, stop: &AtomicBool, after_turn: &mut impl FnMut()) {
     let clock = std::time::Instant::now();
     let now = || {
         let nanos = clock.elapsed().as_nanos();
@@ -83,6 +93,7 @@ fn drive<E: Park>(node: &mut Node<E>, stop: &AtomicBool) {
     };
     while !stop.load(Ordering::Acquire) {
         let progress = node.progress(now());
+        after_turn();
         if !progress.moved {
             let pause = (progress.wake_at - now()).min(LONGEST_PAUSE);
             node.endpoint_mut().park(pause);
@@ -91,6 +102,7 @@ fn drive<E: Park>(node: &mut Node<E>, stop: &AtomicBool) {
     // Messages that a turn gives rise to leave in the next: who acted on the last turn's completions
     // and dropped the driver must not keep the other side from hearing the same.
     node.progress(now());
+    after_turn();
 }
 
 impl Drop for Driver {

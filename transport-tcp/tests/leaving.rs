@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use transport_core::decorate::{Event, Tracer};
 use transport_core::disagg::RoomId;
-use transport_core::disagg::node::{Completion, NodeEvent, Receive};
-use transport_core::fabric::PeerId;
+use transport_core::disagg::node::{Completion, Receive};
 use transport_core::wire::{Message, Role, decode};
 use transport_tcp::TcpConfig;
 
@@ -64,19 +63,12 @@ fn prefill() -> Side {
 
 /// One page, and the aux record.
 fn begin(prefill: &Side, decode: &Side, room: RoomId) {
-    let peer = peer_of(decode);
+    let peer = decode.peer();
     prefill.open(room);
     prefill.send(room, 0..1, Some(b"token"));
     let receive =
         Receive { room, peer, pages: lease(0..1), state: vec![], prefix_pages: 0, attempt: 0 };
     decode.client.receive(receive).expect("room in the queue");
-}
-
-fn peer_of(side: &Side) -> PeerId {
-    nodes::until("the peer", || match side.client.poll_event()? {
-        NodeEvent::PeerReady { peer, .. } => Some(peer),
-        _ => None,
-    })
 }
 
 fn expect_success(prefill: &mut Side, room: RoomId) {

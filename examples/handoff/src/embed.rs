@@ -8,14 +8,12 @@
 //! 3. Prefill may read pages that are on their way (attention does), and must not write them.
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
-use std::thread::Builder;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use transport_core::disagg::admission::{AdmissionConfig, Amounts};
 use transport_core::disagg::{RoomId, node::*, room::Deadlines};
 use transport_core::{fabric::PeerId, wire::Role};
-use transport_tcp::{Park, TcpConfig, TcpEndpoint};
+use transport_tcp::{Driver, Park, TcpConfig, TcpEndpoint};
 
 use crate::cache::{Cache, Place};
 use crate::error::{HandoffError, Result};
@@ -49,7 +47,7 @@ pub(crate) struct Transport {
     pub(crate) address: Option<SocketAddr>,
     client: Client,
     components: usize,
-    _alive: Arc<()>,
+    _driver: Driver,
 }
 
 impl Transport {
@@ -73,26 +71,15 @@ impl Transport {
             admission: capacity.map(AdmissionConfig::new),
             ..NodeConfig::new(role, incarnation, u128::from_le_bytes(secret), cache.model())
         };
-        let (endpoint, tables, alive) = (wrap(endpoint), cache.tables.clone(), Arc::new(()));
-        let (mut node, client, mut completions) = Node::new(endpoint, tables, config)?;
-        let (watch, events) = (Arc::downgrade(&alive), client.clone());
-        let turns = move || {
-            let clock = Instant::now();
-            let now = || transport_core::Instant::from_nanos(clock.elapsed().as_nanos() as u64);
-            while watch.strong_count() > 0 {
-                let progress = node.progress(now());
-                std::iter::from_fn(|| events.poll_event()).for_each(|e| news(News::Event(e)));
-                std::iter::from_fn(|| completions.pop()).for_each(|c| news(News::Done(c)));
-                if !progress.moved {
-                    let pause = (progress.wake_at - now()).min(Duration::from_secs(1));
-                    node.endpoint_mut().park(pause);
-                }
-            }
-            node.progress(now()); // what was decided last is said
-        };
-        let thread = Builder::new().name("transport".to_owned()).spawn(turns);
-        thread.map_err(HandoffError::io("a thread"))?;
-        Ok(Self { address, client, components: cache.components(), _alive: alive })
+        let (node, client, mut completions) =
+            Node::new(wrap(endpoint), cache.tables.clone(), config)?;
+        let events = client.clone();
+        let driver = Driver::spawn_with(node, move || {
+            std::iter::from_fn(|| events.poll_event()).for_each(|e| news(News::Event(e)));
+            std::iter::from_fn(|| completions.pop()).for_each(|c| news(News::Done(c)));
+        });
+        let driver = driver.map_err(HandoffError::io("a thread"))?;
+        Ok(Self { address, client, components: cache.components(), _driver: driver })
     }
 
     /// Decode: lends a request's first `pages` pages and its state slots to a room, which `peer` will write.

@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use transport_core::disagg::node::{
-    Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, Open, Request,
+    Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, NodeEvent, Open, Request,
 };
 use transport_core::disagg::trust::SharedKey;
 use transport_core::disagg::{DType, KvLayout, RoomId};
+use transport_core::fabric::PeerId;
 use transport_core::memory::{CacheTables, PagedTable};
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
@@ -69,6 +70,14 @@ impl Side {
         self.client.send(chunk).expect("room in the queue");
     }
 
+    /// The next peer that is ready.
+    pub(crate) fn peer(&self) -> PeerId {
+        until("the peer", || match self.client.poll_event()? {
+            NodeEvent::PeerReady { peer, .. } => Some(peer),
+            _ => None,
+        })
+    }
+
     pub(crate) fn next_completion(&mut self) -> Completion {
         until("a completion", || self.completions.pop())
     }
@@ -99,7 +108,7 @@ pub(crate) fn lease(pages: Range<u32>) -> Lease {
     Lease::new(pages.collect::<Vec<_>>())
 }
 
-fn tables() -> CacheTables {
+pub(crate) fn tables() -> CacheTables {
     let map = |bytes: u64| HostMemory::default().map(bytes as usize).expect("memory");
     let kv = PagedTable::packed(&map(u64::from(PAGES) * PAGE_BYTES), &[PAGE_BYTES], PAGES);
     let aux = PagedTable::packed(&map(16 * 256), &[256], 16);

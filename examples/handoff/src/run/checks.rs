@@ -242,7 +242,7 @@ fn verdict(what: &str, good: bool) -> bool {
 
 /// One line of at most 200 characters, whatever is in the text.
 fn shown(text: &str) -> String {
-    let line: String = text.chars().flat_map(char::escape_debug).collect();
+    let line = text.chars().flat_map(char::escape_debug).collect::<String>().replace("\\'", "'");
     let start: String = line.chars().take(200).collect();
     if start == line { line } else { start + "..." }
 }

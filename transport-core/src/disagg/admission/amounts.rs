@@ -1,5 +1,6 @@
 //! How much a room takes of everything, counted together.
 
+use crate::memory::CacheTables;
 use crate::transfer::{MAX_COMPONENTS, Part};
 
 /// An amount of each kind of thing that a room takes.
@@ -17,6 +18,20 @@ impl Amounts {
     /// That many pages and aux slots, and no state.
     pub const fn new(pages: u64, aux: u64) -> Self {
         Self { pages, aux, state: [0; MAX_COMPONENTS] }
+    }
+
+    /// All that tables have: the capacity of a node whose cache is there for rooms alone.
+    pub fn of_tables(tables: &CacheTables) -> Self {
+        let mut all = Self::default();
+        for part in tables.parts() {
+            let items = tables.table(part).map_or(0, |table| u64::from(table.items()));
+            match part {
+                Part::Kv => all.pages = items,
+                Part::Aux => all.aux = items,
+                Part::State(component) => all.state[usize::from(component)] = items,
+            }
+        }
+        all
     }
 
     /// Each kind with its amount.

@@ -98,7 +98,8 @@ pub struct AdmissionConfig {
 }
 
 impl AdmissionConfig {
-    /// The defaults of everything but the capacity: watermarks at 0.85 and 0.70, 65536 rooms, 1024
+    /// The defaults of everything but the capacity (of what tables have: [`Amounts::of_tables`]; what is
+    /// not in it, state slots too, every ask for it is refused): watermarks at 0.85 and 0.70, 65536 rooms, 1024
     /// queued for 30 s, hints from 10 ms to 5 s.
     pub fn new(capacity: Amounts) -> Self {
         Self {
