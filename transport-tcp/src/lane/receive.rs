@@ -7,8 +7,9 @@
 //!
 //! Between pieces nobody knows what comes: an answer of 72 bytes, a small write, or the first of
 //! many pages. Then one `readv` takes up to [`AHEAD`] bytes, so that small frames cost one call,
-//! not one for each header and payload. Payload bytes among them are the only ones ever copied
-//! here, and only once their header was checked; nothing stays behind but the start of a header.
+//! not one for each header and payload; and so it does behind a small piece, which seldom comes
+//! alone. Payload bytes among them are the only ones ever copied here, and only once their header
+//! was checked; nothing stays behind but the start of a header.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -27,8 +28,10 @@ use crate::sys::IoQueue;
 const CALL: u64 = 4 << 20;
 /// Refilled below this.
 const LOW: usize = 1 << 20;
-/// Bytes received at once between pieces: an answer, a header and a page of 4 KiB, and to spare.
-const AHEAD: usize = 8 << 10;
+/// Bytes received at once between pieces: answers, or a few headers with a page of 4 KiB each.
+const AHEAD: usize = 16 << 10;
+/// Bytes of a piece that is small: copying one like it costs less than a call of its own.
+const SMALL: u32 = 8 << 10;
 /// Where refused bytes go, again and again. Nobody reads them.
 const SCRATCH: usize = 64 << 10;
 
@@ -83,7 +86,8 @@ impl Receiver {
         let tail = match &mut self.current {
             Some(current) => {
                 current.fill(&mut self.queue);
-                if current.is_queued() { self.ahead.room(HEADER) } else { &mut [] }
+                let most = if current.piece.length > SMALL { HEADER } else { AHEAD };
+                if current.is_queued() { self.ahead.room(most) } else { &mut [] }
             }
             None => self.ahead.room(AHEAD),
         };
