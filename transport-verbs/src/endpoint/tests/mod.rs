@@ -6,12 +6,14 @@
 mod faults;
 mod memory;
 mod rails;
+mod stalls;
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use transport_core::Instant;
-use transport_core::fabric::{Fabric, FabricEvent, PeerId, Write, WriteError, WriteId};
+use transport_core::fabric::{Fabric, FabricEvent, PathError, PeerId, Write, WriteError, WriteId};
 use transport_core::link::{Endpoint, Link, LinkEvent};
 use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
 use transport_core::transfer::{Grant, GrantId, Part};
@@ -112,6 +114,14 @@ impl Node {
         all
     }
 
+    /// Why the path went down last.
+    fn down_reason(&self) -> Option<PathError> {
+        self.events.iter().rev().find_map(|event| match event {
+            FabricEvent::PathDown { reason, .. } => Some(*reason),
+            _ => None,
+        })
+    }
+
     fn is_up(&self) -> bool {
         let last = self.events.iter().rev().find_map(|event| match event {
             FabricEvent::PathUp { .. } => Some(true),
@@ -136,6 +146,12 @@ impl Node {
             items: items.into(),
         }
     }
+}
+
+/// Runs a command of the system, which must succeed.
+fn system(command: &str) {
+    let status = Command::new("sh").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
 }
 
 fn table(region: &MemoryRegion, item: u64, items: u32) -> PagedTable {
