@@ -95,7 +95,8 @@ fn a_peers_queue_pair_that_dies_in_the_middle_of_a_batch_costs_nothing() {
         }
     });
     assert_eq!(deaths, 3);
-    assert!(world.source.endpoint.stats().rails_up >= 4);
+    // The last death may find nothing left to do.
+    world.until("the rail's fourth life", |w| w.source.endpoint.stats().rails_up >= 4);
     assert!(world.source.is_up() && world.target.is_up());
 }
 
