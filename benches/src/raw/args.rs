@@ -6,6 +6,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, value_parser};
 use transport_tcp::SameHost;
 
+use crate::args::Fabric;
+
 /// Arguments of `raw`.
 #[derive(Args, Clone, Debug)]
 pub struct RawArgs {
@@ -16,6 +18,9 @@ pub struct RawArgs {
     /// How to move it
     #[arg(long, value_enum, default_value_t = FabricName::Auto)]
     pub fabric: FabricName,
+    /// RDMA ports to use, like `mlx5_0:1,mlx5_1` [default: all that can be used]
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    pub rdma_ports: Vec<String>,
     /// Whose memory the sender's pages are
     #[arg(long, value_enum, default_value_t = Memory::Own)]
     pub memory: Memory,
@@ -94,6 +99,8 @@ pub enum FabricName {
     Auto,
     /// Over TCP, also within a host
     Tcp,
+    /// Over RDMA
+    Verbs,
 }
 
 impl FabricName {
@@ -103,6 +110,21 @@ impl FabricName {
             Self::Auto => "ours-auto",
             Self::Local => "ours-local",
             Self::Tcp => "ours-tcp",
+            Self::Verbs => "ours-verbs",
+        }
+    }
+
+    /// Whether another process reads what is sent, and must be shown it.
+    pub const fn shows(self) -> bool {
+        matches!(self, Self::Auto | Self::Local)
+    }
+}
+
+impl From<FabricName> for Fabric {
+    fn from(name: FabricName) -> Self {
+        match name {
+            FabricName::Verbs => Self::Verbs,
+            FabricName::Auto | FabricName::Local | FabricName::Tcp => Self::Tcp,
         }
     }
 }
@@ -112,7 +134,7 @@ impl From<FabricName> for SameHost {
         match name {
             FabricName::Auto => Self::Upgrade,
             FabricName::Local => Self::Require,
-            FabricName::Tcp => Self::Never,
+            FabricName::Tcp | FabricName::Verbs => Self::Never,
         }
     }
 }
