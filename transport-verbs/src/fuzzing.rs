@@ -68,8 +68,8 @@ fn reach_items(target: &Target<'_>, buffer: usize) {
                 }
                 // No port, no key.
                 let Some((_, _, good)) = target.reach(buffer, at) else { return };
-                assert!(good > 0, "a key that is good for nothing");
-                at = end.min(at + good);
+                assert!(good.contains(&at), "a key that is good for others");
+                at = end.min(good.end);
             }
         }
     }
