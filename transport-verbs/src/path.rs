@@ -16,6 +16,7 @@ mod setup;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use transport_core::Instant;
@@ -38,6 +39,8 @@ use crate::stats::VerbsStats;
 use crate::sys::Entries;
 use crate::tally::FLUSHED;
 
+/// How often a path's clocks are looked at: nothing that they say is more urgent.
+const CLOCKS: Duration = Duration::from_millis(1);
 /// How often requests of one write may fail rails before the path is given up.
 const MAX_FAILURES: u8 = 8;
 /// Failures that a rail's stall counts for: a write stalls a second time, but not a third.
@@ -77,6 +80,8 @@ pub(crate) struct Path {
     /// The grant that the peer was asked for last, and when an answer must be here.
     asking: Option<(GrantId, Instant)>,
     ended: Vec<Ended>,
+    /// When its clocks are looked at next.
+    look_at: Instant,
 }
 
 /// What a path needs from the endpoint.
@@ -141,6 +146,7 @@ impl Path {
             refused: HashSet::new(),
             asking: None,
             ended: Vec::new(),
+            look_at: Instant::ZERO,
         }
     }
 
@@ -191,19 +197,24 @@ impl Path {
             ctx.events.extend(self.outbox.fail(reason));
             return (true, Some(reason));
         }
-        self.reopen(ctx);
         moved |= self.pump(ctx);
         (self.rails_up()..up).for_each(|_| self.lost_rail(ctx));
+        if ctx.now >= self.look_at {
+            self.look_at = ctx.now + CLOCKS;
+            self.look_at_clocks(ctx);
+        }
+        (moved | self.is_ending(), None)
+    }
+
+    /// Opens rails that are due, and ends the path if something took too long.
+    fn look_at_clocks(&mut self, ctx: &mut Context<'_>) {
+        self.reopen(ctx);
         if ctx.now >= self.deadline {
             let error = self.rails.iter().map(|rail| rail.error).find(|error| *error != 0);
             self.end(path_error(error.unwrap_or(0)), ctx);
-            return (true, None);
-        }
-        if ctx.now >= self.owed() {
+        } else if ctx.now >= self.owed() {
             self.end(PathError::Timeout, ctx);
-            return (true, None);
         }
-        (moved, None)
     }
 
     /// When the peer must have said what writes wait for. Its link may live although it does not.
@@ -224,7 +235,8 @@ impl Path {
             due.then_some(rail.retry_at)
         };
         let rails = self.rails.iter().filter_map(|rail| rail.deadline().or_else(|| retry(rail)));
-        rails.chain([self.deadline, self.owed()]).min().unwrap_or(Instant::FAR)
+        let next = rails.chain([self.deadline, self.owed()]).min().unwrap_or(Instant::FAR);
+        next.max(self.look_at)
     }
 
     /// Has devices tell of what is under way. True when something must be looked at once more.

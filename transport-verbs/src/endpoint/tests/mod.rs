@@ -24,6 +24,9 @@ use crate::{VerbsConfig, VerbsEndpoint};
 /// Nothing in these tests takes this long, on an emulated machine that is shared.
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// A device of an emulated machine may be given no time for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 const AUX: u64 = 256;
 
 /// One endpoint with memory, and what it reported.
@@ -47,8 +50,16 @@ struct World {
 fn config(ports: &[&str]) -> VerbsConfig {
     let link = TcpConfig { listen: Some("127.0.0.1:0".parse().unwrap()), ..TcpConfig::default() };
     let ports = ports.iter().map(|port| port.to_string()).collect();
-    let path_timeout = Duration::from_secs(60);
-    VerbsConfig { ports, link, packet_timeout: 12, path_timeout, ..VerbsConfig::default() }
+    let (path_timeout, stall_timeout) = (PATIENCE, PATIENCE);
+    let packet_timeout = 12;
+    VerbsConfig {
+        ports,
+        link,
+        packet_timeout,
+        path_timeout,
+        stall_timeout,
+        ..VerbsConfig::default()
+    }
 }
 
 impl Node {
