@@ -5,8 +5,7 @@
 #   ./ci.sh loom clippy   these two
 #   ./ci.sh list          what there is
 #
-# A stage passes, fails, or is SKIPPED where this machine cannot run it, or runs only when it is named: it then says
-# why, and counts as neither.
+# A stage passes, fails, or is SKIPPED where this machine cannot run it: it then says why, and counts as neither.
 # The exit status is 0 if no stage failed and at least one passed, 2 for a name that is no stage.
 #
 # The stages are the functions `stage_*` of ci/stages.sh; a new one needs nothing else. Settings:
@@ -53,7 +52,7 @@ run_all() {
     for name; do
         grep -qx -- "$name" <<<"$names" || { usage_error "$name"; return 2; }
     done
-    if [ $# -gt 0 ]; then names=$*; else export CI_ALL=1; fi
+    [ $# -gt 0 ] && names=$*
     passed=0 failed=0 skipped=0 rows=
     for name in $names; do
         run_stage "$name"

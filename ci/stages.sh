@@ -59,13 +59,13 @@ stage_etcd() { # the directory in a real etcd
 }
 
 stage_verbs() { # the RDMA fabric, over a kernel's own RDMA stack and software NICs, in a virtual machine
-    [ -z "${CI_ALL:-}" ] ||
-        skip 'not by default: now and then its check a_path_can_be_built_again waits in vain; run ./ci.sh verbs'
     need_verbs_packages
-    cargo clippy -p transport-verbs --all-targets --features bench -- -D warnings
+    cargo clippy -p transport-verbs --all-targets --features bench,fuzzing -- -D warnings
     cargo clippy -p transport-verbs -p kvperf --features kvperf/verbs -- \
         -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
     RUSTDOCFLAGS='-D warnings' cargo doc -p transport-verbs --no-deps --document-private-items
+    cargo clippy -p fuzz-entry --features verbs --all-targets -- -D warnings
+    FUZZ_ITERATIONS=${FUZZ_ITERATIONS:-20000} tested cargo test -p fuzz-entry --features verbs verbs_
     # Optimised: the machine is emulated.
     tested in_verbs_machine cargo test --release -p transport-verbs
     cargo build --release -p kvperf --features verbs

@@ -20,6 +20,7 @@
 
 pub mod args;
 pub mod cpu;
+mod endpoint;
 pub mod model;
 pub mod pattern;
 pub mod prefix;

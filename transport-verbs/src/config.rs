@@ -36,6 +36,10 @@ pub struct VerbsConfig {
     pub relaxed_ordering: bool,
     /// How long a path may have no rail that works, when it is built and later. Default 10 s.
     pub path_timeout: Duration,
+    /// How long a device may report nothing of requests that it was given, and a peer say nothing
+    /// of what it was asked, before the rail, or the path, has failed: then a write that makes no
+    /// progress ends with an error. Default 10 s.
+    pub stall_timeout: Duration,
     /// First pause before a failed rail is tried again; every failure doubles it. Default 20 ms.
     pub rail_retry_first: Duration,
     /// Longest pause before a failed rail is tried again. Default 2 s.
@@ -43,7 +47,8 @@ pub struct VerbsConfig {
     /// How long a packet may be unacknowledged before it is sent again: 4.096 µs * 2^n, n up to
     /// 31. Default 14, which is 67 ms.
     pub packet_timeout: u8,
-    /// How often a packet is sent again before its rail has failed, up to 7. Default 7.
+    /// How often a packet is sent again before its rail has failed, up to 7. Default 7, which
+    /// Soft-RoCE takes for ever; [`stall_timeout`](Self::stall_timeout) ends that too.
     pub packet_retries: u8,
     /// Longest registration, in bytes, even if devices take longer ones. Longer regions are
     /// registered in pieces. Default: no limit but the devices'.
@@ -62,6 +67,7 @@ impl Default for VerbsConfig {
             receive_depth: 4096,
             relaxed_ordering: true,
             path_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(10),
             rail_retry_first: Duration::from_millis(20),
             rail_retry_most: Duration::from_secs(2),
             packet_timeout: 14,

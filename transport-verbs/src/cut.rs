@@ -88,7 +88,7 @@ impl Cut {
     ) -> Result<(), OutOfReach> {
         self.clear();
         (self.pack, self.host) = (pack, true);
-        let mut at = 0;
+        let (mut at, mut window) = (0, Window::default());
         for segment in segments(write, target)? {
             let (start, end) = (at.max(share.start), (at + segment.len).min(share.end));
             if start < end {
@@ -96,7 +96,7 @@ impl Cut {
                 let (local_at, remote_at) = (segment.local + skipped, segment.remote + skipped);
                 let part =
                     Segment { local: local_at, remote: remote_at, len: end - start, ..segment };
-                self.add(part, local, target, grain)?;
+                self.add(part, &mut window, (local, target), grain)?;
             }
             at += segment.len;
             if at >= share.end {
@@ -134,23 +134,30 @@ impl Cut {
     }
 
     /// Cuts a segment where keys end.
+    #[inline]
     fn add(
         &mut self,
         mut segment: Segment,
-        local: &LocalTable,
-        target: &Target<'_>,
+        window: &mut Window,
+        (local, target): (&LocalTable, &Target<'_>),
         grain: &Grain,
     ) -> Result<(), OutOfReach> {
-        let (base, registered) = local.buffer(segment.buffer).ok_or(OutOfReach)?;
-        self.host &= registered.is_host();
         while segment.len > 0 {
-            let address = base + segment.local;
-            let (lkey, here) = registered.local(grain.device, address).ok_or(OutOfReach)?;
-            let (remote, rkey, there) =
-                target.reach(segment.buffer, segment.remote).ok_or(OutOfReach)?;
-            let bytes = segment.len.min(here).min(there).min(grain.message);
-            let buffer = Buffer { address, bytes: bytes as u32, lkey, of: segment.buffer as u16 };
-            self.push(remote, rkey, buffer, grain);
+            if !window.holds(&segment) {
+                let (_, registered) = local.buffer(segment.buffer).ok_or(OutOfReach)?;
+                self.host &= registered.is_host();
+                *window = Window::of(&segment, local, target, grain.device).ok_or(OutOfReach)?;
+            }
+            let (address, remote) = (window.base + segment.local, window.remote + segment.remote);
+            let reach = (window.here.end - address).min(window.there.end - segment.remote);
+            let bytes = segment.len.min(reach).min(grain.message);
+            let (lkey, of) = (window.lkey, segment.buffer as u16);
+            self.push(
+                remote,
+                window.rkey,
+                Buffer { address, bytes: bytes as u32, lkey, of },
+                grain,
+            );
             segment.local += bytes;
             segment.remote += bytes;
             segment.len -= bytes;
@@ -159,27 +166,71 @@ impl Cut {
     }
 
     /// Lets the last request gather the buffer, or begins one.
+    #[inline]
     fn push(&mut self, address: u64, rkey: u32, buffer: Buffer, grain: &Grain) {
-        let bytes = u64::from(buffer.bytes);
+        let (bytes, longest) = (u64::from(buffer.bytes), buffer.bytes);
         let first = self.buffers.len() as u32;
         self.buffers.push(buffer);
-        if let Some(last) = self.requests.last_mut() {
-            let follows = last.address + last.bytes == address && last.rkey == rkey;
-            let packed = self.pack
-                && self.host
-                && u64::from(last.longest.max(buffer.bytes)) <= PACK_PIECE
-                && last.bytes + bytes <= PACK;
-            // What was packed beyond what can be gathered takes no long buffer any more.
-            let gathered = (last.count as usize) < grain.gather;
-            if follows && (gathered || packed) && last.bytes + bytes <= grain.message {
-                last.count += 1;
-                last.bytes += bytes;
-                last.longest = last.longest.max(buffer.bytes);
-                return;
-            }
+        if let Some(last) = self.requests.last_mut()
+            && (last.address + last.bytes, last.rkey) == (address, rkey)
+            && last.takes(buffer, self.pack && self.host, grain)
+        {
+            last.count += 1;
+            last.bytes += bytes;
+            last.longest = last.longest.max(longest);
+            return;
         }
-        let longest = buffer.bytes;
         self.requests.push(Request { address, rkey, bytes, first, count: 1, longest });
+    }
+}
+
+impl Request {
+    /// Whether the buffer, which follows at the peer, can be in this request as well.
+    fn takes(&self, buffer: Buffer, pack: bool, grain: &Grain) -> bool {
+        let bytes = self.bytes + u64::from(buffer.bytes);
+        // What was packed beyond what can be gathered takes no long buffer any more.
+        let gathered = (self.count as usize) < grain.gather;
+        let longest = u64::from(self.longest.max(buffer.bytes));
+        let packed = pack && longest <= PACK_PIECE && bytes <= PACK;
+        (gathered || packed) && bytes <= grain.message
+    }
+}
+
+/// Bytes of a buffer that are reached by one key here and one there. Most segments lie in the same
+/// as the one before, and looking keys up takes longer than all else that is done for one.
+#[derive(Debug, Default)]
+struct Window {
+    buffer: usize,
+    /// Addresses here.
+    here: Range<u64>,
+    /// Where the buffer's region begins here, and there.
+    base: u64,
+    remote: u64,
+    /// Offsets in the region there.
+    there: Range<u64>,
+    lkey: u32,
+    rkey: u32,
+}
+
+impl Window {
+    /// Around a segment's first byte.
+    fn of(
+        segment: &Segment,
+        local: &LocalTable,
+        target: &Target<'_>,
+        device: usize,
+    ) -> Option<Self> {
+        let (base, registered) = local.buffer(segment.buffer)?;
+        let (lkey, here) = registered.local(device, base + segment.local)?;
+        let (remote, rkey, there) = target.reach(segment.buffer, segment.remote)?;
+        Some(Self { buffer: segment.buffer, here, base, remote, there, lkey, rkey })
+    }
+
+    #[inline]
+    fn holds(&self, segment: &Segment) -> bool {
+        self.buffer == segment.buffer
+            && self.here.contains(&(self.base + segment.local))
+            && self.there.contains(&segment.remote)
     }
 }
 

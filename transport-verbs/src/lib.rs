@@ -23,6 +23,11 @@ mod control;
 mod cut;
 mod devices;
 mod endpoint;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(test)]
+mod golden;
 mod grants;
 mod line;
 mod memory;

@@ -1,7 +1,7 @@
 //! The posting end of one queue pair: shares in, chains of work requests out.
 //!
 //! A share is cut, and its requests go into a chain; a full chain, or the end of a turn, rings the
-//! doorbell. Only the last request of a chain completes visibly. The share's last request announces
+//! doorbell. Only the last request of a chain completes visibly, unless the chain is long. The share's last request announces
 //! it, in 32 bits or as a record (see [`crate::news`]). Every request is counted before its doorbell
 //! rings (see [`crate::tally`]).
 //!
@@ -21,6 +21,9 @@ use crate::tally::Tally;
 const CHAIN: usize = 32;
 /// Buffers of those requests.
 const CHAIN_BUFFERS: usize = 256;
+/// No request is longer, and so many bytes of requests that complete silently are followed by one
+/// that does not: a slow device that reports nothing for long has stalled.
+pub(crate) const SILENCE: u64 = 8 << 20;
 /// Most buffers of one request, also where a device takes more.
 pub(crate) const GATHER: u32 = 16;
 /// The number of the request that ends a failed pair's reports.
@@ -52,6 +55,8 @@ pub(crate) struct Line {
     backlog: u64,
     /// Requests that the device did not take.
     lost: u64,
+    /// Bytes since the last request that completes visibly.
+    silent: u64,
 }
 
 impl Line {
@@ -59,7 +64,7 @@ impl Line {
     pub(crate) fn new(depth: u32, grain: Grain, staging: Option<Staging>) -> Self {
         let chain = Chain::new(CHAIN.min((depth as usize / 2).max(1)), CHAIN_BUFFERS);
         let (tally, cut) = (Tally::new(depth), Cut::default());
-        Self { tally, chain, cut, grain, staging, current: None, backlog: 0, lost: 0 }
+        Self { tally, chain, cut, grain, staging, current: None, backlog: 0, lost: 0, silent: 0 }
     }
 
     /// Bytes under way, if another share can be begun.
@@ -155,6 +160,10 @@ impl Line {
                 return self.ring(bell, stats);
             }
             self.tally.posted();
+            self.silent += request.bytes;
+            if self.silent >= SILENCE {
+                self.signal();
+            }
             self.cut.advance();
         }
         self.push_record(share, outgoing, bell, stats)
@@ -166,7 +175,7 @@ impl Line {
         if requests == 0 {
             return Ok(());
         }
-        self.chain.signal();
+        self.signal();
         stats.doorbells += 1;
         stats.requests += requests as u64;
         let posted = bell.ring(&mut self.chain);
@@ -175,6 +184,11 @@ impl Line {
             self.lost = (requests - failed.posted) as u64;
             failed.errno
         })
+    }
+
+    fn signal(&mut self) {
+        self.chain.signal();
+        self.silent = 0;
     }
 
     /// The pair has failed: has it say when it has reported everything. False when it never will.

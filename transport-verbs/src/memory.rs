@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Weak};
 
@@ -55,13 +56,13 @@ impl Registered {
         self.len
     }
 
-    /// The key for `address`, which must lie within, at a device, and how many bytes from there on
-    /// it is good for.
-    pub(crate) fn local(&self, device: usize, address: u64) -> Option<(u32, u64)> {
-        let at = address.checked_sub(self.start)?;
-        let found = self.pieces.get(device)?.get((at >> self.shift) as usize)?;
-        let piece = 1 << self.shift;
-        Some((found.lkey, piece - (at & (piece - 1))))
+    /// The key for `address`, which must lie within, at a device, and the addresses that it is good
+    /// for.
+    pub(crate) fn local(&self, device: usize, address: u64) -> Option<(u32, Range<u64>)> {
+        let piece = address.checked_sub(self.start)? >> self.shift;
+        let found = self.pieces.get(device)?.get(piece as usize)?;
+        let first = self.start + (piece << self.shift);
+        Some((found.lkey, first..first.saturating_add(1 << self.shift)))
     }
 
     /// Whether our processor can read it; otherwise only devices do.

@@ -39,7 +39,7 @@ pub(crate) struct Outgoing {
     /// What the peer said of its grant. Set when it is begun.
     pub(crate) granted: Option<Granted>,
     left: u8,
-    /// How often a request of it has failed a rail.
+    /// What counts against it, of the failures of rails.
     failures: u8,
     failed: Option<WriteError>,
 }
@@ -125,11 +125,11 @@ impl Outbox {
         self.writes.get(key as usize)?.as_ref()
     }
 
-    /// A request of the write has failed a rail; how often that has happened.
-    pub(crate) fn blame(&mut self, key: u32) -> u8 {
+    /// The write was on a rail that failed, and so many failures count against it; all that do.
+    pub(crate) fn blame(&mut self, key: u32, failures: u8) -> u8 {
         let outgoing = self.writes.get_mut(key as usize).and_then(Option::as_mut);
         outgoing.map_or(0, |outgoing| {
-            outgoing.failures = outgoing.failures.saturating_add(1);
+            outgoing.failures = outgoing.failures.saturating_add(failures);
             outgoing.failures
         })
     }

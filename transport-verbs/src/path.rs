@@ -16,6 +16,7 @@ mod setup;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
 use transport_core::Instant;
@@ -38,8 +39,12 @@ use crate::stats::VerbsStats;
 use crate::sys::Entries;
 use crate::tally::FLUSHED;
 
+/// How often a path's clocks are looked at: nothing that they say is more urgent.
+const CLOCKS: Duration = Duration::from_millis(1);
 /// How often requests of one write may fail rails before the path is given up.
 const MAX_FAILURES: u8 = 8;
+/// Failures that a rail's stall counts for: a write stalls a second time, but not a third.
+const STALL: u8 = MAX_FAILURES / 2 + 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -72,9 +77,11 @@ pub(crate) struct Path {
     pub(crate) granted: HashMap<GrantId, Granted>,
     /// Grants that the peer has withdrawn, or never gave.
     refused: HashSet<GrantId>,
-    /// The grant that the peer was asked for last.
-    asking: Option<GrantId>,
+    /// The grant that the peer was asked for last, and when an answer must be here.
+    asking: Option<(GrantId, Instant)>,
     ended: Vec<Ended>,
+    /// When its clocks are looked at next.
+    look_at: Instant,
 }
 
 /// What a path needs from the endpoint.
@@ -117,8 +124,7 @@ impl Path {
         if !dialler {
             unfit.iter_mut().for_each(|(theirs, ours, _)| std::mem::swap(theirs, ours));
         }
-        let pause = config.rail_retry_first;
-        let rails: Vec<_> = plans.iter().map(|plan| Rail::new(plan, dialler, pause)).collect();
+        let rails: Vec<_> = plans.iter().map(|plan| Rail::new(plan, dialler, config)).collect();
         let ending = rails.is_empty().then_some(PathError::Device(libc::EPROTONOSUPPORT));
         Self {
             epoch,
@@ -140,6 +146,7 @@ impl Path {
             refused: HashSet::new(),
             asking: None,
             ended: Vec::new(),
+            look_at: Instant::ZERO,
         }
     }
 
@@ -190,15 +197,31 @@ impl Path {
             ctx.events.extend(self.outbox.fail(reason));
             return (true, Some(reason));
         }
-        self.reopen(ctx);
         moved |= self.pump(ctx);
         (self.rails_up()..up).for_each(|_| self.lost_rail(ctx));
+        if ctx.now >= self.look_at {
+            self.look_at = ctx.now + CLOCKS;
+            self.look_at_clocks(ctx);
+        }
+        (moved | self.is_ending(), None)
+    }
+
+    /// Opens rails that are due, and ends the path if something took too long.
+    fn look_at_clocks(&mut self, ctx: &mut Context<'_>) {
+        self.reopen(ctx);
         if ctx.now >= self.deadline {
             let error = self.rails.iter().map(|rail| rail.error).find(|error| *error != 0);
             self.end(path_error(error.unwrap_or(0)), ctx);
-            return (true, None);
+        } else if ctx.now >= self.owed() {
+            self.end(PathError::Timeout, ctx);
         }
-        (moved, None)
+    }
+
+    /// When the peer must have said what writes wait for. Its link may live although it does not.
+    fn owed(&self) -> Instant {
+        let awaited = |id| self.outbox.front().is_some_and(|waits| waits.write.grant.id == id);
+        let asked = self.asking.filter(|(id, _)| awaited(*id)).map(|(_, deadline)| deadline);
+        self.rails.iter().filter_map(Rail::owed).chain(asked).min().unwrap_or(Instant::FAR)
     }
 
     fn rails_up(&self) -> usize {
@@ -212,7 +235,8 @@ impl Path {
             due.then_some(rail.retry_at)
         };
         let rails = self.rails.iter().filter_map(|rail| rail.deadline().or_else(|| retry(rail)));
-        rails.chain([self.deadline]).min().unwrap_or(Instant::FAR)
+        let next = rails.chain([self.deadline, self.owed()]).min().unwrap_or(Instant::FAR);
+        next.max(self.look_at)
     }
 
     /// Has devices tell of what is under way. True when something must be looked at once more.
@@ -271,7 +295,7 @@ impl Path {
         let Some(outgoing) = self.outbox.get(share.write) else { return };
         let local = ctx.memory.table(&outgoing.write.table);
         let rail = &mut self.rails[rail];
-        let begun = local.is_ok_and(|local| rail.begin(share, outgoing, &local));
+        let begun = local.is_ok_and(|local| rail.begin(ctx.now, share, outgoing, &local));
         if !begun {
             self.ended.push((share, Err(WriteError::Refused(Refusal::OutOfGrant))));
             return;
@@ -306,10 +330,16 @@ impl Path {
     /// Takes the shares that a rail did not finish, when nothing of them can be under way.
     fn take_over(&mut self, rail: usize, ctx: &mut Context<'_>) {
         let mut hopeless = None;
+        let stalled = self.rails[rail].has_stalled();
         for (share, status) in self.rails[rail].release() {
             ctx.stats.reposted += 1;
-            if status != FLUSHED && self.outbox.blame(share.write) > MAX_FAILURES {
-                hopeless = Some(PathError::Device(status as i32));
+            let (failures, reason) = match (status, stalled) {
+                (FLUSHED, false) => (0, PathError::Timeout),
+                (FLUSHED, true) => (STALL, PathError::Timeout),
+                (status, _) => (1, PathError::Device(status as i32)),
+            };
+            if self.outbox.blame(share.write, failures) > MAX_FAILURES {
+                hopeless = Some(reason);
             }
             self.stranded.push_back(share);
         }

@@ -6,6 +6,9 @@
 //! the pair is destroyed and the peer told (`Gone`). Only when the peer's pair is gone as well can
 //! no packet of it be under way any more; then its unfinished shares are given to others.
 //!
+//! A rail whose device says nothing for too long of requests that it was given has failed as well
+//! (`ETIMEDOUT`): what makes no progress must not look like what does.
+//!
 //! Invariant: a share that the rail was given is in exactly one place: `line` or `held`, until it
 //! is handed to `ended` or taken by [`Rail::release`].
 #![forbid(unsafe_code)]
@@ -18,9 +21,10 @@ use std::time::Duration;
 use transport_core::Instant;
 use transport_core::fabric::{PathError, Refusal, WriteError};
 
+use crate::VerbsConfig;
 use crate::address::RailPlan;
 use crate::cut::Grain;
-use crate::line::{GATHER, Line, MARKER};
+use crate::line::{GATHER, Line, MARKER, SILENCE};
 use crate::memory::LocalTable;
 use crate::nic::{Nic, Port};
 use crate::outbox::{Outbox, Outgoing, Share};
@@ -44,11 +48,15 @@ pub(crate) struct Rail {
     state: State,
     /// Whether the peer's pair of this life is gone.
     gone: bool,
+    /// When ours was.
+    down_at: Instant,
     /// Shares that this rail did not finish, and the status of the request that failed.
     held: Vec<(Share, u32)>,
     /// When to try again, if down and ours to try.
     pub(crate) retry_at: Instant,
     pause: Duration,
+    /// How long device and peer may say nothing.
+    stall: Duration,
     /// Why it failed last: a work completion's status or an errno.
     pub(crate) error: i32,
 }
@@ -70,6 +78,8 @@ struct Live {
     line: Line,
     drained: bool,
     armed: Option<u64>,
+    /// When the device last reported something, or was given something after it had nothing.
+    since: Instant,
 }
 
 /// What a rail's work needs from outside.
@@ -84,7 +94,7 @@ pub(crate) struct Work<'a> {
 pub(crate) type Ended = (Share, Result<(), WriteError>);
 
 impl Rail {
-    pub(crate) fn new(plan: &RailPlan, dialler: bool, pause: Duration) -> Self {
+    pub(crate) fn new(plan: &RailPlan, dialler: bool, config: &VerbsConfig) -> Self {
         let (d, a) = (usize::from(plan.dialler), usize::from(plan.acceptor));
         let (ours, theirs) = if dialler { (d, a) } else { (a, d) };
         Self {
@@ -94,9 +104,11 @@ impl Rail {
             life: 0,
             state: State::Down,
             gone: true,
+            down_at: Instant::ZERO,
             held: Vec::new(),
             retry_at: Instant::ZERO,
-            pause,
+            pause: config.rail_retry_first,
+            stall: config.stall_timeout,
             error: 0,
         }
     }
@@ -135,12 +147,24 @@ impl Rail {
         self.live().map_or(0, |live| live.line.tally.next())
     }
 
-    /// When draining must be over.
+    /// When it must have got further: drained, or heard from its device.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match self.state {
-            State::Draining(_, deadline) => Some(deadline),
+        match &self.state {
+            State::Draining(_, deadline) => Some(*deadline),
+            State::Up(live) if !live.line.is_idle() => Some(live.since + self.stall),
             _ => None,
         }
+    }
+
+    /// When the peer's pair must be gone: its word is what unfinished shares wait for.
+    pub(crate) fn owed(&self) -> Option<Instant> {
+        let owed = self.is_down() && !self.gone && !self.held.is_empty();
+        owed.then(|| self.down_at + self.stall)
+    }
+
+    /// Whether it failed because its device said nothing.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.error == libc::ETIMEDOUT
     }
 
     fn live(&self) -> Option<&Live> {
@@ -236,8 +260,13 @@ impl Rail {
             Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
             result => ended.push((share, result.map_err(|_| refused()))),
         });
+        if came > 0 {
+            live.since = now;
+        }
         if let Some(status) = failed {
             self.fail(status as i32, now);
+        } else if self.is_up() && self.deadline().is_some_and(|deadline| now >= deadline) {
+            self.fail(libc::ETIMEDOUT, now);
         }
         came > 0
     }
@@ -256,7 +285,7 @@ impl Rail {
             Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
             result => ended.push((share, result.map_err(|_| refused()))),
         });
-        self.state = State::Down;
+        (self.state, self.down_at) = (State::Down, now);
         Some(number)
     }
 
@@ -273,9 +302,18 @@ impl Rail {
 
     /// Begins to post a share. False when the peer has no such memory, or the table is not
     /// registered at our device.
-    pub(crate) fn begin(&mut self, share: Share, outgoing: &Outgoing, local: &LocalTable) -> bool {
+    pub(crate) fn begin(
+        &mut self,
+        now: Instant,
+        share: Share,
+        outgoing: &Outgoing,
+        local: &LocalTable,
+    ) -> bool {
         let theirs = self.theirs;
         let Some(live) = self.live_mut() else { return false };
+        if live.line.is_idle() {
+            live.since = now;
+        }
         live.line.begin(share, outgoing, local, theirs)
     }
 
@@ -337,14 +375,13 @@ impl Live {
         if (pair.inline() as usize) < Chain::INLINE {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let message = port.max_message.clamp(4096, 1 << 30);
+        let message = port.max_message.clamp(4096, SILENCE);
         let grain = Grain { device: port.nic, message, gather: gather as usize };
         let line = Line::new(depth, grain, Some(Staging::new(&nic.domain)?));
-        // Any number will do that differs from life to life.
-        // Numbers of queue pairs are used again: packets of the last one under this number must not
-        // look like the next ones of this.
+        // Random, because numbers of queue pairs are used again: packets of the last pair that had
+        // this one must not look like the next of this.
         let psn = RandomState::new().hash_one(pair.number()) as u32 & 0xff_ffff;
-        Ok(Self { pair, sent, psn, line, drained: false, armed: None })
+        Ok(Self { pair, sent, psn, line, drained: false, armed: None, since: Instant::ZERO })
     }
 
     /// Moves the pair to the error state. False when it will report nothing.

@@ -20,6 +20,7 @@
 //! arithmetic on them overflows, whatever the peer has sent.
 #![forbid(unsafe_code)]
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use transport_core::memory::{BufferShape, CacheTables, MAX_BUFFERS};
@@ -195,14 +196,15 @@ impl<'a> Target<'a> {
         items.iter().all(|item| *item < self.part.items)
     }
 
-    /// The address of a byte of a buffer's region, its key, and how many bytes from there on it is
-    /// good for; `None` when there is no such byte.
-    pub(crate) fn reach(&self, buffer: usize, offset: u64) -> Option<(u64, u32, u64)> {
+    /// Where a buffer's region begins, the key for the byte at `offset` in it, and the offsets that
+    /// it is good for; `None` when there is no such byte.
+    pub(crate) fn reach(&self, buffer: usize, offset: u64) -> Option<(u64, u32, Range<u64>)> {
         let region = &self.tables.regions[usize::from(*self.part.regions.get(buffer)?)];
-        let (shift, piece) = (self.tables.shift, 1 << self.tables.shift);
-        let key = region.keys.get(self.port)?.get((offset >> shift) as usize)?;
-        let good = (piece - (offset & (piece - 1))).min(region.len.checked_sub(offset)?);
-        Some((region.start + offset, *key, good))
+        let piece = offset >> self.tables.shift;
+        let key = region.keys.get(self.port)?.get(piece as usize)?;
+        let first = piece << self.tables.shift;
+        let good = first..first.saturating_add(1 << self.tables.shift).min(region.len);
+        good.contains(&offset).then_some((region.start, *key, good))
     }
 }
 
@@ -228,8 +230,8 @@ mod tests {
         let shape = BufferShape::dense(0, 4096);
         let tables = RemoteTables::decode(&table(shape, 300, 3 << 20), 1).unwrap();
         let target = tables.target(Part::Kv, 0).unwrap();
-        assert_eq!(target.reach(0, 4096), Some((0x10_1000, 70, (1 << 20) - 4096)));
-        assert_eq!(target.reach(0, 2 << 20), Some((0x30_0000, 72, 1 << 20)));
+        assert_eq!(target.reach(0, 4096), Some((0x10_0000, 70, 0..1 << 20)));
+        assert_eq!(target.reach(0, 2 << 20), Some((0x10_0000, 72, 2 << 20..3 << 20)));
         assert_eq!(target.reach(0, 3 << 20), None);
         assert!(target.has(&[0, 299]) && !target.has(&[300]));
     }

@@ -32,7 +32,10 @@ impl Verbs {
         let listen = Some("127.0.0.1:0".parse().unwrap());
         let link = TcpConfig { listen, ..TcpConfig::default() };
         let ports = self.ports[index.min(1)].iter().map(|port| port.to_string()).collect();
-        VerbsEndpoint::new(VerbsConfig { ports, link, ..VerbsConfig::default() }).unwrap()
+        // The machine is emulated: its devices may be given no time for a while.
+        let stall_timeout = self.patience();
+        VerbsEndpoint::new(VerbsConfig { ports, link, stall_timeout, ..VerbsConfig::default() })
+            .unwrap()
     }
 }
 

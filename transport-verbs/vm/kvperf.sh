@@ -17,9 +17,23 @@ verified() {
     esac
 }
 
+# raw RDMA_PORTS WORKLOAD...: the bare fabric between two processes.
+raw() {
+    local ports=$1 workload line
+    shift
+    for workload; do
+        line=$("$kvperf" raw --fabric verbs --rdma-ports "$ports" --workload "$workload" --iters 3)
+        printf '%s: %s\n' "$ports" "$line"
+        case $line in *'"verified":true'*) ;; *) exit 1 ;; esac
+    done
+}
+
 "$kvperf" devices
 verified rxc --model "$models/tiny-hybrid.json" --requests 5
 verified rxa,rxb --model "$models/tiny-hybrid.json" --requests 5
 verified rxa --model "$models/tiny-hybrid.json" --requests 5 --prefill-tp 4 --decode-tp 2
 verified rxc --model "$models/tiny-hybrid.json" --requests 5 --prefill-tp 2 --decode-tp 4 --prefill-pp 2
 verified rxc --model "$models/tiny-latent.json" --requests 5 --prefill-tp 4 --prefill-cp 2
+# Small scattered pages, one there and back, layer by layer.
+raw rxc W2 W3
+raw rxa,rxb W4

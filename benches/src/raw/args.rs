@@ -9,6 +9,7 @@ use thiserror::Error;
 use transport_tcp::SameHost;
 
 use super::work::Workload;
+use crate::args::Fabric;
 
 /// Arguments of `raw`.
 #[derive(Args, Clone, Debug)]
@@ -24,6 +25,9 @@ pub struct RawArgs {
     /// How to move it
     #[arg(long, value_enum, default_value_t = FabricName::Auto)]
     pub fabric: FabricName,
+    /// RDMA ports to use, like `mlx5_0:1,mlx5_1` [default: all that can be used]
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    pub rdma_ports: Vec<String>,
     /// Whose memory the sender's pages are
     #[arg(long, value_enum, default_value_t = Memory::Own)]
     pub memory: Memory,
@@ -152,6 +156,8 @@ pub enum FabricName {
     Auto,
     /// Over TCP, also within a host
     Tcp,
+    /// Over RDMA
+    Verbs,
     /// No transport: bare sockets between the two processes, `writev` from the pages and `readv` into
     /// them. A limit to set others beside
     BareTcp,
@@ -166,18 +172,32 @@ impl FabricName {
             Self::Auto => "ours-auto",
             Self::Local => "ours-local",
             Self::Tcp => "ours-tcp",
+            Self::Verbs => "ours-verbs",
             Self::BareTcp => "bare-tcp",
             Self::Memcpy => "memcpy",
         }
     }
 
-    /// What the endpoint does within a host.
+    /// What carries messages and bytes, where it is a transport.
+    pub const fn endpoint(self) -> Fabric {
+        match self {
+            Self::Verbs => Fabric::Verbs,
+            _ => Fabric::Tcp,
+        }
+    }
+
+    /// What a TCP endpoint does within a host.
     pub const fn same_host(self) -> SameHost {
         match self {
             Self::Auto => SameHost::Upgrade,
             Self::Local => SameHost::Require,
-            Self::Tcp | Self::BareTcp | Self::Memcpy => SameHost::Never,
+            _ => SameHost::Never,
         }
+    }
+
+    /// Whether another process reads what is sent, and must be shown it.
+    pub const fn shows(self) -> bool {
+        matches!(self, Self::Auto | Self::Local)
     }
 }
 

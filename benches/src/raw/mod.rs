@@ -41,6 +41,8 @@ use measure::Measured;
 use report::Line;
 use work::Workload;
 
+use crate::endpoint::NoEndpoint;
+
 /// Why a measurement could not be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -53,6 +55,9 @@ pub enum RawError {
         /// What the system said.
         source: io::Error,
     },
+    /// There is no RDMA here, or none in this program.
+    #[error("RDMA: {0}")]
+    NoRdma(String),
     /// The endpoint did not serve a call.
     #[error("fabric: {0}")]
     Fabric(#[from] FabricError),
@@ -71,6 +76,15 @@ pub enum RawError {
     /// The other process said what this version does not know.
     #[error("the other process is of another version")]
     Version,
+}
+
+impl From<NoEndpoint> for RawError {
+    fn from(why: NoEndpoint) -> Self {
+        match why {
+            NoEndpoint::Port(source) => Self::io("opening the port")(source),
+            NoEndpoint::NoRdma(why) => Self::NoRdma(why),
+        }
+    }
 }
 
 impl RawError {

@@ -10,14 +10,15 @@ use transport_core::Instant;
 use transport_core::fabric::{Fabric, FabricEvent, PathError, PeerId, Write, WriteId};
 use transport_core::link::{Endpoint, Link, LinkEvent};
 use transport_core::transfer::{ArrivalGate, Grant, GrantId, Manifest, Part, Report};
-use transport_tcp::{TcpConfig, TcpEndpoint};
+use transport_tcp::{Park, TcpConfig};
 
 use super::RawError;
-use super::args::{FabricName, Memory, RawArgs};
+use super::args::{Memory, RawArgs};
 use super::measure::Measured;
 use super::pool::Pool;
 use super::work::Workload;
 use crate::cpu;
+use crate::endpoint::AnyEndpoint;
 
 /// Longest sleep; whatever ends it earlier rings.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -43,7 +44,7 @@ pub(super) enum Message {
 
 /// One side.
 pub(super) struct Side {
-    pub(super) endpoint: TcpEndpoint,
+    pub(super) endpoint: AnyEndpoint,
     pub(super) pool: Pool,
     peer: PeerId,
     inbox: VecDeque<Message>,
@@ -76,9 +77,9 @@ impl Side {
             same_host: args.fabric.same_host(),
             ..TcpConfig::default()
         };
-        let mut endpoint = TcpEndpoint::new(config).map_err(RawError::io("opening the port"))?;
+        let mut endpoint = AnyEndpoint::new(args.fabric.endpoint(), config, &args.rdma_ports)?;
         let sends = dial.is_some() || work.is_ping_pong();
-        let shown = sends && args.memory == Memory::Own && args.fabric != FabricName::Tcp;
+        let shown = sends && args.memory == Memory::Own && args.fabric.shows();
         let pool = Pool::new(work, shown)?;
         endpoint.bind(pool.tables.clone())?;
         let peer = dial.map(|address| endpoint.dial(address)).transpose();
@@ -119,7 +120,7 @@ impl Side {
                 return Ok(found);
             }
             if !self.turn()? {
-                self.endpoint.wait(PAUSE);
+                self.endpoint.park(PAUSE);
             }
         }
     }

@@ -23,7 +23,7 @@ pub fn text() -> Result<String, RunError> {
 /// Without RDMA in this program there is nothing to list.
 #[cfg(not(feature = "verbs"))]
 pub fn text() -> Result<String, RunError> {
-    Err(RunError::NoRdma(super::endpoint::NOT_BUILT.to_owned()))
+    Err(RunError::NoRdma(crate::endpoint::NOT_BUILT.to_owned()))
 }
 
 #[cfg(feature = "verbs")]

@@ -18,7 +18,6 @@ pub mod chaos;
 pub mod decode;
 pub mod devices;
 mod directory;
-mod endpoint;
 mod gather;
 pub mod link;
 pub mod loopback;
@@ -37,6 +36,7 @@ use transport_core::disagg::node::NodeError;
 use transport_core::disagg::trust::{KeyTooShort, SharedKey};
 
 use crate::args::HostPort;
+use crate::endpoint::NoEndpoint;
 use crate::workload::WorkloadError;
 
 /// Why a run could not be made. What goes wrong within one is in its report.
@@ -98,6 +98,15 @@ fn read_key(path: &Path) -> Result<SharedKey, RunError> {
 fn resolve(hosts: &[HostPort]) -> Result<Vec<SocketAddr>, RunError> {
     let first = |host: &HostPort| Ok(host.resolve()?[0]);
     hosts.iter().map(first).collect::<io::Result<_>>().map_err(RunError::io("looking up a host"))
+}
+
+impl From<NoEndpoint> for RunError {
+    fn from(why: NoEndpoint) -> Self {
+        match why {
+            NoEndpoint::Port(source) => Self::io("cannot open the port")(source),
+            NoEndpoint::NoRdma(why) => Self::NoRdma(why),
+        }
+    }
 }
 
 impl RunError {

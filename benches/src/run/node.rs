@@ -23,10 +23,10 @@ use transport_tcp::{Driver, Park, Targets, TcpConfig};
 
 use super::cache::{Cache, RankCache, counterparts, other};
 use super::directory::{Found, in_directory};
-use super::endpoint::AnyEndpoint;
 use super::side::{RankNode, Side};
 use super::{RunError, read_key};
 use crate::args::{self, RunArgs};
+use crate::endpoint::AnyEndpoint;
 use crate::workload::Workload;
 
 /// How often a side looks in the directory whether the other has moved.
@@ -145,7 +145,8 @@ impl Common<'_> {
         // 0 lets the endpoint choose.
         let lanes = self.args.transfer.lanes.unwrap_or(0);
         let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
-        let mut endpoint = AnyEndpoint::new(tcp, &self.args.transfer)?;
+        let transfer = &self.args.transfer;
+        let mut endpoint = AnyEndpoint::new(transfer.fabric, tcp, &transfer.rdma_ports)?;
         if let Meet::Dial(addresses) = meet {
             for address in self.addresses(addresses, rank)? {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;

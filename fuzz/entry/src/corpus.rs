@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use crate::{TARGETS, seeds};
+use crate::seeds;
 
 /// The target's folder.
 pub fn folder(target: &str) -> PathBuf {
@@ -32,11 +32,9 @@ pub fn read(target: &str) -> io::Result<Vec<Vec<u8>>> {
 ///
 /// What the operating system says.
 pub fn write() -> io::Result<usize> {
-    for target in TARGETS {
-        fs::create_dir_all(folder(target.name))?;
-    }
     let seeds = seeds::all();
     for seed in &seeds {
+        fs::create_dir_all(folder(seed.target))?;
         fs::write(folder(seed.target).join(&seed.name), &seed.bytes)?;
     }
     Ok(seeds.len())
@@ -45,6 +43,7 @@ pub fn write() -> io::Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TARGETS;
     use std::collections::HashSet;
 
     #[test]

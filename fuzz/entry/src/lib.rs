@@ -28,6 +28,8 @@ pub use topology::topology;
 pub use transport_tcp::fuzzing::{
     address, bodies, etcd, lane, link, nearby, preface, proof, query, requests,
 };
+#[cfg(feature = "verbs")]
+pub use transport_verbs::fuzzing::{verbs_address, verbs_control, verbs_news, verbs_tables};
 pub use wire::{aux, wire};
 
 /// Something that takes bytes from outside.
@@ -39,8 +41,11 @@ pub struct Target {
     pub run: fn(&[u8]),
 }
 
-/// All of them.
-pub const TARGETS: [Target; 16] = [
+/// Targets of transport-verbs, which needs system packages to be built.
+const VERBS: usize = if cfg!(feature = "verbs") { 4 } else { 0 };
+
+/// All of them; those of transport-verbs with the feature `verbs` only.
+pub const TARGETS: [Target; 16 + VERBS] = [
     Target { name: "address", run: address },
     Target { name: "aux", run: aux },
     Target { name: "bodies", run: bodies },
@@ -57,6 +62,14 @@ pub const TARGETS: [Target; 16] = [
     Target { name: "topology", run: topology },
     Target { name: "trace", run: trace },
     Target { name: "wire", run: wire },
+    #[cfg(feature = "verbs")]
+    Target { name: "verbs_address", run: verbs_address },
+    #[cfg(feature = "verbs")]
+    Target { name: "verbs_control", run: verbs_control },
+    #[cfg(feature = "verbs")]
+    Target { name: "verbs_news", run: verbs_news },
+    #[cfg(feature = "verbs")]
+    Target { name: "verbs_tables", run: verbs_tables },
 ];
 
 /// The target of that name.

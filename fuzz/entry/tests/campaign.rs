@@ -5,20 +5,25 @@ use fuzz_entry::{TARGETS, corpus, target};
 
 /// A test for each target, so that they run beside each other and fail by name.
 macro_rules! targets {
-    ($($name:ident)*) => {
+    ($names:ident = $($name:ident)*) => {
         $(#[test]
         fn $name() {
             run(stringify!($name));
         })*
 
-        const NAMES: &[&str] = &[$(stringify!($name)),*];
+        const $names: &[&str] = &[$(stringify!($name)),*];
     };
 }
 
-targets! {
+targets! { NAMES =
     address aux bodies config directory etcd lane link nearby preface proof query requests topology trace
     wire
 }
+
+#[cfg(feature = "verbs")]
+targets! { VERBS = verbs_address verbs_control verbs_news verbs_tables }
+#[cfg(not(feature = "verbs"))]
+const VERBS: &[&str] = &[];
 
 fn run(name: &str) {
     let corpus = corpus::read(name).unwrap();
@@ -29,9 +34,10 @@ fn run(name: &str) {
 
 #[test]
 fn every_target_is_run_here_and_by_cargo_fuzz() {
-    assert_eq!(TARGETS.map(|target| target.name), NAMES);
+    let names = [NAMES, VERBS].concat();
+    assert_eq!(TARGETS.map(|target| target.name)[..], names);
     let manifest = include_str!("../../Cargo.toml");
-    for name in NAMES {
+    for name in names {
         assert!(manifest.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
         let file = format!("{}/../fuzz_targets/{name}.rs", env!("CARGO_MANIFEST_DIR"));
         let text = std::fs::read_to_string(file).unwrap();

@@ -36,6 +36,9 @@ pub(super) struct Delivery {
     bytes: u64,
     pub(super) expect: Expect,
     pub(super) arrived: bool,
+    /// Whether its path has ended at the target, which says nothing of it any more; also when
+    /// there is a new path since.
+    cut: bool,
     pub(super) result: Option<Result<(), WriteError>>,
 }
 
@@ -55,6 +58,7 @@ impl Delivery {
             bytes: write.bytes(),
             expect: to,
             arrived: false,
+            cut: false,
             result: None,
         }
     }
@@ -113,9 +117,13 @@ impl Witness {
     fn arrived(&mut self, at: usize, name: (GrantId, Part, u32), bytes: u64) {
         let (grant, part, sequence) = name;
         let named = |d: &Delivery| d.to == at && d.is_named(grant, part, sequence);
-        let Some(index) = self.deliveries.iter().position(|d| named(d) && !d.arrived) else {
-            let posted = self.deliveries.iter().any(named);
-            let what = if posted { "arrived twice" } else { "arrived, but was never posted" };
+        let awaited = |d: &Delivery| named(d) && !d.arrived && !d.cut;
+        let Some(index) = self.deliveries.iter().position(awaited) else {
+            let what = match self.deliveries.iter().rfind(|d| named(d)) {
+                None => "arrived, but was never posted",
+                Some(posted) if posted.cut => "arrived after its path went down",
+                Some(_) => "arrived twice",
+            };
             self.fail(format_args!("endpoint {at}: {name:?} {what}"));
         };
         let delivery = self.deliveries[index].clone();
@@ -124,9 +132,6 @@ impl Witness {
         }
         if bytes != delivery.bytes {
             self.fail(format_args!("{bytes} bytes arrived instead of {}", delivery.bytes));
-        }
-        if self.went_down((at, delivery.from)) {
-            self.fail(format_args!("an arrival after its path went down: {delivery:?}"));
         }
         self.must_hold(&delivery, "arrived");
         self.deliveries[index].arrived = true;
@@ -173,6 +178,8 @@ impl Witness {
         if let Some(delivery) = self.deliveries.iter().find(open) {
             self.fail(format_args!("the path went down before its writes were over: {delivery:?}"));
         }
+        let cut = |d: &&mut Delivery| (d.to, d.from) == end && !d.arrived;
+        self.deliveries.iter_mut().filter(cut).for_each(|delivery| delivery.cut = true);
     }
 
     fn went_down(&self, end: End) -> bool {
@@ -209,7 +216,7 @@ impl Witness {
 
     /// Takes note of a write that is about to be posted. What it reads must be written by no other,
     /// or nobody could say what it brings.
-    pub(super) fn posted(&mut self, delivery: Delivery) {
+    pub(super) fn posted(&mut self, mut delivery: Delivery) {
         let mixed = |a: &Delivery, b: &Delivery| {
             let read = |item| a.pairs.iter().any(|(from, _)| *from == item);
             a.from == b.to && a.part == b.part && b.pairs.iter().any(|(_, to)| read(*to))
@@ -217,6 +224,7 @@ impl Witness {
         let mut others = self.deliveries.iter();
         let mixed = others.any(|other| mixed(&delivery, other) || mixed(other, &delivery));
         assert!(!mixed, "the check {} reads what it writes", self.check);
+        delivery.cut = self.went_down((delivery.to, delivery.from));
         self.deliveries.push(delivery);
     }
 
@@ -227,8 +235,7 @@ impl Witness {
 
     fn is_over(&self, delivery: &Delivery) -> bool {
         let completed = delivery.result.is_some() || self.dead.contains(&delivery.from);
-        let end = (delivery.to, delivery.from);
-        let lost = self.dead.contains(&delivery.to) || self.went_down(end);
+        let lost = self.dead.contains(&delivery.to) || delivery.cut;
         completed && (delivery.arrived || lost || delivery.result != Some(Ok(())))
     }
 
@@ -268,5 +275,84 @@ fn may_end(expect: Expect, result: Result<(), WriteError>) -> bool {
         Expect::LandsOrCancelled => matches!(result, Ok(()) | Err(WriteError::Cancelled)),
         Expect::Refused(refusal) => result == Err(WriteError::Refused(refusal)),
         Expect::Any => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::sync::Arc;
+    use alloc::vec;
+
+    use super::super::memory::Geometry;
+    use super::*;
+    use crate::fabric::PeerId;
+    use crate::transfer::Grant;
+
+    const GRANT: GrantId = GrantId { slot: 1, generation: 1 };
+
+    /// Two endpoints, and a write of nothing from the second to the first, posted on their path.
+    fn posted() -> Witness {
+        let mut allocate = |len| crate::memory::MemoryRegion::allocate(len).unwrap();
+        let mut memory = |seed| Memory::new(&Geometry::pages(2, 8), seed, &mut allocate);
+        let mut witness = Witness::new("a test of its witness", vec![memory(1), memory(2)]);
+        witness.may_go_down = true;
+        up(&mut witness);
+        let table = Arc::clone(witness.memories[1].tables.table(Part::Kv).unwrap());
+        let kv: Arc<[u32]> = Arc::new([]);
+        let grant = Grant { id: GRANT, tag: 1, kv: Arc::clone(&kv), aux: [0], state: [].into() };
+        let (id, grant, peer) = (WriteId(7), Arc::new(grant), PeerId(0));
+        let (part, buffers, items) = (Part::Kv, 0..1, kv);
+        let write = Write { id, peer, grant, part, sequence: 0, first: 0, buffers, table, items };
+        witness.posted(Delivery::new((1, 0), &write, &[], Expect::Any));
+        witness
+    }
+
+    fn up(witness: &mut Witness) {
+        for end in [0, 1] {
+            witness.see(end, FabricEvent::PathUp { peer: PeerId(0) }, Some(1 - end));
+        }
+    }
+
+    /// The write lands, and the path ends before the target's fabric has told of that.
+    fn end_before_the_arrival(witness: &mut Witness) {
+        witness.see(1, FabricEvent::Completed { write: WriteId(7), result: Ok(()) }, None);
+        for (end, reason) in [(0, PathError::ClosedHere), (1, PathError::ClosedByPeer)] {
+            let down = FabricEvent::PathDown { peer: PeerId(0), reason };
+            witness.see(end, down, Some(1 - end));
+        }
+    }
+
+    fn arrive(witness: &mut Witness) {
+        let (grant, part) = (GRANT, Part::Kv);
+        witness.see(0, FabricEvent::Arrived { grant, part, sequence: 0, bytes: 0 }, None);
+    }
+
+    #[test]
+    fn an_arrival_is_awaited_until_its_path_ends_and_not_on_the_next() {
+        let mut witness = posted();
+        witness.see(1, FabricEvent::Completed { write: WriteId(7), result: Ok(()) }, None);
+        assert!(!witness.is_settled(), "it has landed, and the target must hear that");
+        let mut witness = posted();
+        end_before_the_arrival(&mut witness);
+        assert!(witness.is_settled());
+        up(&mut witness);
+        assert!(witness.is_settled(), "a new path does not bring back what the old one left out");
+    }
+
+    #[test]
+    #[should_panic(expected = "arrived after its path went down")]
+    fn an_arrival_of_the_old_path_on_the_new_one_is_a_failure() {
+        let mut witness = posted();
+        end_before_the_arrival(&mut witness);
+        up(&mut witness);
+        arrive(&mut witness);
+    }
+
+    #[test]
+    #[should_panic(expected = "arrived twice")]
+    fn a_second_arrival_is_a_failure() {
+        let mut witness = posted();
+        arrive(&mut witness);
+        arrive(&mut witness);
     }
 }

@@ -218,26 +218,48 @@ impl Iterator for Segments<'_> {
         let buffer = self.buffers.start;
         let (here, there) = (&self.local.shapes[buffer], &self.remote.shapes[buffer]);
         let (from, to) = (self.local.items[self.index], self.remote.items[self.index]);
+        // A peer may claim that an item is longer than its stride.
+        let dense = |shape: &BufferShape| shape.is_dense() && shape.run_bytes == shape.item_bytes;
+        if dense(here) && dense(there) {
+            return Some(self.next_dense((here, from), (there, to)));
+        }
         let local = here.item(from) + self.from.offset();
         let remote = there.item(to) + self.to.offset();
-        let mut len = (here.run_bytes - self.from.run_done).min(there.run_bytes - self.to.run_done);
+        let len = (here.run_bytes - self.from.run_done).min(there.run_bytes - self.to.run_done);
         let over = self.from.advance(here, len);
         // Items are equally long on both sides, so both are over or neither is.
         if self.to.advance(there, len) && over {
-            self.index += 1;
-            if here.is_dense() && there.is_dense() {
-                let (rest, others) =
-                    (&self.local.items[self.index..], &self.remote.items[self.index..]);
-                let run = neighbours(from, rest).min(neighbours(to, others));
-                len += run as u64 * here.item_bytes;
-                self.index += run;
-            }
-            if self.index == self.local.items.len() {
-                self.index = 0;
-                self.buffers.start += 1;
-            }
+            self.skip(1);
         }
         Some(Segment { buffer, local, remote, len })
+    }
+}
+
+impl Segments<'_> {
+    /// Whole items, as many as are neighbours on both sides. Most caches are dense, and a fabric plans
+    /// each of their pages: so this does as little as it can.
+    #[inline]
+    fn next_dense(
+        &mut self,
+        (here, from): (&BufferShape, u32),
+        (there, to): (&BufferShape, u32),
+    ) -> Segment {
+        let (buffer, next) = (self.buffers.start, self.index + 1);
+        let (rest, others) = (&self.local.items[next..], &self.remote.items[next..]);
+        let items = 1 + pairs_of_neighbours((from, rest), (to, others));
+        self.skip(items);
+        let (local, remote) = (here.item(from), there.item(to));
+        Segment { buffer, local, remote, len: items as u64 * here.item_bytes }
+    }
+
+    /// Goes on by so many items.
+    #[inline]
+    fn skip(&mut self, items: usize) {
+        self.index += items;
+        if self.index == self.local.items.len() {
+            self.index = 0;
+            self.buffers.start += 1;
+        }
     }
 }
 
@@ -255,6 +277,18 @@ fn neighbours(first: u32, rest: &[u32]) -> usize {
         **item == expected
     };
     rest.iter().take_while(follows).count()
+}
+
+/// How many of two lists continue the item before them without a gap, pairwise: seldom any, and then
+/// one look at each must do.
+#[inline]
+fn pairs_of_neighbours((from, rest): (u32, &[u32]), (to, others): (u32, &[u32])) -> usize {
+    let (mut from, mut to) = (from, to);
+    let follow = |(a, b): &(&u32, &u32)| {
+        (from, to) = (from.wrapping_add(1), to.wrapping_add(1));
+        **a == from && **b == to
+    };
+    rest.iter().zip(others).take_while(follow).count()
 }
 
 #[cfg(test)]

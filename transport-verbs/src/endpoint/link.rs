@@ -23,6 +23,7 @@ impl Link for VerbsEndpoint {
         framed.clear();
         framed.push(if tail.is_empty() { kind::WHOLE } else { kind::HEAD });
         framed.extend_from_slice(head);
+        self.unread = true;
         self.links.send(peer, framed)?;
         self.links_due = true;
         if !tail.is_empty() {
@@ -49,6 +50,6 @@ impl Link for VerbsEndpoint {
     fn close(&mut self, peer: PeerId) {
         self.flush_all();
         self.links.close(peer);
-        self.links_due = true;
+        (self.links_due, self.unread) = (true, true);
     }
 }

@@ -11,9 +11,14 @@ impl VerbsEndpoint {
     /// Takes what links bring until there is something for the owner. True when something came.
     pub(super) fn pull(&mut self) -> bool {
         let mut moved = false;
+        if !self.unread {
+            return false;
+        }
         let mut message = std::mem::take(&mut self.message);
         while self.held.is_none() {
-            let Some(event) = self.links.receive(&mut message) else { break };
+            let event = self.links.receive(&mut message);
+            self.unread = event.is_some();
+            let Some(event) = event else { break };
             moved = true;
             self.link_event(event, &message);
         }
@@ -36,6 +41,7 @@ impl VerbsEndpoint {
                 if !known {
                     // No correct peer sends that: it is not of this fabric.
                     self.links.close(peer);
+                    self.unread = true;
                 }
             }
         }
@@ -170,6 +176,7 @@ impl VerbsEndpoint {
             }
         }
         self.links_due |= moved;
+        self.unread |= moved;
         moved
     }
 }

@@ -32,7 +32,7 @@ use std::task::Waker;
 use hashbrown::HashMap;
 use thiserror::Error;
 use transport_core::Instant;
-use transport_core::fabric::{FabricEvent, PeerId};
+use transport_core::fabric::{FabricEvent, PathError, PeerId};
 use transport_core::link::LinkEvent;
 use transport_core::memory::{CacheTables, MemoryRegion};
 use transport_core::transfer::GrantId;
@@ -89,13 +89,33 @@ pub struct VerbsEndpoint {
     links_due: bool,
     /// When they were looked at.
     links_seen: Instant,
-    /// The peers, while each gets its turn.
-    order: Vec<PeerId>,
+    /// Links may have something that was not taken.
+    unread: bool,
+    /// Paths that have ended in this turn.
+    ended: Vec<(PeerId, PathError)>,
     /// The time of the latest turn.
     now: Instant,
-    /// No path has anything to do before this, but what devices report.
-    next_timer: Instant,
 }
+
+/// What a path needs, from the endpoint's fields one by one, so that the path can be borrowed too.
+macro_rules! context {
+    ($endpoint:ident, $peer:expr, $known:ident) => {
+        crate::path::Context {
+            now: $endpoint.now,
+            peer: $peer,
+            config: &$endpoint.config,
+            nics: &$endpoint.nics,
+            ports: &$endpoint.ports,
+            memory: &mut $endpoint.memory,
+            pairs: &mut $endpoint.pairs,
+            out: &mut $known.out,
+            events: &mut $endpoint.events,
+            entries: &mut $endpoint.entries,
+            stats: &mut $endpoint.stats,
+        }
+    };
+}
+use context;
 
 /// What is known of a peer whose link is up, or was until its path has ended.
 #[derive(Debug, Default)]
@@ -144,6 +164,7 @@ impl VerbsEndpoint {
 
     /// Dials a peer, and dials it again whenever the link ends. See [`TcpEndpoint::dial`].
     pub fn dial(&mut self, address: SocketAddr) -> io::Result<PeerId> {
+        self.unread = true;
         self.links.dial(address)
     }
 
@@ -155,6 +176,7 @@ impl VerbsEndpoint {
     /// The links. Sending and receiving on them passes the fabric by: use this endpoint's own
     /// [`Link`](transport_core::link::Link).
     pub fn links_mut(&mut self) -> &mut TcpEndpoint {
+        self.unread = true;
         &mut self.links
     }
 
@@ -207,7 +229,8 @@ impl VerbsEndpoint {
     /// When the next turn is due even if nothing happens; [`Instant::FAR`] if there is no such
     /// moment. For owners that wait for [`AsFd`] themselves.
     pub fn next_deadline(&self) -> Instant {
-        self.next_timer.min(self.links.next_deadline())
+        let paths = self.peers.values().filter_map(|peer| peer.path.as_ref());
+        paths.map(Path::next_timer).fold(self.links.next_deadline(), Instant::min)
     }
 
     /// Does something with the path to a peer, if there is one. What it has to say is sent.
@@ -218,20 +241,7 @@ impl VerbsEndpoint {
     ) -> Option<R> {
         let known = self.peers.get_mut(&peer)?;
         let path = known.path.as_mut()?;
-        let mut ctx = Context {
-            now: self.now,
-            peer,
-            config: &self.config,
-            nics: &self.nics,
-            ports: &self.ports,
-            memory: &mut self.memory,
-            pairs: &mut self.pairs,
-            out: &mut known.out,
-            events: &mut self.events,
-            entries: &mut self.entries,
-            stats: &mut self.stats,
-        };
-        Some(act(path, &mut ctx))
+        Some(act(path, &mut context!(self, peer, known)))
     }
 }
 

@@ -51,9 +51,9 @@ impl VerbsEndpoint {
             turns: 0,
             links_due: true,
             links_seen: Instant::ZERO,
-            order: Vec::new(),
+            unread: true,
+            ended: Vec::new(),
             now: Instant::ZERO,
-            next_timer: Instant::FAR,
         })
     }
 }

@@ -7,7 +7,7 @@ use transport_core::fabric::{FabricEvent, PathError, PeerId};
 use transport_core::link::Endpoint;
 use transport_tcp::Park;
 
-use super::VerbsEndpoint;
+use super::{VerbsEndpoint, context};
 use crate::nic::News;
 use crate::sys::Notice;
 
@@ -32,6 +32,7 @@ impl Endpoint for VerbsEndpoint {
         if self.links_due || self.now - self.links_seen >= LINKS {
             self.links_seen = self.now;
             self.links_due = self.links.progress(now);
+            self.unread = true;
             moved |= self.links_due;
         }
         moved | self.pull()
@@ -104,26 +105,14 @@ impl VerbsEndpoint {
     /// Takes what devices report, and hands them what can be.
     fn work(&mut self) -> bool {
         let mut moved = self.take_news();
-        self.next_timer = Instant::FAR;
-        let mut peers = std::mem::take(&mut self.order);
-        peers.clear();
-        peers.extend(self.peers.keys().copied());
-        for peer in &peers {
-            moved |= self.turn_path(*peer);
+        for (peer, known) in &mut self.peers {
+            let Some(path) = &mut known.path else { continue };
+            let (stirred, ended) = path.turn(&mut context!(self, *peer, known));
+            moved |= stirred;
+            self.ended.extend(ended.map(|reason| (*peer, reason)));
         }
-        self.order = peers;
-        moved
-    }
-
-    fn turn_path(&mut self, peer: PeerId) -> bool {
-        let turned = self.with_path(peer, |path, ctx| {
-            let (moved, ended) = path.turn(ctx);
-            (moved, ended, path.next_timer())
-        });
-        let Some((moved, ended, timer)) = turned else { return false };
-        match ended {
-            Some(reason) => self.drop_path(peer, reason),
-            None => self.next_timer = self.next_timer.min(timer),
+        while let Some((peer, reason)) = self.ended.pop() {
+            self.drop_path(peer, reason);
         }
         moved
     }

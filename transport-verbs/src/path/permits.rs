@@ -101,23 +101,30 @@ impl Path {
         tables: u32,
     ) -> Result<(), PathError> {
         let tables = self.tables.get(&tables).ok_or(PathError::Protocol("a grant of no tables"))?;
+        let tables = Arc::clone(tables);
         if self.granted.len() >= MAX_GRANTED {
             return Err(PathError::Protocol("too many grants"));
         }
         self.refused.remove(&id);
-        self.asking = self.asking.filter(|asking| *asking != id);
-        self.granted.insert(id, Granted { tag, place, tables: Arc::clone(tables) });
+        self.answered(id);
+        self.granted.insert(id, Granted { tag, place, tables });
         Ok(())
     }
 
     /// The peer does not let us write, or no more; what has begun ends as it does.
     pub(crate) fn heard_refusal(&mut self, id: GrantId) {
         self.granted.remove(&id);
+        self.answered(id);
         if self.refused.len() >= MAX_REFUSED {
             // Who is forgotten is asked for again.
             self.refused.clear();
         }
         self.refused.insert(id);
+    }
+
+    /// The peer need not be asked for this grant any more.
+    fn answered(&mut self, id: GrantId) {
+        self.asking = self.asking.filter(|(asked, _)| *asked != id);
     }
 
     /// The peer asks for a grant of ours.
@@ -136,7 +143,8 @@ impl Path {
             if self.refused.contains(&id) {
                 return Some(Err(Refusal::NoGrant));
             }
-            if self.asking.replace(id) != Some(id) {
+            if self.asking.is_none_or(|(asked, _)| asked != id) {
+                self.asking = Some((id, ctx.now + ctx.config.stall_timeout));
                 ctx.send(&Control::Ask { epoch: self.epoch, id });
             }
             return None;

@@ -22,8 +22,9 @@ pub(crate) fn all() -> Vec<Seed> {
         vectors("vectors").into_iter().map(|(name, bytes)| (control_target(name), name, bytes));
     let tcp =
         vectors("tcp-vectors").into_iter().map(|(name, bytes)| (tcp_target(name), name, bytes));
+    let verbs = vectors("verbs-vectors").into_iter().map(|(name, bytes)| verbs_input(name, bytes));
     let made = [binary::seeds(), decisions::seeds(), text::seeds()].concat();
-    let all = control.chain(tcp).chain(made);
+    let all = control.chain(tcp).chain(verbs).chain(made);
     all.map(|(target, name, bytes)| Seed { target, name: name.to_owned(), bytes }).collect()
 }
 
@@ -32,6 +33,19 @@ type Made = (&'static str, &'static str, Vec<u8>);
 
 fn control_target(name: &str) -> &'static str {
     if name.starts_with("aux") { "aux" } else { "wire" }
+}
+
+/// Messages of the fabric begin behind the byte that says that they are such, tables behind the
+/// message's head.
+fn verbs_input(name: &'static str, bytes: Vec<u8>) -> Made {
+    let (target, skip) = match name {
+        _ if name.contains("address") => ("verbs_address", 0),
+        _ if name.contains("tables") => ("verbs_tables", 10),
+        _ if name.contains("rdma-short-") || name == "rdma-short" => ("verbs_news", 0),
+        _ if name.contains("record") => ("verbs_news", 0),
+        _ => ("verbs_control", 1),
+    };
+    (target, name, bytes[skip..].to_vec())
 }
 
 fn tcp_target(name: &str) -> &'static str {

@@ -177,10 +177,7 @@ fn a_peer_that_sends_garbage_loses_its_path_and_nothing_else_happens() {
     let nowhere = crate::control::Control::Ready { epoch, rail: 77, life: 1 };
     known.out.push_back(nowhere.encode());
     world.until("the path's end", |w| !w.target.is_up() && !w.source.is_up());
-    let reason = world.target.events.iter().rev().find_map(|event| match event {
-        transport_core::fabric::FabricEvent::PathDown { reason, .. } => Some(*reason),
-        _ => None,
-    });
+    let reason = world.target.down_reason();
     assert!(matches!(reason, Some(PathError::Protocol(_))), "{reason:?}");
     world.open_path();
 }

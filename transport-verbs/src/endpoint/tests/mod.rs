@@ -6,12 +6,14 @@
 mod faults;
 mod memory;
 mod rails;
+mod stalls;
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
 
 use transport_core::Instant;
-use transport_core::fabric::{Fabric, FabricEvent, PeerId, Write, WriteError, WriteId};
+use transport_core::fabric::{Fabric, FabricEvent, PathError, PeerId, Write, WriteError, WriteId};
 use transport_core::link::{Endpoint, Link, LinkEvent};
 use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
 use transport_core::transfer::{Grant, GrantId, Part};
@@ -21,6 +23,9 @@ use crate::{VerbsConfig, VerbsEndpoint};
 
 /// Nothing in these tests takes this long, on an emulated machine that is shared.
 const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A device of an emulated machine may be given no time for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const AUX: u64 = 256;
 
@@ -45,8 +50,16 @@ struct World {
 fn config(ports: &[&str]) -> VerbsConfig {
     let link = TcpConfig { listen: Some("127.0.0.1:0".parse().unwrap()), ..TcpConfig::default() };
     let ports = ports.iter().map(|port| port.to_string()).collect();
-    let path_timeout = Duration::from_secs(60);
-    VerbsConfig { ports, link, packet_timeout: 12, path_timeout, ..VerbsConfig::default() }
+    let (path_timeout, stall_timeout) = (PATIENCE, PATIENCE);
+    let packet_timeout = 12;
+    VerbsConfig {
+        ports,
+        link,
+        packet_timeout,
+        path_timeout,
+        stall_timeout,
+        ..VerbsConfig::default()
+    }
 }
 
 impl Node {
@@ -112,6 +125,14 @@ impl Node {
         all
     }
 
+    /// Why the path went down last.
+    fn down_reason(&self) -> Option<PathError> {
+        self.events.iter().rev().find_map(|event| match event {
+            FabricEvent::PathDown { reason, .. } => Some(*reason),
+            _ => None,
+        })
+    }
+
     fn is_up(&self) -> bool {
         let last = self.events.iter().rev().find_map(|event| match event {
             FabricEvent::PathUp { .. } => Some(true),
@@ -136,6 +157,12 @@ impl Node {
             items: items.into(),
         }
     }
+}
+
+/// Runs a command of the system, which must succeed.
+fn system(command: &str) {
+    let status = Command::new("sh").args(["-c", command]).status().unwrap();
+    assert!(status.success(), "{command}");
 }
 
 fn table(region: &MemoryRegion, item: u64, items: u32) -> PagedTable {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use thiserror::Error;
 use transport_core::Instant;
 use transport_core::fabric::{
     Fabric, FabricError, FabricEvent, PeerId, PostError, Revoked, Write, WriteId,
@@ -17,15 +18,24 @@ use transport_tcp::{Park, Targets, TcpConfig, TcpEndpoint};
 #[cfg(feature = "verbs")]
 use transport_verbs::{OpenError, VerbsConfig, VerbsEndpoint};
 
-use super::RunError;
-use crate::args::{self, TransferArgs};
+use crate::args::Fabric as Choice;
 
 /// Said when RDMA is asked for and not in this program.
 #[cfg(not(feature = "verbs"))]
-pub(super) const NOT_BUILT: &str = "this kvperf was built without it (cargo --features verbs)";
+pub(crate) const NOT_BUILT: &str = "this kvperf was built without it (cargo --features verbs)";
+
+/// Why there is no endpoint.
+#[derive(Debug, Error)]
+pub(crate) enum NoEndpoint {
+    #[error("cannot open the port: {0}")]
+    Port(#[from] io::Error),
+    /// There is no RDMA here, or none in this program.
+    #[error("RDMA: {0}")]
+    NoRdma(String),
+}
 
 /// An endpoint over any fabric.
-pub(super) enum AnyEndpoint {
+pub(crate) enum AnyEndpoint {
     Tcp(Box<TcpEndpoint>),
     #[cfg(feature = "verbs")]
     Verbs(Box<VerbsEndpoint>),
@@ -43,13 +53,18 @@ macro_rules! either {
 }
 
 impl AnyEndpoint {
-    /// Over RDMA or TCP, as `args` say. `link` is for links, and for TCP's lanes.
-    pub(super) fn new(link: TcpConfig, args: &TransferArgs) -> Result<Self, RunError> {
-        match args.fabric {
-            args::Fabric::Tcp => Self::tcp(link),
-            args::Fabric::Verbs => Self::verbs(link, args),
-            args::Fabric::Auto => match Self::verbs(link.clone(), args) {
-                Err(RunError::NoRdma(why)) => {
+    /// Over RDMA or TCP. `link` is for links, and for TCP's lanes; `ports` are the RDMA ports to
+    /// use, all if none are given.
+    pub(crate) fn new(
+        choice: Choice,
+        link: TcpConfig,
+        ports: &[String],
+    ) -> Result<Self, NoEndpoint> {
+        match choice {
+            Choice::Tcp => Self::tcp(link),
+            Choice::Verbs => Self::verbs(link, ports),
+            Choice::Auto => match Self::verbs(link.clone(), ports) {
+                Err(NoEndpoint::NoRdma(why)) => {
                     eprintln!("RDMA: {why}; this run goes over TCP");
                     Self::tcp(link)
                 }
@@ -58,32 +73,31 @@ impl AnyEndpoint {
         }
     }
 
-    fn tcp(link: TcpConfig) -> Result<Self, RunError> {
-        let endpoint = TcpEndpoint::new(link).map_err(RunError::io("cannot open the port"))?;
-        Ok(Self::Tcp(Box::new(endpoint)))
+    fn tcp(link: TcpConfig) -> Result<Self, NoEndpoint> {
+        Ok(Self::Tcp(Box::new(TcpEndpoint::new(link)?)))
     }
 
     #[cfg(feature = "verbs")]
-    fn verbs(link: TcpConfig, args: &TransferArgs) -> Result<Self, RunError> {
-        let ports = args.rdma_ports.clone();
-        match VerbsEndpoint::new(VerbsConfig { ports, link, ..VerbsConfig::default() }) {
+    fn verbs(link: TcpConfig, ports: &[String]) -> Result<Self, NoEndpoint> {
+        let (spin, ports) = (link.spin, ports.to_vec());
+        match VerbsEndpoint::new(VerbsConfig { ports, link, spin, ..VerbsConfig::default() }) {
             Ok(endpoint) => Ok(Self::Verbs(Box::new(endpoint))),
-            Err(OpenError::Link(error)) => Err(RunError::io("cannot open the port")(error)),
-            Err(why) => Err(RunError::NoRdma(why.to_string())),
+            Err(OpenError::Link(error)) => Err(error.into()),
+            Err(why) => Err(NoEndpoint::NoRdma(why.to_string())),
         }
     }
 
     #[cfg(not(feature = "verbs"))]
-    fn verbs(_: TcpConfig, _: &TransferArgs) -> Result<Self, RunError> {
-        Err(RunError::NoRdma(NOT_BUILT.to_owned()))
+    fn verbs(_: TcpConfig, _: &[String]) -> Result<Self, NoEndpoint> {
+        Err(NoEndpoint::NoRdma(NOT_BUILT.to_owned()))
     }
 
-    pub(super) fn local_addr(&self) -> Option<SocketAddr> {
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         either!(self, endpoint => endpoint.local_addr())
     }
 
     /// Whom it dials, to be told from other threads.
-    pub(super) fn targets(&self) -> Targets {
+    pub(crate) fn targets(&self) -> Targets {
         match self {
             Self::Tcp(endpoint) => endpoint.targets(),
             #[cfg(feature = "verbs")]
@@ -91,7 +105,7 @@ impl AnyEndpoint {
         }
     }
 
-    pub(super) fn dial(&mut self, address: SocketAddr) -> io::Result<PeerId> {
+    pub(crate) fn dial(&mut self, address: SocketAddr) -> io::Result<PeerId> {
         either!(self, endpoint => endpoint.dial(address))
     }
 }

@@ -1,0 +1,110 @@
+//! Wires that lose packets, and peers that say nothing: writes end all the same, with a reason.
+
+use std::time::{Duration, Instant as Clock};
+
+use transport_core::fabric::{Fabric, PathError, WriteError};
+
+use super::rails::transfer;
+use super::{World, config, system};
+use crate::VerbsConfig;
+
+/// Long beside everything that a working wire does here.
+const STALL: Duration = Duration::from_secs(4);
+
+fn impatient(ports: &[&str]) -> VerbsConfig {
+    VerbsConfig { stall_timeout: STALL, ..config(ports) }
+}
+
+/// The wire's ends do this to every packet, until dropped. The ports stay up.
+struct Wire;
+
+impl Wire {
+    fn that(does: &str) -> Self {
+        for end in ["va", "vb"] {
+            system(&format!("tc qdisc add dev {end} root netem {does}"));
+        }
+        Self
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        system("tc qdisc del dev va root; tc qdisc del dev vb root");
+    }
+}
+
+/// Packets that the device says it had to send again, and the like.
+fn counter(device: &str, name: &str) -> u64 {
+    let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/{name}");
+    std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_wire_that_loses_and_repeats_packets_loses_no_byte() {
+    let before = counter("rxa", "completer_retry_err") + counter("rxb", "out_of_seq_request");
+    let mut world = World::new(&["rxa"], &["rxb"], (64, 4096));
+    let wire = Wire::that("loss 1% duplicate 1%");
+    transfer(&mut world, 64, |_, _| {});
+    drop(wire);
+    let after = counter("rxa", "completer_retry_err") + counter("rxb", "out_of_seq_request");
+    assert!(after > before, "nothing was lost");
+    assert_eq!(world.source.endpoint.stats().rails_down, 0);
+}
+
+#[test]
+fn q2_a_write_over_a_wire_that_swallows_everything_ends_with_a_reason() {
+    let mut world = World::with(impatient(&["rxa"]), impatient(&["rxb"]), (64, 4096));
+    let grant = world.grant(1, (0..64).collect());
+    let wire = Wire::that("loss 100%");
+    let begun = Clock::now();
+    for id in 0..4 {
+        let write = world.source.write(id, &grant, id as u32 * 8, &[1, 2, 3]);
+        world.source.endpoint.post(write).unwrap();
+    }
+    world.settle(4);
+    let taken = begun.elapsed();
+    // It stalls, is opened again, stalls again: no third time.
+    assert!((2 * STALL..5 * STALL).contains(&taken), "{taken:?}");
+    for id in 0..4 {
+        let timeout = Some(Err(WriteError::Path(PathError::Timeout)));
+        assert_eq!(world.source.completed(id), timeout);
+    }
+    world.until("the path's end", |w| !w.source.is_up() && !w.target.is_up());
+    assert_eq!(world.source.down_reason(), Some(PathError::Timeout));
+    drop(wire);
+    world.open_path();
+    let grant = world.grant(1, (0..64).collect());
+    let write = world.source.write(9, &grant, 0, &[1, 2, 3]);
+    world.source.endpoint.post(write).unwrap();
+    world.settle(5);
+    assert_eq!(world.source.completed(9), Some(Ok(())), "the wire is mended");
+}
+
+#[test]
+fn writes_of_a_rail_that_swallows_everything_go_over_another() {
+    let (source, target) = (impatient(&["rxa", "rxc"]), impatient(&["rxb", "rxc"]));
+    let mut world = World::with(source, target, (64, 64 << 10));
+    let wire = Wire::that("loss 100%");
+    transfer(&mut world, 8, |_, _| {});
+    drop(wire);
+    let stats = world.source.endpoint.stats();
+    assert!(stats.rails_down > 0 && stats.reposted > 0, "{stats:?}");
+}
+
+#[test]
+fn a_peer_that_does_not_say_whether_a_write_is_granted_is_not_waited_for() {
+    let mut world = World::with(impatient(&["rxa"]), config(&["rxb"]), (64, 4096));
+    let grant = world.grant(1, (0..64).collect());
+    let write = world.source.write(1, &grant, 0, &[1, 2, 3]);
+    world.source.endpoint.post(write).unwrap();
+    // The peer's program has stopped; its system keeps the link.
+    let begun = Clock::now();
+    while world.source.completed(1).is_none() {
+        world.source.turn();
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(begun.elapsed() < 3 * STALL, "waited in vain");
+    }
+    let timeout = Some(Err(WriteError::Path(PathError::Timeout)));
+    assert_eq!(world.source.completed(1), timeout);
+    assert!(begun.elapsed() >= STALL);
+}
