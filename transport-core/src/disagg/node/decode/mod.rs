@@ -386,13 +386,15 @@ impl DecodeSide {
         event: impl FnOnce(&mut DecodeRoom, Instant, &mut Vec<Action>),
     ) -> bool {
         let Some(leg) = self.legs.get_mut(key) else { return false };
+        let before = leg.machine.state();
         event(&mut leg.machine, ctx.now, &mut self.actions);
-        self.act(ctx, key);
+        self.act(ctx, key, before);
         true
     }
 
-    /// Carries out a leg's actions in order; carrying one out may add others behind it.
-    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+    /// Carries out a leg's actions in order; carrying one out may add others behind it. `before` is its
+    /// state before the event.
+    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, before: RoomState) {
         let mut actions = core::mem::take(&mut self.actions);
         let mut next = 0;
         while let Some(action) = actions.get(next).copied() {
@@ -406,10 +408,12 @@ impl DecodeSide {
         self.actions = actions;
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Decode(key), &mut leg.armed, leg.machine.deadline());
-        let (room, peer, failure) = (leg.room, leg.peer, leg.machine.failure());
+        if leg.machine.state() == before {
+            return;
+        }
+        let (room, peer) = (leg.room, leg.peer);
         // A leg that drains says so before it has ended: the others would go on for nothing.
-        let news = |room: &&mut Room| room.together.failed().is_none();
-        if let (Some(cause), Some(_)) = (failure, self.rooms.get_mut(room).filter(news)) {
+        if let Some(cause) = leg.machine.failure() {
             self.outcomes.push_back(Outcome::Failed { room, peer, cause });
         }
         self.show(room);
@@ -445,11 +449,12 @@ impl DecodeSide {
     }
 
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let Some(mut leg) = self.legs.remove(key) else { return };
+        let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.disarm(&mut leg.armed);
         if let Some(peer) = leg.peer {
             self.ended.insert(ctx.now, peer, key, leg.machine.failure());
         }
+        self.legs.drop(key);
     }
 
     /// Lets rooms decide what their legs have come to, until nothing is left to decide.
@@ -531,6 +536,7 @@ impl DecodeSide {
             let vote = room.vote;
             vote.into_iter().for_each(|v| self.group.report(ctx, v, Report::Failed(failed.0)));
             self.fail(ctx, key, failed.0);
+            self.show(key);
         }
     }
 
@@ -540,8 +546,9 @@ impl DecodeSide {
         if room.legs.is_empty() {
             self.by_id.remove(&room.id);
             room.vote.into_iter().for_each(|vote| self.group.leave(vote));
-            let room = self.rooms.remove(key);
-            room.into_iter().for_each(|room| room.finish(ctx, &mut self.desk));
+            if let Some(room) = self.rooms.remove(key) {
+                room.finish(ctx, &mut self.desk);
+            }
         }
     }
 }

@@ -430,13 +430,15 @@ impl PrefillSide {
         event: impl FnOnce(&mut Leg, &mut Vec<Action>),
     ) {
         let Some(leg) = self.legs.get_mut(key) else { return };
-        let mut actions = core::mem::take(&mut self.actions);
-        event(leg, &mut actions);
-        self.act(ctx, key, actions);
+        let before = leg.machine.state();
+        event(leg, &mut self.actions);
+        self.act(ctx, key, before);
     }
 
-    /// Carries out a leg's actions in order; carrying one out may add others behind it.
-    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, mut actions: Vec<Action>) {
+    /// Carries out a leg's actions in order; carrying one out may add others behind it. `before` is its
+    /// state before the event.
+    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, before: RoomState) {
+        let mut actions = core::mem::take(&mut self.actions);
         let mut next = 0;
         while let Some(action) = actions.get(next).copied() {
             next += 1;
@@ -446,8 +448,10 @@ impl PrefillSide {
         self.actions = actions;
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Prefill(key), &mut leg.armed, leg.machine.deadline());
-        let room = self.rooms.get_mut(leg.room);
-        room.into_iter().for_each(|room| room.show(&mut self.legs));
+        if leg.machine.state() != before {
+            let room = self.rooms.get_mut(leg.room);
+            room.into_iter().for_each(|room| room.show(&mut self.legs));
+        }
     }
 
     fn carry_out<E: Endpoint>(
@@ -484,12 +488,13 @@ impl PrefillSide {
     }
 
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let Some(mut leg) = self.legs.remove(key) else { return };
+        let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.disarm(&mut leg.armed);
         let named = (leg.peer, leg.grant);
         self.by_grant.remove(&named);
         self.ended.insert(ctx.now, leg.peer, named, leg.machine.failure());
-        self.spare_writes.keep(leg.unposted);
+        self.spare_writes.keep(core::mem::take(&mut leg.unposted));
+        self.legs.drop(key);
     }
 }
 
