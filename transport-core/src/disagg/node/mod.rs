@@ -226,7 +226,7 @@ impl<E: Endpoint> Node<E> {
     fn take(&mut self, (peer, standing): (PeerId, Standing), message: Message) {
         match message {
             Message::Hello(hello) => {
-                let change = self.peers.hello(&mut self.ctx, peer, hello);
+                let change = self.peers.hello(&mut self.ctx, peer, *hello);
                 self.take_change(change);
             }
             Message::Refuse(cause) => {
