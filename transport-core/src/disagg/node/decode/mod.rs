@@ -15,8 +15,6 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use hashbrown::HashMap;
-
 use self::leg::{Granted, Leg};
 use self::room::Room;
 use super::client::RoomCell;
@@ -35,6 +33,7 @@ use crate::Instant;
 use crate::disagg::admission::{Amounts, BadWatermarks};
 use crate::disagg::consensus::{Attempt, Report};
 use crate::disagg::room::{Action, DecodeRoom, RoomState, Together};
+use crate::disagg::table::Table;
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
 use crate::link::Endpoint;
@@ -49,7 +48,7 @@ pub(super) struct DecodeSide {
     /// A leg's key is its grant's id.
     legs: Slab<Leg>,
     /// Rooms that have not ended, by name.
-    by_id: HashMap<RoomId, GrantId>,
+    by_id: Table<RoomId, GrantId>,
     /// How ended legs ended: `None` for success.
     ended: Remembered<PeerId, GrantId, Option<Cause>>,
     /// Cancels that came before their open.
@@ -82,7 +81,7 @@ impl DecodeSide {
             misroutes: Misroutes::new(config),
             rooms: Slab::new(),
             legs: Slab::new(),
-            by_id: HashMap::new(),
+            by_id: Table::new(),
             ended: Remembered::new(tombstones, keep),
             cancelled: Remembered::new(tombstones, keep),
             group: Group::new(config),
@@ -195,7 +194,7 @@ impl DecodeSide {
             cell,
         };
         let key = self.rooms.insert(room);
-        self.by_id.insert(id, key);
+        self.by_id.insert_new(id, key);
         self.add_leg(ctx, key, Some(peer));
         key
     }

@@ -38,6 +38,7 @@ use super::timers::{Armed, Timer};
 use super::waiting::Waiting;
 use crate::Instant;
 use crate::disagg::room::{Action, Note, PrefillRoom, RoomState};
+use crate::disagg::table::Table;
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId, Write, WriteError, WriteId};
 use crate::link::Endpoint;
@@ -50,7 +51,7 @@ pub(super) struct PrefillSide {
     rooms: Slab<Room>,
     legs: Slab<Leg>,
     /// Rooms that have not ended, by name.
-    by_id: HashMap<RoomId, GrantId>,
+    by_id: Table<RoomId, GrantId>,
     /// Legs, by whose grant it is.
     by_grant: HashMap<(PeerId, GrantId), GrantId>,
     /// Grants for rooms that are not open yet.
@@ -88,7 +89,7 @@ impl PrefillSide {
         Self {
             rooms: Slab::new(),
             legs: Slab::new(),
-            by_id: HashMap::new(),
+            by_id: Table::new(),
             by_grant: HashMap::new(),
             early: EarlyGrants::new(config.max_rooms, config.early_items),
             ended: Remembered::new(tombstones, keep),
@@ -125,7 +126,7 @@ impl PrefillSide {
         self.unmet.take(&id);
         let chunks = Chunks::new(self.spare_chunks.take());
         let key = self.rooms.insert(Room::new(id, ticket, cell, ctx.now, chunks));
-        self.by_id.insert(id, key);
+        self.by_id.insert_new(id, key);
         self.arm(ctx, key);
         while let Some(early) = self.early.take(id) {
             self.adopt(ctx, peers, key, (early.peer, early.offer));
