@@ -92,6 +92,12 @@ impl<T> Slab<T> {
         Some(&mut slot.value)
     }
 
+    /// Has a free slot be as if it had been used so often.
+    #[cfg(test)]
+    pub(super) fn set_generation(&mut self, slot: u32, generation: u32) {
+        self.slots[slot as usize].generation = generation;
+    }
+
     /// Keys of all values that `wanted` holds for.
     pub(super) fn keys(&self, wanted: impl Fn(&T) -> bool) -> Vec<GrantId> {
         let numbered = self.slots.iter().zip(0u32..);

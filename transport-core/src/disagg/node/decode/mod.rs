@@ -4,6 +4,7 @@
 //! Events go to legs; what a leg comes to goes to its room as an [`Outcome`], and from there to the
 //! other legs: all succeed, or all fail for the first reason (R3).
 
+mod ended;
 mod group;
 mod holds;
 mod leg;
@@ -15,6 +16,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use self::ended::Ended;
 use self::leg::{Granted, Leg};
 use self::room::Room;
 use super::client::RoomCell;
@@ -49,8 +51,8 @@ pub(super) struct DecodeSide {
     legs: Slab<Leg>,
     /// Rooms that have not ended, by name.
     by_id: Table<RoomId, GrantId>,
-    /// How ended legs ended: `None` for success.
-    ended: Remembered<PeerId, GrantId, Option<Cause>>,
+    /// How legs ended.
+    ended: Ended,
     /// Cancels that came before their open.
     cancelled: Remembered<(), RoomId, ()>,
     /// The other ranks of this engine, which end rooms as we do.
@@ -82,7 +84,7 @@ impl DecodeSide {
             rooms: Slab::new(),
             legs: Slab::new(),
             by_id: Table::new(),
-            ended: Remembered::new(tombstones, keep),
+            ended: Ended::new(tombstones, keep),
             cancelled: Remembered::new(tombstones, keep),
             group: Group::new(config),
             actions: Vec::new(),
@@ -109,6 +111,7 @@ impl DecodeSide {
             // There is no room to tell it, and the one that is open already lives on.
             if cause != Cause::DuplicateRoom {
                 let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
+                self.ended.fail(&self.legs, ctx.now, (Some(peer), grant), cause);
                 ctx.bid_farewell(Address { peer, room, grant }, cause);
                 self.desk.give_up(ctx, room, cause);
             }
@@ -303,7 +306,6 @@ impl DecodeSide {
             self.with(ctx, key, |room, _, out| room.handle_path_down(reason, out));
         }
         self.settle(ctx);
-        self.ended.forget(peer);
         self.misroutes.forget(peer);
     }
 
@@ -350,7 +352,7 @@ impl DecodeSide {
 
     /// Forgets what is old.
     pub(super) fn tick(&mut self, now: Instant) {
-        self.ended.expire(now);
+        self.ended.expire(&self.legs, now);
         self.cancelled.expire(now);
         self.group.tick(now);
         self.desk.tick(now);
@@ -450,10 +452,11 @@ impl DecodeSide {
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.disarm(&mut leg.armed);
-        if let Some(peer) = leg.peer {
-            self.ended.insert(ctx.now, peer, key, leg.machine.failure());
-        }
+        let (peer, failure) = (leg.peer, leg.machine.failure());
         self.legs.drop(key);
+        if let Some(cause) = failure {
+            self.ended.fail(&self.legs, ctx.now, (peer, key), cause);
+        }
     }
 
     /// Lets rooms decide what their legs have come to, until nothing is left to decide.

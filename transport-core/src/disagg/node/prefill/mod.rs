@@ -6,6 +6,7 @@
 
 mod asking;
 mod chunks;
+mod ended;
 mod ending;
 mod leg;
 mod messages;
@@ -21,6 +22,7 @@ use hashbrown::HashMap;
 
 pub(super) use self::chunks::reject as reject_chunk;
 use self::chunks::{Chunks, OutChunk};
+use self::ended::Ended;
 use self::leg::Leg;
 use self::room::Room;
 use super::asks::Asks;
@@ -56,8 +58,8 @@ pub(super) struct PrefillSide {
     by_grant: HashMap<(PeerId, GrantId), GrantId>,
     /// Grants for rooms that are not open yet.
     early: EarlyGrants,
-    /// How ended legs ended: `None` for success.
-    ended: Remembered<PeerId, (PeerId, GrantId), Option<Cause>>,
+    /// How legs ended.
+    ended: Ended,
     /// Why rooms that are not open yet must fail when they are. By which peer, or by the scheduler.
     doomed: Remembered<Option<PeerId>, RoomId, Cause>,
     /// Why rooms that ended before they had all grants must refuse those that come, and how many.
@@ -92,7 +94,7 @@ impl PrefillSide {
             by_id: Table::new(),
             by_grant: HashMap::new(),
             early: EarlyGrants::new(config.max_rooms, config.early_items),
-            ended: Remembered::new(tombstones, keep),
+            ended: Ended::new(tombstones, keep),
             doomed: Remembered::new(tombstones, keep),
             unmet: Remembered::new(tombstones, keep),
             asks: Asks::new(config),
@@ -229,9 +231,8 @@ impl PrefillSide {
         if self.by_grant.contains_key(&(peer, offer.grant.id)) {
             return ctx.send_note(from, Note::Accept);
         }
-        if let Some(ended) = self.ended.find(&(peer, offer.grant.id)) {
-            let cause = *ended;
-            return cause.into_iter().for_each(|cause| abort(ctx, from, cause));
+        if let Some(failure) = self.ended.find(peer, offer.grant.id) {
+            return failure.into_iter().for_each(|cause| abort(ctx, from, cause));
         }
         self.asks.granted(ctx, (offer.room, peer));
         match self.by_id.get(&offer.room).copied() {
@@ -403,13 +404,13 @@ impl PrefillSide {
     /// Tells a decode node that its accepted grant will not be used, until it has heard: it does not
     /// repeat the grant any more, and would else wait out its deadline.
     fn give_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, of: Address, cause: Cause) {
-        self.ended.insert(ctx.now, of.peer, (of.peer, of.grant), Some(cause));
+        self.ended.insert(ctx.now, of.peer, of.grant, Some(cause));
         ctx.bid_farewell(of, cause);
     }
 
     /// Tells a decode node that its grant is not accepted. If that is lost, the grant comes again.
     fn refuse<E: Endpoint>(&mut self, ctx: &mut Context<E>, to: Address, cause: Cause) {
-        self.ended.insert(ctx.now, to.peer, (to.peer, to.grant), Some(cause));
+        self.ended.insert(ctx.now, to.peer, to.grant, Some(cause));
         abort(ctx, to, cause);
     }
 
@@ -491,9 +492,8 @@ impl PrefillSide {
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.disarm(&mut leg.armed);
-        let named = (leg.peer, leg.grant);
-        self.by_grant.remove(&named);
-        self.ended.insert(ctx.now, leg.peer, named, leg.machine.failure());
+        self.by_grant.remove(&(leg.peer, leg.grant));
+        self.ended.insert(ctx.now, leg.peer, leg.grant, leg.machine.failure());
         self.spare_writes.keep(core::mem::take(&mut leg.unposted));
         self.legs.drop(key);
     }
