@@ -167,6 +167,8 @@ struct Bare {
     to_target: PeerId,
     tables: CacheTables,
     message: Vec<u8>,
+    /// The slot that rooms' grants have, and how many had it.
+    slot: u32,
     rooms: u32,
 }
 
@@ -179,8 +181,9 @@ impl Bare {
         source.bind(tables.clone()).expect("the first time");
         target.bind(tables.clone()).expect("the first time");
         let (to_target, message) = (PeerId(0), Vec::new());
-        let (addresses, rooms) = ((source.address(), target.address()), 0);
-        let mut bare = Self { net, target, source, to_source, to_target, tables, message, rooms };
+        let (addresses, slot, rooms) = ((source.address(), target.address()), 0, 0);
+        let mut bare =
+            Self { net, target, source, to_source, to_target, tables, message, slot, rooms };
         (0..1000).for_each(|_| _ = bare.turn());
         bare.target.connect(to_source, &addresses.0, true).expect("a path");
         bare.source.connect(to_target, &addresses.1, false).expect("a path");
@@ -188,11 +191,11 @@ impl Bare {
         bare
     }
 
-    /// With this many other grants in force, as many as other rooms would have: the simulator looks
-    /// through them too.
+    /// With this many other grants in force, in the slots that other rooms would have: the simulator
+    /// looks through them too, and for longer the later a slot comes.
     fn with_others(count: u32) -> Self {
-        let mut bare = Self::new();
-        for slot in 1..=count {
+        let mut bare = Self { slot: count, ..Self::new() };
+        for slot in 0..count {
             let (id, kv, state) = (GrantId { slot, generation: 0 }, Arc::from([3]), Box::new([]));
             let grant = Arc::new(Grant { id, tag: 1, kv, aux: [0], state });
             bare.target.grant(bare.to_source, grant, None).expect("a path");
@@ -217,7 +220,7 @@ impl Bare {
 
     /// Grant, Accept, Manifest and Complete as so many bytes, and two writes.
     fn room(&mut self) {
-        let (slot, generation) = (0, self.rooms);
+        let (slot, generation) = (self.slot, self.rooms);
         self.rooms += 1;
         let (id, kv, state) = (GrantId { slot, generation }, Arc::from([7]), Box::new([]));
         let grant = Arc::new(Grant { id, tag: 1, kv, aux: [0], state });

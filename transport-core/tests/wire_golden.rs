@@ -31,7 +31,7 @@ fn messages() -> Vec<(&'static str, Message, &'static str)> {
     vec![
         (
             "hello",
-            Message::Hello(hello()),
+            Message::Hello(hello().into()),
             "4b56544301000100887766554433221103000000010101010010000000000000eeffc000
              000000001000000002000000080000000100000004000000008000000000000001020000
              000100000007000000000000000100000009000000000000000a00000031302e302e302e
@@ -39,7 +39,7 @@ fn messages() -> Vec<(&'static str, Message, &'static str)> {
         ),
         (
             "hello-of-a-rank",
-            Message::Hello(hello_of_a_rank()),
+            Message::Hello(hello_of_a_rank().into()),
             "4b56544301000100887766554433221103000000010101010010000000000000eeffc000
              000000001000000002000000080000000100000004000000008000000000000001020000
              000100000007000000000000000100000009000000000000000a00000031302e302e302e
@@ -179,7 +179,7 @@ const NEVER_FITS: Cause = Cause::NeverFits { part: 0, need: 500, capacity: 400 }
 fn ask(slots: &[u64]) -> Message {
     let mut need = Amounts::new(12, 1);
     need.state[..slots.len()].copy_from_slice(slots);
-    Message::Ask { room: ROOM, need, deadline_ms: 30_000 }
+    Message::Ask { room: ROOM, need: need.into(), deadline_ms: 30_000 }
 }
 
 /// The bytes 0 to 31.

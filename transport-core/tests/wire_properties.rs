@@ -181,7 +181,7 @@ fn grant(kv: &[u32], deliveries: u32) -> Message {
 }
 
 fn ask(pages: u64, aux: u64) -> Message {
-    Message::Ask { room: RoomId(0), need: Amounts::new(pages, aux), deadline_ms: 0 }
+    Message::Ask { room: RoomId(0), need: Amounts::new(pages, aux).into(), deadline_ms: 0 }
 }
 
 fn hello_with(change: impl FnOnce(&mut Hello)) -> Message {
@@ -206,7 +206,7 @@ fn hello_with(change: impl FnOnce(&mut Hello)) -> Message {
         layout: None,
     };
     change(&mut hello);
-    Message::Hello(hello)
+    Message::Hello(hello.into())
 }
 
 /// Flips, inserts, removes bytes, or sets four to ones.
@@ -236,7 +236,7 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
 fn message() -> impl Strategy<Value = Message> {
     let ids = (any::<u64>().prop_map(RoomId), any::<u64>().prop_map(GrantId::from_bits));
     prop_oneof![
-        hello().prop_map(Message::Hello),
+        hello().prop_map(|hello| Message::Hello(hello.into())),
         cause().prop_map(Message::Refuse),
         any::<u64>().prop_map(Message::Ping),
         any::<u64>().prop_map(Message::Pong),
@@ -258,7 +258,7 @@ fn message() -> impl Strategy<Value = Message> {
         (attempt(), decision())
             .prop_map(|(attempt, decision)| Message::Decision { attempt, decision }),
         (any::<u64>(), need(), any::<u32>()).prop_map(|(room, need, deadline_ms)| {
-            Message::Ask { room: RoomId(room), need, deadline_ms }
+            Message::Ask { room: RoomId(room), need: need.into(), deadline_ms }
         }),
         any::<(u64, u32, u32)>().prop_map(|(room, routed, implied)| {
             Message::Misrouted(Misrouted { room: RoomId(room), routed, implied })

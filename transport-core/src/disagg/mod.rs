@@ -19,6 +19,7 @@ pub mod directory;
 mod geometry;
 pub mod node;
 pub mod room;
+mod table;
 pub mod topology;
 pub mod trust;
 

@@ -377,6 +377,12 @@ impl<T> Credits<T> {
         Some(item)
     }
 
+    /// Whether the receiver has ended, so that [`Credits::take_left`] may give something.
+    #[inline]
+    pub(super) fn has_left(&mut self) -> bool {
+        self.left() != NOWHERE
+    }
+
     /// Whether the receiver has ended, and senders have reserved what nobody has taken yet.
     pub(super) fn is_left(&mut self) -> bool {
         let left = self.left();

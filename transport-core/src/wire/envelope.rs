@@ -52,9 +52,11 @@ pub fn decode(bytes: &[u8]) -> Result<Message, WireError> {
     }
     let mut reader = Reader::new(bytes);
     let kind = read_header(&mut reader)?;
-    let message = read_body(kind, &mut reader)?;
-    reader.finish()?;
-    Ok(message)
+    let message = read_body(kind, &mut reader);
+    if message.is_ok() {
+        reader.finish()?;
+    }
+    message
 }
 
 /// What these bytes are to a node whose peer has not proven the shared key (W3). Allocates nothing:
@@ -77,10 +79,8 @@ pub fn decode_opening(bytes: &[u8]) -> Result<Opening, WireError> {
 }
 
 fn write(message: &Message, writer: &mut Writer<'_>) -> Result<(), WireError> {
-    writer.u32(MAGIC);
-    writer.u16(VERSION);
-    writer.u8(kind_of(message));
-    writer.u8(0); // No flags in this version.
+    let ([m, a, g, c], [v, w], flags) = (MAGIC.to_le_bytes(), VERSION.to_le_bytes(), 0);
+    writer.bytes(&[m, a, g, c, v, w, kind_of(message), flags]);
     write_body(message, writer)?;
     writer.finish()
 }
@@ -184,7 +184,7 @@ fn write_body(message: &Message, writer: &mut Writer<'_>) -> Result<(), WireErro
 
 fn read_body(kind: u8, reader: &mut Reader<'_>) -> Result<Message, WireError> {
     match kind {
-        HELLO => hello::read(reader).map(Message::Hello),
+        HELLO => hello::read(reader).map(|hello| Message::Hello(hello.into())),
         REFUSE => cause::read(reader).map(Message::Refuse),
         PING => reader.u64().map(Message::Ping),
         PONG => reader.u64().map(Message::Pong),
@@ -210,7 +210,7 @@ fn read_body(kind: u8, reader: &mut Reader<'_>) -> Result<Message, WireError> {
         }
         ASK => {
             let (room, deadline_ms) = (RoomId(reader.u64()?), reader.u32()?);
-            let need = admission::read_need(reader)?;
+            let need = admission::read_need(reader)?.into();
             Ok(Message::Ask { room, need, deadline_ms })
         }
         ANSWER => {

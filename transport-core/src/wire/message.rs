@@ -1,5 +1,6 @@
 //! The messages, as values.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -11,13 +12,13 @@ use crate::disagg::trust::SEAL_BYTES;
 use crate::disagg::{Cause, Geometry, RoomId};
 use crate::transfer::{Grant, GrantId, Manifest};
 
-/// One control message.
+/// One control message. What is long and rare is boxed, so that those about rooms are short to move.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Message {
     /// From both sides: who I am and what my cache looks like. First message on a link, or first
     /// after the proofs.
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// The handshake failed; the link is closed after this.
     Refuse(Cause),
     /// Answer with [`Message::Pong`] of the same number.
@@ -83,7 +84,7 @@ pub enum Message {
         /// The room.
         room: RoomId,
         /// All it needs, in one step.
-        need: Amounts,
+        need: Box<Amounts>,
         /// Milliseconds from the sending after which the room is of no use; 0 withdraws an earlier
         /// ask.
         deadline_ms: u32,

@@ -317,9 +317,9 @@ fn r2_messages_about_asks_that_nobody_made_are_counted_and_change_nothing() {
     }
     // Another one's ask is not another one's to withdraw, nor to share.
     let (room, need) = (RoomId(1), Amounts::new(5, 1));
-    let withdrawal = Message::Ask { room, need: Amounts::default(), deadline_ms: 0 };
+    let withdrawal = Message::Ask { room, need: Amounts::default().into(), deadline_ms: 0 };
     say(&mut hall.prefill[1], hall.target[1], &withdrawal);
-    say(&mut hall.decode, hall.peers[0], &Message::Ask { room, need, deadline_ms: 9 });
+    say(&mut hall.decode, hall.peers[0], &Message::Ask { room, need: need.into(), deadline_ms: 9 });
     // What has come already comes again, late.
     for verdict in verdicts.into_iter().take(3) {
         say(&mut hall.decode, hall.peers[0], &Message::Answer { room, verdict });

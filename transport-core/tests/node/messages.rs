@@ -138,7 +138,7 @@ impl Peer {
         while let Some(event) = self.endpoint.receive(&mut bytes) {
             moved = true;
             match event {
-                LinkEvent::Up { .. } => self.send(&Message::Hello(hello.clone())),
+                LinkEvent::Up { .. } => self.send(&Message::Hello(hello.clone().into())),
                 LinkEvent::Message { .. } => self.hear(decode(&bytes).unwrap()),
                 LinkEvent::Down { reason, .. } => panic!("{reason}"),
             }

@@ -160,7 +160,7 @@ impl Stage {
             engine: 0,
             layout: None,
         };
-        self.say(peer, &Message::Hello(hello));
+        self.say(peer, &Message::Hello(hello.into()));
     }
 
     pub(crate) fn say(&mut self, peer: PeerId, message: &Message) {

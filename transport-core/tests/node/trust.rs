@@ -209,15 +209,9 @@ impl Stage {
         let geometry = self.side.node.geometry().clone();
         let address = self.attacker.address();
         let (engine, layout) = (0, None);
-        Message::Hello(Hello {
-            incarnation: INCARNATION,
-            role,
-            rank: 0,
-            geometry,
-            address,
-            engine,
-            layout,
-        })
+        let hello =
+            Hello { incarnation: INCARNATION, role, rank: 0, geometry, address, engine, layout };
+        Message::Hello(hello.into())
     }
 }
 

@@ -196,7 +196,7 @@ fn f35_items_of_more_than_4_gib_are_stated_in_full() {
         engine: 0,
         layout,
     };
-    let bytes = bytes_of(&Message::Hello(hello));
+    let bytes = bytes_of(&Message::Hello(hello.into()));
     let Ok(Message::Hello(read)) = decode(&bytes) else { panic!("a hello") };
     assert_eq!(read.geometry, geometry);
     // They differ in the upper half only.

@@ -55,20 +55,21 @@ impl Amounts {
         self.compared(other).find(|(_, ours, theirs)| ours != theirs)
     }
 
-    pub(super) fn plus(&self, other: &Self) -> Self {
-        self.each(other, u64::saturating_add)
+    pub(super) fn add(&mut self, other: &Self) {
+        self.each(other, u64::saturating_add);
     }
 
-    pub(super) fn minus(&self, other: &Self) -> Self {
-        self.each(other, u64::saturating_sub)
+    pub(super) fn subtract(&mut self, other: &Self) {
+        self.each(other, u64::saturating_sub);
     }
 
     fn compared(&self, other: &Self) -> impl Iterator<Item = (Part, u64, u64)> {
         self.parts().zip(other.parts()).map(|((part, ours), (_, theirs))| (part, ours, theirs))
     }
 
-    fn each(&self, other: &Self, op: impl Fn(u64, u64) -> u64) -> Self {
-        let state = core::array::from_fn(|k| op(self.state[k], other.state[k]));
-        Self { pages: op(self.pages, other.pages), aux: op(self.aux, other.aux), state }
+    fn each(&mut self, other: &Self, op: impl Fn(u64, u64) -> u64) {
+        (self.pages, self.aux) = (op(self.pages, other.pages), op(self.aux, other.aux));
+        let state = self.state.iter_mut().zip(other.state);
+        state.for_each(|(ours, theirs)| *ours = op(*ours, theirs));
     }
 }

@@ -5,14 +5,13 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::time::Duration;
 
-use hashbrown::HashMap;
-
 use super::{
     AdmissionConfig, AdmissionStats, Amounts, Answer, AskError, BadWatermarks, Event, NotOpened,
     NotReserved, late,
 };
 use crate::Instant;
 use crate::disagg::RoomId;
+use crate::disagg::table::Table;
 use crate::fabric::PeerId;
 
 /// Decides who is let in. Calls append what became of earlier asks to `out`; call
@@ -23,7 +22,7 @@ pub struct Admission {
     /// Watermarks, in pages.
     high: u64,
     low: u64,
-    rooms: HashMap<RoomId, Entry>,
+    rooms: Table<RoomId, Entry>,
     /// By ticket. A room that left the queue may stand here still.
     queue: VecDeque<(u64, RoomId)>,
     next_ticket: u64,
@@ -58,9 +57,9 @@ impl Entry {
     fn give_back(&self, stats: &mut AdmissionStats) {
         match self.stage {
             Stage::Queued { .. } => stats.queued -= 1,
-            Stage::Reserved => stats.reserved = stats.reserved.minus(&self.amounts),
+            Stage::Reserved => stats.reserved.subtract(&self.amounts),
             Stage::InUse => {
-                stats.used = stats.used.minus(&self.amounts);
+                stats.used.subtract(&self.amounts);
                 stats.open -= 1;
             }
         }
@@ -78,7 +77,7 @@ impl Admission {
             config,
             high: share(config.capacity.pages, high),
             low: share(config.capacity.pages, low),
-            rooms: HashMap::new(),
+            rooms: Table::new(),
             queue: VecDeque::new(),
             next_ticket: 0,
             expiries: BinaryHeap::new(),
@@ -166,47 +165,50 @@ impl Admission {
         out: &mut Vec<Event>,
     ) -> Result<(), NotOpened> {
         self.expire(now, out);
-        let result = self.may_open(room);
-        if result.is_ok() {
-            self.open(now, room, held, out);
-        }
+        let result = self.open(now, room, held, out);
         self.settle(now, out);
         result
     }
 
-    fn may_open(&self, room: RoomId) -> Result<(), NotOpened> {
-        let limit = self.config.rooms as u64;
-        match self.rooms.get(&room).map(|entry| entry.stage) {
-            Some(Stage::InUse) => Err(NotOpened::InUse { room }),
-            _ if self.stats.open >= limit => Err(NotOpened::TooMany { limit }),
-            _ => Ok(()),
-        }
-    }
-
-    fn open(&mut self, now: Instant, room: RoomId, held: &Amounts, out: &mut Vec<Event>) {
-        match self.rooms.get(&room) {
-            Some(Entry { peer: Some(peer), stage: Stage::Queued { .. }, .. }) => {
-                out.push(Event::Accepted { room, peer: *peer });
+    fn open(
+        &mut self,
+        now: Instant,
+        room: RoomId,
+        held: &Amounts,
+        out: &mut Vec<Event>,
+    ) -> Result<(), NotOpened> {
+        let (entry, limit) = (self.rooms.get(&room), self.config.rooms as u64);
+        match entry.map(|entry| (entry.stage, entry.peer)) {
+            Some((Stage::InUse, _)) => return Err(NotOpened::InUse { room }),
+            _ if self.stats.open >= limit => return Err(NotOpened::TooMany { limit }),
+            Some((Stage::Queued { .. }, Some(peer))) => {
+                out.push(Event::Accepted { room, peer });
                 self.stats.accepted += 1;
+                self.put_in_use(room, held);
             }
-            Some(_) => {}
+            Some(_) => self.put_in_use(room, held),
             None => {
-                let (amounts, stage) = (Amounts::default(), Stage::Reserved);
-                let (peer, asked, deadline) = (None, now, Instant::FAR);
-                let entry = Entry { peer, asked, amounts, stage, deadline, mark: 0 };
-                self.rooms.insert(room, entry);
+                let (peer, asked, deadline, stage) = (None, now, Instant::FAR, Stage::InUse);
+                let mark = self.fresh_mark();
+                let entry = Entry { peer, asked, amounts: *held, stage, deadline, mark };
+                self.rooms.insert_new(room, entry);
+                self.count_in_use(held);
             }
         }
-        self.put_in_use(room, held);
+        Ok(())
     }
 
     fn put_in_use(&mut self, room: RoomId, held: &Amounts) {
         let mark = self.fresh_mark();
         let Some(entry) = self.rooms.get_mut(&room) else { return };
         entry.give_back(&mut self.stats);
-        self.stats.used = self.stats.used.plus(held);
-        self.stats.open += 1;
         (entry.stage, entry.amounts, entry.mark) = (Stage::InUse, *held, mark);
+        self.count_in_use(held);
+    }
+
+    fn count_in_use(&mut self, held: &Amounts) {
+        self.stats.used.add(held);
+        self.stats.open += 1;
     }
 
     /// The room is over, or no longer wanted: what it held or waited for is given up. Says whether
@@ -215,21 +217,19 @@ impl Admission {
     /// Of an open room call it when its pages are free again, not when it fails (M2).
     pub fn release(&mut self, now: Instant, room: RoomId, out: &mut Vec<Event>) -> bool {
         self.expire(now, out);
-        let known = self.remove(room).is_some_and(|entry| {
-            if !matches!(entry.stage, Stage::Queued { .. }) {
-                self.pace.returned(now);
-            }
-            true
-        });
+        let stage = self.remove(room);
+        if stage.is_some_and(|stage| !matches!(stage, Stage::Queued { .. })) {
+            self.pace.returned(now);
+        }
         self.settle(now, out);
-        known
+        stage.is_some()
     }
 
     /// The peer is gone: what it asked for and has not opened is given up, without an event. Open
     /// rooms are [released](Admission::release) when they have drained.
     pub fn handle_peer_down(&mut self, now: Instant, peer: PeerId, out: &mut Vec<Event>) {
         let stats = &mut self.stats;
-        self.rooms.retain(|_, entry| {
+        self.rooms.retain(|entry| {
             let gone = entry.peer == Some(peer) && entry.stage != Stage::InUse;
             if gone {
                 entry.give_back(stats);
@@ -284,7 +284,7 @@ impl Admission {
             self.stats.busy += 1;
             return Answer::Busy { retry_after: self.retry_after(self.stats.queued) };
         }
-        self.rooms.insert(room, entry);
+        self.rooms.insert_new(room, entry);
         if next {
             self.reserve(room);
             return Answer::Accepted;
@@ -306,7 +306,7 @@ impl Admission {
     fn reserve(&mut self, room: RoomId) {
         self.put(room, Stage::Reserved, Instant::FAR);
         if let Some(entry) = self.rooms.get(&room) {
-            self.stats.reserved = self.stats.reserved.plus(&entry.amounts);
+            self.stats.reserved.add(&entry.amounts);
         }
         self.stats.accepted += 1;
         self.watch_level();
@@ -321,10 +321,13 @@ impl Admission {
         self.expiries.push(Reverse((entry.deadline.min(patience), mark, room)));
     }
 
-    fn remove(&mut self, room: RoomId) -> Option<Entry> {
-        let entry = self.rooms.remove(&room)?;
+    /// Forgets a room, and gives the stage that it was in.
+    fn remove(&mut self, room: RoomId) -> Option<Stage> {
+        let entry = self.rooms.get(&room)?;
         entry.give_back(&mut self.stats);
-        Some(entry)
+        let stage = entry.stage;
+        self.rooms.drop(&room);
+        Some(stage)
     }
 
     /// Brings everything up to date: afterwards nobody waits who could be let in.
@@ -343,14 +346,15 @@ impl Admission {
 
     fn expire(&mut self, now: Instant, out: &mut Vec<Event>) {
         while let Some(Reverse((expires, mark, room))) = self.expiries.peek().copied() {
-            let in_force = self.rooms.get(&room).is_some_and(|entry| entry.mark == mark);
-            if in_force && expires > now {
+            let in_force = self.rooms.get(&room).filter(|entry| entry.mark == mark);
+            if in_force.is_some() && expires > now {
                 return;
             }
             self.expiries.pop();
-            if let Some(entry) = in_force.then(|| self.remove(room)).flatten() {
+            if let Some(entry) = in_force {
                 let (asked, reserved) = (entry.asked, entry.stage == Stage::Reserved);
                 out.extend(entry.peer.map(|peer| Event::Expired { room, peer, reserved, asked }));
+                self.remove(room);
                 self.stats.expired += 1;
             }
         }
@@ -365,16 +369,14 @@ impl Admission {
     }
 
     fn has_space(&self, need: &Amounts) -> bool {
-        let then = self.held().plus(need);
+        let mut then = self.stats.used;
+        then.add(&self.stats.reserved);
+        then.add(need);
         !self.stats.above_high && then.exceeds(&self.config.capacity).is_none()
     }
 
-    fn held(&self) -> Amounts {
-        self.stats.used.plus(&self.stats.reserved)
-    }
-
     fn watch_level(&mut self) {
-        let level = self.held().pages;
+        let level = self.stats.used.pages.saturating_add(self.stats.reserved.pages);
         let mark = if self.stats.above_high { self.low } else { self.high };
         self.stats.above_high = level > mark;
     }
@@ -429,7 +431,7 @@ impl Pace {
 }
 
 /// Whether the ticket's room still waits with it.
-fn waits(rooms: &HashMap<RoomId, Entry>, ticket: u64, room: &RoomId) -> bool {
+fn waits(rooms: &Table<RoomId, Entry>, ticket: u64, room: &RoomId) -> bool {
     rooms.get(room).is_some_and(|entry| entry.stage == Stage::Queued { ticket })
 }
 

@@ -134,7 +134,7 @@ impl Asks {
         let Some(asked) = self.asks.get(&key) else { return };
         let Some(pending) = &asked.pending else { return };
         let due = pending.until.min(ctx.now + ctx.config.deadlines.retry);
-        let (room, need) = (key.0, asked.need);
+        let (room, need) = (key.0, asked.need.into());
         let deadline_ms = wire_millis(asked.deadline - ctx.now).max(1);
         self.set_due(key, due);
         ctx.send(key.1, &Message::Ask { room, need, deadline_ms });
@@ -230,7 +230,7 @@ impl Asks {
         while let Some(key) = self.first(room) {
             self.end(ctx, key, result.map(|()| Answer::Accepted));
             if result.is_err() {
-                let need = Amounts::default();
+                let need = Amounts::default().into();
                 ctx.send(key.1, &Message::Ask { room, need, deadline_ms: 0 });
             }
         }

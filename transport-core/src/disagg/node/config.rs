@@ -71,7 +71,8 @@ pub struct NodeConfig {
     pub early_items: u64,
     /// Most KV deliveries per room that this node grants; 1 to [`MAX_DELIVERIES`].
     pub deliveries: u32,
-    /// How many ended rooms are remembered; the peers share them.
+    /// How many rooms that failed are remembered, and of how many of the peers' slots the last use that
+    /// succeeded; the peers share them.
     pub tombstones: usize,
     /// For how long: at least as long as any message may be late.
     pub remember: Duration,

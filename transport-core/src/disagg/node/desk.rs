@@ -103,18 +103,26 @@ impl Desk {
         })
     }
 
-    /// A room has ended, and nothing can land in it any more. One that succeeded `holds` on.
-    pub(super) fn ended<E: Endpoint>(
+    /// A room has failed, or is not used any more, and nothing can land in it.
+    pub(super) fn ended<E: Endpoint>(&mut self, ctx: &mut Context<E>, room: RoomId) {
+        self.release(ctx, room);
+    }
+
+    /// A room has succeeded, and these are in use until they are released.
+    pub(super) fn succeeded<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
         room: RoomId,
-        holds: Option<Amounts>,
+        pages: &Lease,
+        state: &[Lease],
     ) {
-        match holds.filter(|_| self.keeps) {
-            // Its entry is there: it was made when the room was received.
-            Some(held) => _ = self.admission.used(ctx.now, room, &held, &mut self.events),
-            None => _ = self.admission.release(ctx.now, room, &mut self.events),
+        if !self.keeps {
+            return self.ended(ctx, room);
         }
+        // The aux payload was copied out of its slot.
+        let held = Amounts { aux: 0, ..Amounts::of(pages, state) };
+        // Its entry is there: it was made when the room was received.
+        let _ = self.admission.used(ctx.now, room, &held, &mut self.events);
         self.tell(ctx);
     }
 

@@ -12,6 +12,7 @@ use hashbrown::HashMap;
 
 use super::context::Address;
 use crate::Instant;
+use crate::disagg::table::Table;
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
 use crate::transfer::Grant;
@@ -21,7 +22,7 @@ use crate::wire::GrantOffer;
 pub(super) struct EarlyGrants {
     /// By room; in order of whose they are, for all decode ranks of a group grant their parts of one
     /// room. Hashed, since every open asks for its room, and mostly finds nothing.
-    grants: HashMap<RoomId, Vec<Early>>,
+    grants: Table<RoomId, Vec<Early>>,
     /// How many there are.
     len: usize,
     /// All of them, soonest to expire first.
@@ -43,7 +44,7 @@ pub(super) struct Early {
 
 impl EarlyGrants {
     pub(super) fn new(most_grants: usize, most_items: u64) -> Self {
-        let (grants, expiring, held) = (HashMap::new(), BTreeSet::new(), HashMap::new());
+        let (grants, expiring, held) = (Table::new(), BTreeSet::new(), HashMap::new());
         Self { grants, len: 0, expiring, held, items: 0, most_grants, most_items }
     }
 
@@ -78,7 +79,7 @@ impl EarlyGrants {
         self.held.insert(early.peer, held);
         let room = early.offer.room;
         self.expiring.insert((early.expires, room, early.peer));
-        let of_room = self.grants.entry(room).or_default();
+        let of_room = self.grants.get_or_insert(room, Vec::new());
         let place = of_room.partition_point(|other| other.peer < early.peer);
         of_room.insert(place, early);
         self.len += 1;

@@ -295,7 +295,7 @@ impl Group {
             ctx.timers.disarm(&mut entry.armed);
             self.entries.remove(key);
             self.by_name.remove(&attempt);
-            decided.into_iter().for_each(|it| self.decided.insert(ctx.now, (), attempt, it));
+            decided.into_iter().for_each(|it| _ = self.decided.insert(ctx.now, (), attempt, it));
         }
         self.act(ctx, attempt, room);
     }

@@ -53,7 +53,7 @@ use crate::memory::CacheTables;
 use crate::queue::{self, Completions, Ticket};
 use crate::sync::ArrayQueue;
 use crate::transfer::Part;
-use crate::wire::{self, AUX_HEADER_BYTES, Hello, Message, Opening, Role};
+use crate::wire::{self, AUX_HEADER_BYTES, Hello, Message, Opening, Role, WireError};
 
 /// How often a chunk's fence is looked at while nothing else happens.
 const FENCE_POLL: Duration = Duration::from_micros(50);
@@ -74,7 +74,7 @@ pub struct Node<E> {
     tick: Instant,
     /// When time alone is a reason to do something, as of the last turn that did something.
     wake_at: Instant,
-    /// Reused for every message that comes in.
+    /// The message that came in last.
     message: Vec<u8>,
 }
 
@@ -140,6 +140,8 @@ impl<E: Endpoint> Node<E> {
     }
 
     /// One turn: does all that can be done now, without blocking.
+    ///
+    /// Most turns find nothing to do, so what is done about something is kept out of line below.
     pub fn progress(&mut self, now: Instant) -> Progress {
         self.ctx.now = now;
         let mut moved = self.ctx.endpoint.progress(now);
@@ -149,11 +151,18 @@ impl<E: Endpoint> Node<E> {
         // Deadlines change, and writes come to wait, only in turns in which something moved: in all
         // others one look at the clock says that there is nothing else to do.
         if moved || now >= self.wake_at || self.prefill.is_waiting_to_post() {
-            moved |= self.prefill.pump_all(&mut self.ctx);
-            self.take_timers();
-            self.wake_at = self.next_wake();
+            moved |= self.take_stock();
         }
         Progress { moved, wake_at: self.wake_at }
+    }
+
+    /// Does what has waited for room in the fabric, and what time has run out for.
+    #[inline(never)]
+    fn take_stock(&mut self) -> bool {
+        let moved = self.prefill.pump_all(&mut self.ctx);
+        self.take_timers();
+        self.wake_at = self.next_wake();
+        moved
     }
 
     fn next_wake(&self) -> Instant {
@@ -165,17 +174,20 @@ impl<E: Endpoint> Node<E> {
 
     fn take_links(&mut self) -> bool {
         let mut moved = false;
-        let mut message = core::mem::take(&mut self.message);
-        while let Some(event) = self.ctx.endpoint.receive(&mut message) {
+        while let Some(event) = self.ctx.endpoint.receive(&mut self.message) {
             moved = true;
-            match event {
-                LinkEvent::Up { peer, dialler } => self.peers.link_up(&mut self.ctx, peer, dialler),
-                LinkEvent::Message { peer } => self.take_message(peer, &message),
-                LinkEvent::Down { peer, reason } => self.take_link_down(peer, reason),
-            }
+            self.take_link_event(event);
         }
-        self.message = message;
         moved
+    }
+
+    #[inline(never)]
+    fn take_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Up { peer, dialler } => self.peers.link_up(&mut self.ctx, peer, dialler),
+            LinkEvent::Message { peer } => self.take_message(peer),
+            LinkEvent::Down { peer, reason } => self.take_link_down(peer, reason),
+        }
     }
 
     fn take_link_down(&mut self, peer: PeerId, reason: PathError) {
@@ -186,18 +198,23 @@ impl<E: Endpoint> Node<E> {
     }
 
     /// A message came. One that is not a message ends its link, and nothing else (W4).
-    fn take_message(&mut self, peer: PeerId, bytes: &[u8]) {
+    fn take_message(&mut self, peer: PeerId) {
         let Some(standing) = self.peers.heard(peer, self.ctx.now) else { return };
-        let taken = match standing {
-            Standing::Unproven => {
-                wire::decode_opening(bytes).map(|said| self.take_opening(peer, said))
-            }
-            proven => wire::decode(bytes).map(|message| self.take((peer, proven), message)),
-        };
-        if let Err(error) = taken {
-            self.ctx.stats.malformed += 1;
-            self.peers.broke(&mut self.ctx, peer, error.into());
+        if standing == Standing::Unproven {
+            return match wire::decode_opening(&self.message) {
+                Ok(said) => self.take_opening(peer, said),
+                Err(error) => self.take_malformed(peer, error),
+            };
         }
+        match wire::decode(&self.message) {
+            Ok(message) => self.take((peer, standing), message),
+            Err(error) => self.take_malformed(peer, error),
+        }
+    }
+
+    fn take_malformed(&mut self, peer: PeerId, error: WireError) {
+        self.ctx.stats.malformed += 1;
+        self.peers.broke(&mut self.ctx, peer, error.into());
     }
 
     /// A peer that has not proven the shared key said something.
@@ -209,7 +226,7 @@ impl<E: Endpoint> Node<E> {
     fn take(&mut self, (peer, standing): (PeerId, Standing), message: Message) {
         match message {
             Message::Hello(hello) => {
-                let change = self.peers.hello(&mut self.ctx, peer, hello);
+                let change = self.peers.hello(&mut self.ctx, peer, *hello);
                 self.take_change(change);
             }
             Message::Refuse(cause) => {
@@ -295,28 +312,33 @@ impl<E: Endpoint> Node<E> {
         let mut moved = false;
         while let Some(event) = self.ctx.endpoint.poll(self.ctx.now) {
             moved = true;
-            let ctx = &mut self.ctx;
-            match event {
-                FabricEvent::Arrived { grant, part, sequence, bytes } => {
-                    self.decode.arrived(ctx, grant, part, sequence, bytes);
-                }
-                FabricEvent::Completed { write, result } => {
-                    self.prefill.written(ctx, &self.peers, write, result);
-                }
-                FabricEvent::PathUp { peer } => {
-                    let change = self.peers.path_up(peer);
-                    self.take_change(change);
-                }
-                FabricEvent::PathDown { peer, reason } => {
-                    let change = self.peers.path_down(ctx, peer, reason);
-                    self.take_change(change);
-                    // The rooms of the old path have ended: a hello may wait to begin the next.
-                    let change = self.peers.connect(&mut self.ctx, peer);
-                    self.take_change(change);
-                }
-            }
+            self.take_fabric_event(event);
         }
         moved
+    }
+
+    #[inline(never)]
+    fn take_fabric_event(&mut self, event: FabricEvent) {
+        let ctx = &mut self.ctx;
+        match event {
+            FabricEvent::Arrived { grant, part, sequence, bytes } => {
+                self.decode.arrived(ctx, grant, part, sequence, bytes);
+            }
+            FabricEvent::Completed { write, result } => {
+                self.prefill.written(ctx, &self.peers, write, result);
+            }
+            FabricEvent::PathUp { peer } => {
+                let change = self.peers.path_up(peer);
+                self.take_change(change);
+            }
+            FabricEvent::PathDown { peer, reason } => {
+                let change = self.peers.path_down(ctx, peer, reason);
+                self.take_change(change);
+                // The rooms of the old path have ended: a hello may wait to begin the next.
+                let change = self.peers.connect(&mut self.ctx, peer);
+                self.take_change(change);
+            }
+        }
     }
 
     fn take_change(&mut self, change: Option<PeerChange>) {
@@ -348,6 +370,7 @@ impl<E: Endpoint> Node<E> {
         true
     }
 
+    #[inline(never)]
     fn take_request(&mut self, request: Request, ticket: Ticket<Request>) {
         let ctx = &mut self.ctx;
         let role = ctx.config.role;

@@ -3,10 +3,9 @@
 //! What is remembered belongs to an owner, such as the peer that brought it about. When the table
 //! is full the owner of most makes room, so that who brings much only loses its own.
 //!
-//! A full table is larger than a core's cache, and every room passes through one on either side. So
-//! entries lie in one array, chained in the order they expire: that of a single owner is then walked
-//! from front to back, which a processor foresees. Only the index is hit at random: a key's place is
-//! four bytes there.
+//! Entries lie in one array, chained in the order they expire; a key's place there is four bytes in an
+//! index. One that is renewed moves to the end. So a table is as large as the keys in it are many, and
+//! where few keys come again and again it stays in a core's cache.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -30,8 +29,6 @@ pub(super) struct Remembered<O, K, V> {
     places: HashTable<u32>,
     hasher: DefaultHashBuilder,
     orders: BTreeMap<O, Order>,
-    /// Length of all orders.
-    len: usize,
     limit: usize,
     keep: Duration,
 }
@@ -40,11 +37,12 @@ pub(super) struct Remembered<O, K, V> {
 struct Entry<O, K, V> {
     key: K,
     owner: O,
-    /// `None` when the key was taken, or renewed: a later entry has its value.
+    /// `None` when the entry is not in use.
     value: Option<V>,
     expires: Instant,
-    /// The owner's next, or the next free one.
-    next: u32,
+    /// The owner's entries before and behind it, or the next that is not in use.
+    before: u32,
+    behind: u32,
 }
 
 /// An owner's entries in the order they expire.
@@ -59,25 +57,34 @@ impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
     /// At most `limit` keys, each for `keep`.
     pub(super) fn new(limit: usize, keep: Duration) -> Self {
         let (entries, places, orders) = (Vec::new(), HashTable::new(), BTreeMap::new());
-        let (free, hasher, len) = (NOWHERE, DefaultHashBuilder::default(), 0);
+        let (free, hasher) = (NOWHERE, DefaultHashBuilder::default());
         let limit = limit.min(NOWHERE as usize);
-        Self { entries, free, places, hasher, orders, len, limit, keep }
+        Self { entries, free, places, hasher, orders, limit, keep }
     }
 
-    /// Remembers `value`; the oldest keys of whoever owns most make room for it.
-    pub(super) fn insert(&mut self, now: Instant, owner: O, key: K, value: V) {
+    /// Remembers `value`; the oldest key of whoever owns most makes room for it. What is not remembered
+    /// now for that.
+    pub(super) fn insert(&mut self, now: Instant, owner: O, key: K, value: V) -> Option<K> {
+        let (value, expires, before, behind) = (Some(value), now + self.keep, NOWHERE, NOWHERE);
+        let entry = Entry { key, owner, value, expires, before, behind };
+        if let Some(place) = self.place(&key) {
+            let earlier = self.unchain(place);
+            self.entries[place as usize] = entry;
+            self.append(owner, place);
+            self.forget_owner_of_nothing(earlier);
+            return None;
+        }
         if self.limit == 0 {
-            return;
+            return Some(key);
         }
-        while self.len >= self.limit {
-            self.make_room(owner);
-        }
-        let (expires, next, value) = (now + self.keep, NOWHERE, Some(value));
-        let place = self.store(Entry { key, owner, value, expires, next });
+        let full = self.places.len() >= self.limit;
+        let forgotten = if full { self.make_room(owner) } else { None };
+        let place = self.store(entry);
         self.append(owner, place);
-        if let Some(before) = self.point_to(key, place) {
-            self.entries[before as usize].value = None;
-        }
+        let (hasher, entries) = (&self.hasher, &self.entries);
+        let hash_at = |at: &u32| hasher.hash_one(entries[*at as usize].key);
+        self.places.insert_unique(hasher.hash_one(key), place, hash_at);
+        forgotten
     }
 
     pub(super) fn find(&self, key: &K) -> Option<&V> {
@@ -89,54 +96,53 @@ impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
     }
 
     pub(super) fn take(&mut self, key: &K) -> Option<V> {
-        let place = self.unpoint(key)?;
-        self.entries[place as usize].value.take()
+        let place = self.place(key)?;
+        self.release(place).1
     }
 
     /// Forgets all that an owner has.
     pub(super) fn forget(&mut self, owner: O) {
-        while self.forget_oldest(owner) {}
+        while self.forget_oldest(owner).is_some() {}
     }
 
     /// Forgets what has expired.
     pub(super) fn expire(&mut self, now: Instant) {
-        let owners: Vec<O> = self.orders.keys().copied().collect();
-        for owner in owners {
-            while self.oldest(owner).is_some_and(|entry| entry.expires <= now) {
-                self.forget_oldest(owner);
-            }
-        }
+        while self.pop_expired(now).is_some() {}
+    }
+
+    /// Forgets a key that has expired.
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<K> {
+        let is_due = |order: &Order| self.entries[order.oldest as usize].expires <= now;
+        let owner = *self.orders.iter().find(|(_, order)| is_due(order))?.0;
+        self.forget_oldest(owner)
     }
 
     /// An owner with its share or more makes room for itself, without a look at the others.
-    fn make_room(&mut self, owner: O) {
+    fn make_room(&mut self, owner: O) -> Option<K> {
         let own = self.orders.get(&owner).map_or(0, |order| order.len);
         let greedy = own * self.orders.len() >= self.limit;
         let most = || self.orders.iter().max_by_key(|(_, order)| order.len).map(|most| *most.0);
         let loser = if greedy { Some(owner) } else { most() };
-        loser.into_iter().for_each(|owner| _ = self.forget_oldest(owner));
+        self.forget_oldest(loser?)
     }
 
-    fn oldest(&self, owner: O) -> Option<&Entry<O, K, V>> {
-        let order = self.orders.get(&owner)?;
-        self.entries.get(order.oldest as usize)
+    fn forget_oldest(&mut self, owner: O) -> Option<K> {
+        let oldest = self.orders.get(&owner)?.oldest;
+        Some(self.release(oldest).0)
     }
 
-    /// False when the owner has nothing.
-    fn forget_oldest(&mut self, owner: O) -> bool {
-        let Some(order) = self.orders.get_mut(&owner) else { return false };
-        let place = order.oldest;
+    /// Takes an entry out of its place.
+    fn release(&mut self, place: u32) -> (K, Option<V>) {
+        let owner = self.unchain(place);
+        self.forget_owner_of_nothing(owner);
         let entry = &mut self.entries[place as usize];
-        (order.oldest, order.len) = (entry.next, order.len - 1);
-        (entry.next, self.free) = (self.free, place);
-        self.len -= 1;
-        if order.len == 0 {
-            self.orders.remove(&owner);
+        (entry.behind, self.free) = (self.free, place);
+        let (key, value) = (entry.key, entry.value.take());
+        let here = |at: &u32| *at == place;
+        if let Ok(found) = self.places.find_entry(self.hasher.hash_one(key), here) {
+            found.remove();
         }
-        // One without a value is not the one that its key points to.
-        let current = entry.value.take().map(|_| entry.key);
-        current.into_iter().for_each(|key| _ = self.unpoint(&key));
-        true
+        (key, value)
     }
 
     /// Puts an entry where one is free.
@@ -144,7 +150,7 @@ impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
         let place = self.free;
         match self.entries.get_mut(place as usize) {
             Some(free) => {
-                self.free = free.next;
+                self.free = free.behind;
                 *free = entry;
                 place
             }
@@ -160,42 +166,47 @@ impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
         let new = || Order { oldest: place, newest: place, len: 0 };
         let order = self.orders.entry(owner).or_insert_with(new);
         if order.len > 0 {
-            self.entries[order.newest as usize].next = place;
+            self.entries[order.newest as usize].behind = place;
+            self.entries[place as usize].before = order.newest;
         }
+        order.oldest = if order.len > 0 { order.oldest } else { place };
         (order.newest, order.len) = (place, order.len + 1);
-        self.len += 1;
+    }
+
+    /// Takes an entry out of its owner's chain, which may then be empty. Whose it was.
+    fn unchain(&mut self, place: u32) -> O {
+        let Entry { owner, before, behind, .. } = self.entries[place as usize];
+        if let Some(entry) = self.entries.get_mut(before as usize) {
+            entry.behind = behind;
+        }
+        if let Some(entry) = self.entries.get_mut(behind as usize) {
+            entry.before = before;
+        }
+        if let Some(order) = self.orders.get_mut(&owner) {
+            order.len -= 1;
+            order.oldest = if before == NOWHERE { behind } else { order.oldest };
+            order.newest = if behind == NOWHERE { before } else { order.newest };
+        }
+        owner
+    }
+
+    fn forget_owner_of_nothing(&mut self, owner: O) {
+        if self.orders.get(&owner).is_some_and(|order| order.len == 0) {
+            self.orders.remove(&owner);
+        }
     }
 
     fn entry(&self, key: &K) -> Option<&Entry<O, K, V>> {
+        self.entries.get(self.place(key)? as usize)
+    }
+
+    fn place(&self, key: &K) -> Option<u32> {
         // Most tables are empty for ever: no hash is worth making for them.
         if self.places.is_empty() {
             return None;
         }
         let of_key = |place: &u32| self.entries[*place as usize].key == *key;
-        let place = self.places.find(self.hasher.hash_one(key), of_key)?;
-        self.entries.get(*place as usize)
-    }
-
-    /// Has a key point to a place, and gives the one that it pointed to.
-    fn point_to(&mut self, key: K, place: u32) -> Option<u32> {
-        let (hasher, entries) = (&self.hasher, &self.entries);
-        let hash = hasher.hash_one(key);
-        if let Some(place_of) = self.places.find_mut(hash, |at| entries[*at as usize].key == key) {
-            return Some(core::mem::replace(place_of, place));
-        }
-        let hash_at = |at: &u32| hasher.hash_one(entries[*at as usize].key);
-        self.places.insert_unique(hash, place, hash_at);
-        None
-    }
-
-    /// Has a key point nowhere, and gives the place that it pointed to.
-    fn unpoint(&mut self, key: &K) -> Option<u32> {
-        if self.places.is_empty() {
-            return None;
-        }
-        let of_key = |place: &u32| self.entries[*place as usize].key == *key;
-        let found = self.places.find_entry(self.hasher.hash_one(key), of_key).ok()?;
-        Some(found.remove().0)
+        self.places.find(self.hasher.hash_one(key), of_key).copied()
     }
 }
 
@@ -217,11 +228,27 @@ mod tests {
     }
 
     #[test]
+    fn a_renewed_key_is_the_newest_wherever_it_was() {
+        for renewed in [1, 2, 3] {
+            let mut remembered = Remembered::new(3, SECOND);
+            (1..=3).for_each(|key| _ = remembered.insert(Instant::ZERO, 'a', key, 'x'));
+            assert_eq!(remembered.insert(Instant::ZERO, 'b', renewed, 'y'), None);
+            assert_eq!(remembered.owner(&renewed), Some('b'));
+            assert_eq!(remembered.insert(Instant::ZERO, 'a', renewed, 'z'), None);
+            let others = (1..=3).filter(|key| *key != renewed).chain([renewed]);
+            let forgotten: Vec<_> =
+                (4..7).map(|key| remembered.insert(Instant::ZERO, 'a', key, 'x')).collect();
+            assert_eq!(forgotten, others.map(Some).collect::<Vec<_>>());
+            assert_eq!((remembered.entries.len(), remembered.orders.len()), (3, 1));
+        }
+    }
+
+    #[test]
     fn the_table_is_bounded_and_the_oldest_go_first() {
         let mut remembered = Remembered::new(3, SECOND);
-        (0..10).for_each(|key| remembered.insert(Instant::ZERO, (), key, key));
+        (0..10).for_each(|key| _ = remembered.insert(Instant::ZERO, (), key, key));
         assert_eq!((remembered.find(&6), remembered.find(&7)), (None, Some(&7)));
-        assert!(remembered.places.len() <= 3 && remembered.len <= 3);
+        assert!(remembered.places.len() <= 3 && remembered.entries.len() <= 3);
         assert_eq!((remembered.take(&7), remembered.take(&7)), (Some(7), None));
         let mut nothing = Remembered::new(0, SECOND);
         nothing.insert(Instant::ZERO, (), 1, 1);
@@ -231,17 +258,17 @@ mod tests {
     #[test]
     fn an_owner_of_much_makes_room_for_the_others_and_for_itself() {
         let mut remembered = Remembered::new(10, SECOND);
-        (0..100).for_each(|key| remembered.insert(Instant::ZERO, 'm', key, ()));
+        (0..100).for_each(|key| _ = remembered.insert(Instant::ZERO, 'm', key, ()));
         for key in 200..205 {
             remembered.insert(Instant::ZERO, 'a', key, ());
         }
-        (300..400).for_each(|key| remembered.insert(Instant::ZERO, 'm', key, ()));
+        (300..400).for_each(|key| _ = remembered.insert(Instant::ZERO, 'm', key, ()));
         let kept = |keys: core::ops::Range<i32>| {
             keys.filter(|key| remembered.find(key).is_some()).collect::<Vec<_>>()
         };
         assert_eq!(kept(200..205), [200, 201, 202, 203, 204], "half is theirs");
         assert_eq!(kept(300..400), [395, 396, 397, 398, 399]);
-        assert_eq!((remembered.places.len(), remembered.len), (10, 10));
+        assert_eq!((remembered.places.len(), remembered.entries.len()), (10, 10));
     }
 
     #[test]
@@ -253,6 +280,6 @@ mod tests {
         remembered.forget('a');
         assert_eq!((remembered.find(&1), remembered.find(&2)), (None, Some(&"b's now")));
         remembered.expire(Instant::ZERO + SECOND);
-        assert_eq!((remembered.len, remembered.places.len(), remembered.orders.len()), (0, 0, 0));
+        assert_eq!((remembered.places.len(), remembered.orders.len()), (0, 0));
     }
 }

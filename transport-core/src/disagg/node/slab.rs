@@ -73,11 +73,29 @@ impl<T> Slab<T> {
     }
 
     pub(super) fn remove(&mut self, key: GrantId) -> Option<T> {
+        self.vacate(key)?.take()
+    }
+
+    /// Drops a value where it is: what is large need not be moved for that.
+    pub(super) fn drop(&mut self, key: GrantId) {
+        if let Some(value) = self.vacate(key) {
+            *value = None;
+        }
+    }
+
+    /// Has a key name nothing any more. Its value is still there.
+    fn vacate(&mut self, key: GrantId) -> Option<&mut Option<T>> {
         self.get_mut(key)?;
-        let slot = &mut self.slots[key.slot as usize];
-        slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.slot);
-        slot.value.take()
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        slot.generation = slot.generation.wrapping_add(1);
+        Some(&mut slot.value)
+    }
+
+    /// Has a free slot be as if it had been used so often.
+    #[cfg(test)]
+    pub(super) fn set_generation(&mut self, slot: u32, generation: u32) {
+        self.slots[slot as usize].generation = generation;
     }
 
     /// Keys of all values that `wanted` holds for.

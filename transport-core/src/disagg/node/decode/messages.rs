@@ -75,9 +75,9 @@ impl DecodeSide {
     /// Answers a message for a room that has ended or never was (R7).
     fn answer<E: Endpoint>(&mut self, ctx: &mut Context<E>, from: Address) {
         ctx.stats.note_foreign();
-        let note = match self.ended.find(&from.grant) {
-            Some(None) => Note::Complete,
-            Some(Some(cause)) => Note::Abort { cause: *cause, drained: true },
+        let note = match self.ended.find(&self.legs, from.grant) {
+            Some(Ok(())) => Note::Complete,
+            Some(Err(cause)) => Note::Abort { cause, drained: true },
             None => Note::Abort { cause: Cause::UnknownRoom, drained: true },
         };
         ctx.send_note(from, note);

@@ -4,6 +4,7 @@
 //! Events go to legs; what a leg comes to goes to its room as an [`Outcome`], and from there to the
 //! other legs: all succeed, or all fail for the first reason (R3).
 
+mod ended;
 mod group;
 mod holds;
 mod leg;
@@ -15,8 +16,7 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use hashbrown::HashMap;
-
+use self::ended::Ended;
 use self::leg::{Granted, Leg};
 use self::room::Room;
 use super::client::RoomCell;
@@ -35,6 +35,7 @@ use crate::Instant;
 use crate::disagg::admission::{Amounts, BadWatermarks};
 use crate::disagg::consensus::{Attempt, Report};
 use crate::disagg::room::{Action, DecodeRoom, RoomState, Together};
+use crate::disagg::table::Table;
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
 use crate::link::Endpoint;
@@ -49,9 +50,9 @@ pub(super) struct DecodeSide {
     /// A leg's key is its grant's id.
     legs: Slab<Leg>,
     /// Rooms that have not ended, by name.
-    by_id: HashMap<RoomId, GrantId>,
-    /// How ended legs ended: `None` for success.
-    ended: Remembered<PeerId, GrantId, Option<Cause>>,
+    by_id: Table<RoomId, GrantId>,
+    /// How legs ended.
+    ended: Ended,
     /// Cancels that came before their open.
     cancelled: Remembered<(), RoomId, ()>,
     /// The other ranks of this engine, which end rooms as we do.
@@ -82,8 +83,8 @@ impl DecodeSide {
             misroutes: Misroutes::new(config),
             rooms: Slab::new(),
             legs: Slab::new(),
-            by_id: HashMap::new(),
-            ended: Remembered::new(tombstones, keep),
+            by_id: Table::new(),
+            ended: Ended::new(tombstones, keep),
             cancelled: Remembered::new(tombstones, keep),
             group: Group::new(config),
             actions: Vec::new(),
@@ -110,6 +111,7 @@ impl DecodeSide {
             // There is no room to tell it, and the one that is open already lives on.
             if cause != Cause::DuplicateRoom {
                 let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
+                self.ended.fail(&self.legs, ctx.now, (Some(peer), grant), cause);
                 ctx.bid_farewell(Address { peer, room, grant }, cause);
                 self.desk.give_up(ctx, room, cause);
             }
@@ -195,7 +197,7 @@ impl DecodeSide {
             cell,
         };
         let key = self.rooms.insert(room);
-        self.by_id.insert(id, key);
+        self.by_id.insert_new(id, key);
         self.add_leg(ctx, key, Some(peer));
         key
     }
@@ -304,7 +306,6 @@ impl DecodeSide {
             self.with(ctx, key, |room, _, out| room.handle_path_down(reason, out));
         }
         self.settle(ctx);
-        self.ended.forget(peer);
         self.misroutes.forget(peer);
     }
 
@@ -351,7 +352,7 @@ impl DecodeSide {
 
     /// Forgets what is old.
     pub(super) fn tick(&mut self, now: Instant) {
-        self.ended.expire(now);
+        self.ended.expire(&self.legs, now);
         self.cancelled.expire(now);
         self.group.tick(now);
         self.desk.tick(now);
@@ -386,13 +387,15 @@ impl DecodeSide {
         event: impl FnOnce(&mut DecodeRoom, Instant, &mut Vec<Action>),
     ) -> bool {
         let Some(leg) = self.legs.get_mut(key) else { return false };
+        let before = leg.machine.state();
         event(&mut leg.machine, ctx.now, &mut self.actions);
-        self.act(ctx, key);
+        self.act(ctx, key, before);
         true
     }
 
-    /// Carries out a leg's actions in order; carrying one out may add others behind it.
-    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
+    /// Carries out a leg's actions in order; carrying one out may add others behind it. `before` is its
+    /// state before the event.
+    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, before: RoomState) {
         let mut actions = core::mem::take(&mut self.actions);
         let mut next = 0;
         while let Some(action) = actions.get(next).copied() {
@@ -406,10 +409,12 @@ impl DecodeSide {
         self.actions = actions;
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Decode(key), &mut leg.armed, leg.machine.deadline());
-        let (room, peer, failure) = (leg.room, leg.peer, leg.machine.failure());
+        if leg.machine.state() == before {
+            return;
+        }
+        let (room, peer) = (leg.room, leg.peer);
         // A leg that drains says so before it has ended: the others would go on for nothing.
-        let news = |room: &&mut Room| room.together.failed().is_none();
-        if let (Some(cause), Some(_)) = (failure, self.rooms.get_mut(room).filter(news)) {
+        if let Some(cause) = leg.machine.failure() {
             self.outcomes.push_back(Outcome::Failed { room, peer, cause });
         }
         self.show(room);
@@ -445,10 +450,12 @@ impl DecodeSide {
     }
 
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let Some(mut leg) = self.legs.remove(key) else { return };
+        let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.disarm(&mut leg.armed);
-        if let Some(peer) = leg.peer {
-            self.ended.insert(ctx.now, peer, key, leg.machine.failure());
+        let (peer, failure) = (leg.peer, leg.machine.failure());
+        self.legs.drop(key);
+        if let Some(cause) = failure {
+            self.ended.fail(&self.legs, ctx.now, (peer, key), cause);
         }
     }
 
@@ -531,6 +538,7 @@ impl DecodeSide {
             let vote = room.vote;
             vote.into_iter().for_each(|v| self.group.report(ctx, v, Report::Failed(failed.0)));
             self.fail(ctx, key, failed.0);
+            self.show(key);
         }
     }
 
@@ -540,8 +548,9 @@ impl DecodeSide {
         if room.legs.is_empty() {
             self.by_id.remove(&room.id);
             room.vote.into_iter().for_each(|vote| self.group.leave(vote));
-            let room = self.rooms.remove(key);
-            room.into_iter().for_each(|room| room.finish(ctx, &mut self.desk));
+            if let Some(room) = self.rooms.remove(key) {
+                room.finish(ctx, &mut self.desk);
+            }
         }
     }
 }

@@ -3,7 +3,6 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::disagg::admission::Amounts;
 use crate::disagg::node::client::RoomCell;
 use crate::disagg::node::context::Context;
 use crate::disagg::node::desk::Desk;
@@ -70,9 +69,10 @@ impl Room {
         let succeeded = self.together.failed().is_none();
         ctx.return_aux_slot(self.aux_slot);
         ctx.count_end(succeeded);
-        // The aux payload was copied out of its slot.
-        let kept = || Amounts { aux: 0, ..Amounts::of(&self.pages, &self.state) };
-        desk.ended(ctx, self.id, (succeeded && !self.released).then(kept));
+        match succeeded && !self.released {
+            true => desk.succeeded(ctx, self.id, &self.pages, &self.state),
+            false => desk.ended(ctx, self.id),
+        }
         self.show(RoomState::Success);
         let (room, pages, state) = (self.id, self.pages, self.state);
         let result = match self.together.failed() {

@@ -36,7 +36,7 @@ impl Peers {
         let trust = ctx.handshake(if dialler { End::Dialler } else { End::Listener });
         match &trust {
             Some(handshake) => ctx.send(id, &handshake.opening()),
-            None => ctx.send(id, &Message::Hello(self.hello.clone())),
+            None => ctx.send(id, &Message::Hello(self.hello.clone().into())),
         }
         trust
     }
@@ -62,7 +62,7 @@ impl Peers {
             ctx.send(id, &answer);
         }
         if proven {
-            ctx.send(id, &Message::Hello(self.hello.clone()));
+            ctx.send(id, &Message::Hello(self.hello.clone().into()));
         }
         None
     }

@@ -58,7 +58,8 @@ impl PrefillSide {
         }
         let result = failed.map_or(Ok(()), |(cause, _)| Err(*cause));
         self.asks.over(ctx, room.id, result);
-        let queue = self.rooms.remove(key).map(|room| room.finish(ctx));
-        queue.into_iter().for_each(|queue| self.spare_chunks.keep(queue));
+        if let Some(room) = self.rooms.remove(key) {
+            self.spare_chunks.keep(room.finish(ctx));
+        }
     }
 }

@@ -40,7 +40,7 @@ impl PrefillSide {
             self.early.remove(from.room, from.peer);
         }
         let others = held.is_some() || self.early.holder(from.room).is_some();
-        let stale = self.ended.find(&(from.peer, from.grant)).is_some();
+        let stale = self.ended.find(from.peer, from.grant).is_some();
         match self.by_id.get(&from.room).copied() {
             // It overtook its grant, or there is none: the room here need not wait for it.
             Some(key) if !stale && self.waits_for(peers, key, from.peer) => {
@@ -55,7 +55,7 @@ impl PrefillSide {
             None if early || (!stale && !others) => self.doom(ctx, from, cause),
             _ => {}
         }
-        self.ended.insert(ctx.now, from.peer, (from.peer, from.grant), Some(cause));
+        self.ended.insert(ctx.now, from.peer, from.grant, Some(cause));
         ctx.send_note(from, Note::Drained);
     }
 

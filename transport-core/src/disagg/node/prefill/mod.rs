@@ -6,6 +6,7 @@
 
 mod asking;
 mod chunks;
+mod ended;
 mod ending;
 mod leg;
 mod messages;
@@ -21,6 +22,7 @@ use hashbrown::HashMap;
 
 pub(super) use self::chunks::reject as reject_chunk;
 use self::chunks::{Chunks, OutChunk};
+use self::ended::Ended;
 use self::leg::Leg;
 use self::room::Room;
 use super::asks::Asks;
@@ -38,6 +40,7 @@ use super::timers::{Armed, Timer};
 use super::waiting::Waiting;
 use crate::Instant;
 use crate::disagg::room::{Action, Note, PrefillRoom, RoomState};
+use crate::disagg::table::Table;
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId, Write, WriteError, WriteId};
 use crate::link::Endpoint;
@@ -50,13 +53,13 @@ pub(super) struct PrefillSide {
     rooms: Slab<Room>,
     legs: Slab<Leg>,
     /// Rooms that have not ended, by name.
-    by_id: HashMap<RoomId, GrantId>,
+    by_id: Table<RoomId, GrantId>,
     /// Legs, by whose grant it is.
     by_grant: HashMap<(PeerId, GrantId), GrantId>,
     /// Grants for rooms that are not open yet.
     early: EarlyGrants,
-    /// How ended legs ended: `None` for success.
-    ended: Remembered<PeerId, (PeerId, GrantId), Option<Cause>>,
+    /// How legs ended.
+    ended: Ended,
     /// Why rooms that are not open yet must fail when they are. By which peer, or by the scheduler.
     doomed: Remembered<Option<PeerId>, RoomId, Cause>,
     /// Why rooms that ended before they had all grants must refuse those that come, and how many.
@@ -88,10 +91,10 @@ impl PrefillSide {
         Self {
             rooms: Slab::new(),
             legs: Slab::new(),
-            by_id: HashMap::new(),
+            by_id: Table::new(),
             by_grant: HashMap::new(),
             early: EarlyGrants::new(config.max_rooms, config.early_items),
-            ended: Remembered::new(tombstones, keep),
+            ended: Ended::new(tombstones, keep),
             doomed: Remembered::new(tombstones, keep),
             unmet: Remembered::new(tombstones, keep),
             asks: Asks::new(config),
@@ -125,7 +128,7 @@ impl PrefillSide {
         self.unmet.take(&id);
         let chunks = Chunks::new(self.spare_chunks.take());
         let key = self.rooms.insert(Room::new(id, ticket, cell, ctx.now, chunks));
-        self.by_id.insert(id, key);
+        self.by_id.insert_new(id, key);
         self.arm(ctx, key);
         while let Some(early) = self.early.take(id) {
             self.adopt(ctx, peers, key, (early.peer, early.offer));
@@ -228,9 +231,8 @@ impl PrefillSide {
         if self.by_grant.contains_key(&(peer, offer.grant.id)) {
             return ctx.send_note(from, Note::Accept);
         }
-        if let Some(ended) = self.ended.find(&(peer, offer.grant.id)) {
-            let cause = *ended;
-            return cause.into_iter().for_each(|cause| abort(ctx, from, cause));
+        if let Some(failure) = self.ended.find(peer, offer.grant.id) {
+            return failure.into_iter().for_each(|cause| abort(ctx, from, cause));
         }
         self.asks.granted(ctx, (offer.room, peer));
         match self.by_id.get(&offer.room).copied() {
@@ -402,13 +404,13 @@ impl PrefillSide {
     /// Tells a decode node that its accepted grant will not be used, until it has heard: it does not
     /// repeat the grant any more, and would else wait out its deadline.
     fn give_up<E: Endpoint>(&mut self, ctx: &mut Context<E>, of: Address, cause: Cause) {
-        self.ended.insert(ctx.now, of.peer, (of.peer, of.grant), Some(cause));
+        self.ended.insert(ctx.now, of.peer, of.grant, Some(cause));
         ctx.bid_farewell(of, cause);
     }
 
     /// Tells a decode node that its grant is not accepted. If that is lost, the grant comes again.
     fn refuse<E: Endpoint>(&mut self, ctx: &mut Context<E>, to: Address, cause: Cause) {
-        self.ended.insert(ctx.now, to.peer, (to.peer, to.grant), Some(cause));
+        self.ended.insert(ctx.now, to.peer, to.grant, Some(cause));
         abort(ctx, to, cause);
     }
 
@@ -430,13 +432,15 @@ impl PrefillSide {
         event: impl FnOnce(&mut Leg, &mut Vec<Action>),
     ) {
         let Some(leg) = self.legs.get_mut(key) else { return };
-        let mut actions = core::mem::take(&mut self.actions);
-        event(leg, &mut actions);
-        self.act(ctx, key, actions);
+        let before = leg.machine.state();
+        event(leg, &mut self.actions);
+        self.act(ctx, key, before);
     }
 
-    /// Carries out a leg's actions in order; carrying one out may add others behind it.
-    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, mut actions: Vec<Action>) {
+    /// Carries out a leg's actions in order; carrying one out may add others behind it. `before` is its
+    /// state before the event.
+    fn act<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, before: RoomState) {
+        let mut actions = core::mem::take(&mut self.actions);
         let mut next = 0;
         while let Some(action) = actions.get(next).copied() {
             next += 1;
@@ -446,8 +450,10 @@ impl PrefillSide {
         self.actions = actions;
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Prefill(key), &mut leg.armed, leg.machine.deadline());
-        let room = self.rooms.get_mut(leg.room);
-        room.into_iter().for_each(|room| room.show(&mut self.legs));
+        if leg.machine.state() != before {
+            let room = self.rooms.get_mut(leg.room);
+            room.into_iter().for_each(|room| room.show(&mut self.legs));
+        }
     }
 
     fn carry_out<E: Endpoint>(
@@ -484,12 +490,12 @@ impl PrefillSide {
     }
 
     fn retire<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let Some(mut leg) = self.legs.remove(key) else { return };
+        let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.disarm(&mut leg.armed);
-        let named = (leg.peer, leg.grant);
-        self.by_grant.remove(&named);
-        self.ended.insert(ctx.now, leg.peer, named, leg.machine.failure());
-        self.spare_writes.keep(leg.unposted);
+        self.by_grant.remove(&(leg.peer, leg.grant));
+        self.ended.insert(ctx.now, leg.peer, leg.grant, leg.machine.failure());
+        self.spare_writes.keep(core::mem::take(&mut leg.unposted));
+        self.legs.drop(key);
     }
 }
 

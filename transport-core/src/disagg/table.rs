@@ -1,0 +1,157 @@
+//! A map of many keys to values that are larger than a number.
+//!
+//! For what every room is looked for in, beside 100,000 others: values lie in dense slots, the last
+//! freed of which is used first, so that those in use lately are in a core's cache. Only the index
+//! is hit at random, and that is five bytes a key. In a map whose buckets hold the values a lookup
+//! would bring in lines of a table many times as large.
+
+use alloc::vec::Vec;
+use core::hash::{BuildHasher, Hash};
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+/// Values by key. Allocates when it holds more than ever before, and not else.
+#[derive(Debug)]
+pub(super) struct Table<K, V> {
+    slots: Vec<Slot<K, V>>,
+    free: Vec<u32>,
+    /// Where each key's value is. Peers choose keys, so their hash has a random seed.
+    places: HashTable<u32>,
+    seed: DefaultHashBuilder,
+}
+
+#[derive(Debug)]
+struct Slot<K, V> {
+    key: K,
+    /// `None` when the slot is free.
+    value: Option<V>,
+}
+
+impl<K: Copy + Eq + Hash, V> Table<K, V> {
+    pub(super) fn new() -> Self {
+        let (slots, free, places) = (Vec::new(), Vec::new(), HashTable::new());
+        Self { slots, free, places, seed: DefaultHashBuilder::default() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(super) fn contains_key(&self, key: &K) -> bool {
+        self.place(key).is_some()
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<&V> {
+        self.slots[self.place(key)? as usize].value.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        let place = self.place(key)?;
+        self.slots[place as usize].value.as_mut()
+    }
+
+    /// The key's value, which is `value` from now on if there was none.
+    pub(super) fn get_or_insert(&mut self, key: K, value: V) -> &mut V {
+        let place = self.place(&key).unwrap_or_else(|| self.find_place(key));
+        self.slots[place as usize].value.get_or_insert(value)
+    }
+
+    /// Gives a key that has no value this one.
+    pub(super) fn insert_new(&mut self, key: K, value: V) {
+        debug_assert!(!self.contains_key(&key), "two values of one key");
+        let place = self.find_place(key);
+        self.slots[place as usize].value = Some(value);
+    }
+
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        let place = self.unplace(key)?;
+        self.slots[place as usize].value.take()
+    }
+
+    /// Drops a key's value where it is: what is large need not be moved for that.
+    pub(super) fn drop(&mut self, key: &K) {
+        if let Some(place) = self.unplace(key) {
+            self.slots[place as usize].value = None;
+        }
+    }
+
+    /// Drops all values that `keep` is false for.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
+        for place in 0..self.slots.len() {
+            let Slot { key, value } = &mut self.slots[place];
+            if value.as_mut().is_some_and(|value| !keep(value)) {
+                let key = *key;
+                self.drop(&key);
+            }
+        }
+    }
+
+    fn place(&self, key: &K) -> Option<u32> {
+        // Some tables are empty for ever: no hash is worth making for them.
+        if self.places.is_empty() {
+            return None;
+        }
+        let of_key = |place: &u32| self.slots[*place as usize].key == *key;
+        self.places.find(self.seed.hash_one(key), of_key).copied()
+    }
+
+    /// Has a new key point to a free slot.
+    fn find_place(&mut self, key: K) -> u32 {
+        let place = self.free.pop().unwrap_or(self.slots.len() as u32);
+        match self.slots.get_mut(place as usize) {
+            Some(slot) => slot.key = key,
+            None => self.slots.push(Slot { key, value: None }),
+        }
+        let (seed, slots) = (&self.seed, &self.slots);
+        let hash_at = |place: &u32| seed.hash_one(slots[*place as usize].key);
+        self.places.insert_unique(seed.hash_one(key), place, hash_at);
+        place
+    }
+
+    /// Has a key point nowhere, and frees the slot that it pointed to.
+    fn unplace(&mut self, key: &K) -> Option<u32> {
+        let of_key = |place: &u32| self.slots[*place as usize].key == *key;
+        let (place, _) = self.places.find_entry(self.seed.hash_one(key), of_key).ok()?.remove();
+        self.free.push(place);
+        Some(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeMap;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_does_what_a_map_does(steps in prop::collection::vec((0..4, 0..20u64, 0..9), 0..200)) {
+            let (mut table, mut map) = (Table::new(), BTreeMap::new());
+            for (step, key, value) in steps {
+                match step {
+                    0 => {
+                        let ours = *table.get_or_insert(key, value);
+                        prop_assert_eq!(ours, *map.entry(key).or_insert(value));
+                    }
+                    1 if !map.contains_key(&key) => {
+                        table.insert_new(key, value);
+                        map.insert(key, value);
+                    }
+                    2 => prop_assert_eq!(table.remove(&key), map.remove(&key)),
+                    _ => {
+                        table.drop(&key);
+                        map.remove(&key);
+                    }
+                }
+                prop_assert_eq!((table.len(), table.get(&key)), (map.len(), map.get(&key)));
+                prop_assert_eq!(table.contains_key(&key), map.contains_key(&key));
+                prop_assert_eq!(table.get_mut(&key), map.get_mut(&key));
+            }
+            table.retain(|value| *value > 4);
+            map.retain(|_, value| *value > 4);
+            let left = (0..20).filter_map(|key| Some((key, *table.get(&key)?)));
+            prop_assert_eq!(left.collect::<BTreeMap<_, _>>(), map);
+            prop_assert!(table.slots.len() <= 20, "slots are used again");
+        }
+    }
+}
