@@ -1,0 +1,14 @@
+//! GPU memory for every fabric of the KV-cache transport.
+#![deny(unsafe_code)]
+
+pub mod device;
+mod error;
+pub mod mock;
+mod random;
+pub mod staged;
+pub mod strided;
+
+pub use device::{Batch, CopyQueue, Device, Direction, Ticket};
+pub use error::{DeviceFault, GpuError, NoDevice};
+pub use mock::{MockConfig, MockDevice};
+pub use staged::{Staged, StagingConfig};
