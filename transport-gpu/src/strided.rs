@@ -168,7 +168,8 @@ impl Tile {
     fn widened(self) -> Self {
         let stride = if self.runs > 1 { self.stride } else { 0 };
         let all = self.device | self.host | u64::from(self.run_bytes) | u64::from(stride);
-        let unit = [16, 8, 4].into_iter().find(|unit| all % u64::from(*unit) == 0).unwrap_or(1);
+        let unit =
+            [16, 8, 4].into_iter().find(|unit| all.is_multiple_of(u64::from(*unit))).unwrap_or(1);
         Self { unit, stride, ..self }
     }
 }

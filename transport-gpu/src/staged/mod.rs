@@ -28,7 +28,7 @@
 //!   is not over until the target has said so, drains as on RDMA;
 //! * `PathDown` waits for the copies in flight, in both directions;
 //! * M4: a chunk's fence is looked at before it is posted
-//!   ([`transport_core::disagg::SourceReady`]), so what is gathered is
+//!   ([`transport_core::disagg::node::SourceReady`]), so what is gathered is
 //!   ready.
 //!
 //! The endpoint's own control messages are heard in [`Link::receive`](transport_core::link::Link);
