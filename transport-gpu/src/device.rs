@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use transport_core::memory::{MemoryRegion, PagedTable, Spans};
 
+use crate::pull::{Handle, Pull};
 use crate::strided::{Piece, coalesce};
 use crate::{DeviceFault, GpuError};
 
@@ -30,6 +31,13 @@ pub trait Device: Clone + Debug + Send + 'static {
     /// kept as long.
     fn pin(&self, region: &MemoryRegion) -> Result<Arc<Self::Pinned>, GpuError>;
 
+    /// Exports a region of this device's, so that another process of this machine can open it. `None`
+    /// where that cannot be: what is in it is staged.
+    fn export(&self, region: &MemoryRegion) -> Option<Handle>;
+
+    /// Opens what another process has exported, for copies from it alone.
+    fn open(&self, handle: &Handle) -> Result<MemoryRegion, GpuError>;
+
     /// A new queue of copies from or to `pinned`. Queues run beside each other.
     fn queue(&self, pinned: &Arc<Self::Pinned>) -> Result<Self::Queue, GpuError>;
 }
@@ -42,6 +50,9 @@ pub trait CopyQueue: Debug + Send {
     /// Takes as much of the batch as there is room for. Its ticket once all of it was taken, `None`
     /// while the rest must be offered again. Parts of other batches may come in between.
     fn submit(&mut self, batch: &mut Batch) -> Result<Option<Ticket>, DeviceFault>;
+
+    /// As `submit`, for bytes of another process: straight from its device memory into ours.
+    fn pull(&mut self, pull: &mut Pull) -> Result<Option<Ticket>, DeviceFault>;
 
     /// The latest ticket whose copies are over, and with it all before it: their bytes are visible
     /// to every reader. Does not wait.

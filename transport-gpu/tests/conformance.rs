@@ -21,6 +21,7 @@ fn narrow() -> StagingConfig {
         sends: 4,
         depth: 64,
         term_chunks: 5,
+        pull: false,
         ..StagingConfig::default()
     }
 }
@@ -108,6 +109,22 @@ fn around_sim(config: SimConfig) -> Around<SimHarness> {
 mod around_a_fabric_that_checks {
     use super::{SimConfig, around_sim};
     transport_core::conformance_tests!(around_sim(SimConfig::checked()));
+}
+
+/// Chunks bring the places of their bytes, and the target pulls them from the source's memory.
+fn pulled(config: SimConfig) -> Around<SimHarness> {
+    let staging = StagingConfig { pull: true, chunk: 400, ..narrow() };
+    Around::new(SimHarness::new(8, config), 13, MockConfig::default(), staging)
+}
+
+mod pulled_within_a_machine {
+    use super::{SimConfig, pulled};
+    transport_core::conformance_tests!(pulled(SimConfig::checked()));
+}
+
+mod pulled_around_a_fabric_that_does_not_check {
+    use super::{SimConfig, pulled};
+    transport_core::conformance_tests!(pulled(SimConfig::rdma()));
 }
 
 mod around_a_fabric_that_does_not {

@@ -38,6 +38,11 @@ fn prompt() -> MockConfig {
     MockConfig { delay: 0, burst: 1000, depth: 64, pieces: 1000 }
 }
 
+/// Through pinned memory, though both ends are on one machine.
+fn staged() -> StagingConfig {
+    StagingConfig { pull: false, ..StagingConfig::default() }
+}
+
 impl World {
     fn new(mock: MockConfig, staging: StagingConfig) -> Self {
         let mut harness = SimHarness::new(3, SimConfig::checked());
@@ -153,7 +158,7 @@ fn scattered(count: u32) -> Vec<u32> {
 
 #[test]
 fn a_chunk_of_scattered_pages_is_one_call_to_the_device_each_way() {
-    let mut world = World::new(prompt(), StagingConfig { chunk: 1 << 20, ..Default::default() });
+    let mut world = World::new(prompt(), StagingConfig { chunk: 1 << 20, ..staged() });
     let to: Vec<u32> = (0..50).map(|i| (i * 29 + 3) % PAGES).collect();
     let grant = world.grant(1, &to);
     world.post(1, &grant, &scattered(50));
@@ -172,7 +177,7 @@ fn a_chunk_of_scattered_pages_is_one_call_to_the_device_each_way() {
 #[test]
 fn chunks_overlap_while_the_device_is_slow() {
     // The device is slower than the wire: with one chunk under way it would be idle in between.
-    let staging = |window| StagingConfig { chunk: 8192, window, sends: 8, ..Default::default() };
+    let staging = |window| StagingConfig { chunk: 8192, window, sends: 8, ..staged() };
     let turns = |window| {
         let mock = MockConfig { delay: 20, ..prompt() };
         let mut world = World::new(mock, staging(window));
@@ -191,7 +196,7 @@ fn chunks_overlap_while_the_device_is_slow() {
 
 #[test]
 fn m2_a_grant_is_not_fenced_while_the_device_copies_for_it_and_is_soon_after() {
-    let mut world = World::new(prompt(), StagingConfig::default());
+    let mut world = World::new(prompt(), staged());
     let grant = world.grant(1, &[1, 2, 3]);
     world.nodes[0].device.hang(true);
     world.post(1, &grant, &[5, 6, 7]);
@@ -214,7 +219,7 @@ fn m2_a_grant_is_not_fenced_while_the_device_copies_for_it_and_is_soon_after() {
 #[test]
 fn m2_a_path_is_not_down_while_the_device_copies_for_it() {
     for (hung, name) in [(0, "target"), (1, "source")] {
-        let mut world = World::new(prompt(), StagingConfig::default());
+        let mut world = World::new(prompt(), staged());
         let grant = world.grant(1, &[1, 2, 3]);
         world.nodes[hung].device.hang(true);
         world.post(1, &grant, &[5, 6, 7]);
@@ -235,7 +240,7 @@ fn m2_a_path_is_not_down_while_the_device_copies_for_it() {
 #[test]
 fn a_failed_copy_ends_the_path_with_the_devices_status_at_either_end() {
     for broken in [0, 1] {
-        let mut world = World::new(prompt(), StagingConfig::default());
+        let mut world = World::new(prompt(), staged());
         let grant = world.grant(1, &[1, 2, 3]);
         world.nodes[broken].device.fail_after(0, DeviceFault(719));
         world.post(1, &grant, &[5, 6, 7]);
@@ -261,7 +266,7 @@ fn tables_that_the_device_does_not_reach_are_refused() {
     };
     let host = MemoryRegion::allocate(64).unwrap();
     let (ours, foreign) = (device.allocate(64).unwrap(), other.allocate(64).unwrap());
-    let mut endpoint = Staged::new(inner, device, StagingConfig::default()).unwrap();
+    let mut endpoint = Staged::new(inner, device, staged()).unwrap();
     for regions in [vec![&foreign], vec![&ours, &host], vec![&ours, &foreign]] {
         let tables = CacheTables::new(table(&regions), table(&[&host]), vec![]).unwrap();
         assert_eq!(endpoint.bind(tables), Err(FabricError::Device(libc::EFAULT)));
@@ -276,7 +281,7 @@ fn settings_that_cannot_be_are_refused_with_their_name() {
         let inner = SimHarness::new(1, SimConfig::checked()).start(2).remove(0);
         Staged::new(inner, MockDevice::new(1, prompt()), config).unwrap_err()
     };
-    let good = StagingConfig::default();
+    let good = staged();
     let names = |error| matches!(error, GpuError::Config(_));
     assert!(names(refused(StagingConfig { window: 65, ..good })));
     assert!(names(refused(StagingConfig { chunk: 0, ..good })));

@@ -13,9 +13,10 @@ use cudarc::driver::CudaContext;
 use transport_core::memory::{DeviceBytes, MemoryRegion, RegionPin};
 
 use super::CudaDevice;
-use super::sys::{self, Allocation, HostRegistration};
+use super::sys::{self, Allocation, HostRegistration, IpcMapping};
 use crate::GpuError;
 use crate::direct::Export;
+use crate::pull::Handle;
 
 /// What every address must be a multiple of: the widest access that copies make.
 const ALIGN: u64 = 16;
@@ -135,6 +136,20 @@ impl GpuRegion {
     pub fn is_empty(&self) -> bool {
         self.region.is_empty()
     }
+}
+
+/// Opens another process's memory. Its handle is not trusted for what it says of the length.
+pub(super) fn open(device: &CudaDevice, handle: &Handle) -> Result<MemoryRegion, GpuError> {
+    let (context, ordinal) = (device.context(), device.ordinal());
+    let mapping = IpcMapping::open(context, &handle.bytes)?;
+    let base = mapping.address();
+    let facts = sys::pointer_facts(context, base)?;
+    let (address, len) = (base.saturating_add(handle.offset), handle.len as usize);
+    let end = handle.offset.checked_add(handle.len);
+    let within = end.is_some_and(|end| base - facts.start + end <= facts.len) && len > 0;
+    let stranger = GpuError::NotDeviceMemory { address, len, ordinal };
+    within.then_some(()).ok_or(stranger)?;
+    Ok(GpuRegion::of(device, address, len, Box::new(mapping))?.region)
 }
 
 /// What keeps a region's memory.

@@ -25,6 +25,7 @@ pub use memory::{CudaPinned, GpuRegion};
 pub use queue::CudaQueue;
 
 use crate::device::Device;
+use crate::pull::Handle;
 use crate::{GpuError, NoDevice};
 use gate::Graveyard;
 use memory::CudaBytes;
@@ -160,6 +161,21 @@ impl Device for CudaDevice {
 
     fn pin(&self, region: &MemoryRegion) -> Result<Arc<CudaPinned>, GpuError> {
         CudaPinned::new(self.context(), region).map(Arc::new)
+    }
+
+    fn export(&self, region: &MemoryRegion) -> Option<Handle> {
+        let (address, len) = (region.as_ptr() as u64, region.len() as u64);
+        let owned = self.owns(region).then(|| self.context())?;
+        // One handle names a whole allocation; memory in several mappings has none.
+        let facts = sys::pointer_facts(owned, address).ok()?;
+        let offset = address.checked_sub(facts.start)?;
+        let whole = offset.checked_add(len).is_some_and(|end| end <= facts.len);
+        let bytes = sys::ipc_handle(owned, facts.start).ok().filter(|_| whole)?;
+        Some(Handle { bytes, offset, len })
+    }
+
+    fn open(&self, handle: &Handle) -> Result<MemoryRegion, GpuError> {
+        memory::open(self, handle)
     }
 
     fn queue(&self, pinned: &Arc<CudaPinned>) -> Result<CudaQueue, GpuError> {

@@ -17,6 +17,7 @@ use transport_core::memory::{MemoryRegion, PagedTable};
 use super::memory::CudaPinned;
 use super::sys::{self, CopyKernel};
 use crate::device::{Batch, CopyQueue, Direction, Ticket};
+use crate::pull::Pull;
 use crate::strided::{Piece, Tile};
 use crate::{DeviceFault, GpuError};
 
@@ -52,7 +53,7 @@ struct Flying {
     event: CudaEvent,
     ticket: Option<Ticket>,
     tiles: usize,
-    _table: Arc<PagedTable>,
+    _keep: (Arc<PagedTable>, Option<Arc<[MemoryRegion]>>),
 }
 
 impl CudaQueue {
@@ -117,18 +118,34 @@ impl CudaQueue {
             let base = batch.table().region(piece.buffer).as_ptr() as u64;
             piece.tiles().map(move |tile| tile.at(base + tile.device, host + tile.host))
         };
-        for (index, tile) in chosen.flat_map(place).enumerate() {
+        let tiles_of = chosen.flat_map(place);
+        self.write_tiles(first, tiles_of);
+        let to_host = batch.direction() == Direction::ToHost;
+        // SAFETY: the tiles were written and are not lent again before the event; each names bytes of
+        // the batch's table and of the pinned memory, which `flying` and this queue keep.
+        unsafe { self.start(first, tiles, to_host) }?;
+        Ok(Some((pieces, used)))
+    }
+
+    fn write_tiles(&self, first: usize, tiles: impl Iterator<Item = Tile>) {
+        for (index, tile) in tiles.enumerate() {
             // In bounds: `lend` gave that many.
             let _ = self.ring.region().write((first + index) * TILE, &sys::tile_bytes(&tile));
         }
-        let list = (self.ring.device() + (first * TILE) as u64, tiles as u32);
-        let to_host = batch.direction() == Direction::ToHost;
+    }
+
+    /// Launches `count` tiles from `first` on.
+    ///
+    /// # Safety
+    ///
+    /// They must have been written, and with what they name stay until the stream has come past this.
+    unsafe fn start(&mut self, first: usize, count: usize, to_host: bool) -> Result<(), GpuError> {
+        let list = (self.ring.device() + (first * TILE) as u64, count as u32);
         let blocks = list.1.min(BLOCKS);
-        // SAFETY: the tiles were written and are not lent again before the event; each names bytes of
-        // the batch's table and of the pinned memory, which `flying` and this queue keep.
+        // SAFETY: by the caller.
         unsafe { self.kernel.launch(&self.stream, list, to_host, blocks) }?;
-        self.next = (first + tiles) % RING;
-        Ok(Some((pieces, used)))
+        self.next = (first + count) % RING;
+        Ok(())
     }
 
     /// One run, by the copy engine.
@@ -162,8 +179,29 @@ impl CudaQueue {
         let is_whole = batch.taken() == batch.pieces().len();
         let ticket = is_whole.then_some(Ticket(self.submitted + 1));
         self.submitted += u64::from(is_whole);
-        let (event, table) = (self.mark()?, Arc::clone(batch.table()));
-        self.flying.push_back(Flying { event, ticket, tiles, _table: table });
+        let (event, keep) = (self.mark()?, (Arc::clone(batch.table()), None));
+        self.flying.push_back(Flying { event, ticket, tiles, _keep: keep });
+        Ok(ticket)
+    }
+
+    fn try_pull(&mut self, pull: &mut Pull) -> Result<Option<Ticket>, GpuError> {
+        self.reclaim()?;
+        let left = pull.tiles().get(pull.taken()..).unwrap_or(&[]);
+        // All that is left, or as much as there is room for without going round.
+        let count = left.len().min(RING - self.next).min(RING - self.used);
+        let lent = self.lend(count).filter(|_| count > 0 && self.flying.len() < DEPTH);
+        let Some((first, used)) = lent else { return Ok(None) };
+        let whole = count == left.len();
+        self.write_tiles(first, left.iter().copied().take(count));
+        // SAFETY: as in `launch`; the tiles name bytes of the pull's table and sources.
+        unsafe { self.start(first, count, false) }?;
+        self.used += used;
+        pull.take(count);
+        let ticket = whole.then_some(Ticket(self.submitted + 1));
+        self.submitted += u64::from(whole);
+        let (event, (table, sources)) = (self.mark()?, pull.keep());
+        let keep = (table, Some(sources));
+        self.flying.push_back(Flying { event, ticket, tiles: used, _keep: keep });
         Ok(ticket)
     }
 
@@ -203,6 +241,14 @@ impl CopyQueue for CudaQueue {
             return Err(fault);
         }
         let submitted = self.try_submit(batch);
+        self.guard(submitted)
+    }
+
+    fn pull(&mut self, pull: &mut Pull) -> Result<Option<Ticket>, DeviceFault> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let submitted = self.try_pull(pull);
         self.guard(submitted)
     }
 

@@ -378,6 +378,48 @@ pub(super) fn export(context: &CudaContext, address: u64, len: usize) -> Result<
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The name by which other processes of this machine open an allocation.
+pub(super) fn ipc_handle(context: &CudaContext, address: u64) -> Result<[u8; 64], GpuError> {
+    context.bind_to_thread().map_err(driver)?;
+    let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
+    // SAFETY: `handle` outlives the call; the driver checks the address itself.
+    check(unsafe { sys::cuIpcGetMemHandle(&mut handle, address) })?;
+    Ok(handle.reserved.map(|byte| byte as u8))
+}
+
+/// An allocation of another process, opened until dropped.
+#[derive(Debug)]
+pub(super) struct IpcMapping {
+    context: Arc<CudaContext>,
+    address: CUdeviceptr,
+}
+
+impl IpcMapping {
+    pub(super) fn open(context: &Arc<CudaContext>, handle: &[u8; 64]) -> Result<Self, GpuError> {
+        context.bind_to_thread().map_err(driver)?;
+        let handle = sys::CUipcMemHandle { reserved: handle.map(|byte| byte as _) };
+        let lazily = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
+        let mut address = 0;
+        // SAFETY: `address` outlives the call; a handle that is none is the driver's to refuse.
+        check(unsafe { sys::cuIpcOpenMemHandle_v2(&mut address, handle, lazily) })?;
+        Ok(Self { context: Arc::clone(context), address })
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+impl Drop for IpcMapping {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            // SAFETY: opened by `open`, and closed once; copies from it have ended, for queues keep
+            // what they copy.
+            let _ = unsafe { sys::cuIpcCloseMemHandle(self.address) };
+        }
+    }
+}
+
 /// Makes what RDMA devices have written to the GPU so far visible to its kernels and copies.
 pub(super) fn flush_rdma_writes(context: &CudaContext) -> Result<(), GpuError> {
     context.bind_to_thread().map_err(driver)?;

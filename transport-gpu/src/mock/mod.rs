@@ -21,6 +21,7 @@ pub use queue::MockQueue;
 use world::World;
 
 use crate::device::Device;
+use crate::pull::Handle;
 use crate::{DeviceFault, GpuError};
 
 /// How the device behaves.
@@ -72,8 +73,8 @@ impl MockDevice {
     /// `len` bytes of its memory, zeroed. Fails for a length of 0.
     pub fn allocate(&self, len: usize) -> Result<MemoryRegion, GpuError> {
         let base = self.world().allocate(len).ok_or(GpuError::Length { len })?;
-        let owner = MockBytes { base, device: self.clone() };
-        Ok(MemoryRegion::of_device(owner.address(), len, owner))
+        let owner = Allocation(MockBytes { base, device: self.clone() });
+        Ok(MemoryRegion::of_device(owner.0.address(), len, owner))
     }
 
     /// From now on the `after`-th batch that is begun fails, and with it its queue.
@@ -107,14 +108,29 @@ impl Device for MockDevice {
     type Pinned = MemoryRegion;
 
     fn owns(&self, region: &MemoryRegion) -> bool {
-        region
-            .owner::<MockBytes>()
-            .is_some_and(|bytes| Arc::ptr_eq(&bytes.device.world, &self.world))
+        let ours = |bytes: &MockBytes| Arc::ptr_eq(&bytes.device.world, &self.world);
+        region.owner::<Allocation>().is_some_and(|owner| ours(&owner.0))
     }
 
     fn pin(&self, region: &MemoryRegion) -> Result<Arc<MemoryRegion>, GpuError> {
         let len = region.len();
         region.is_host().then(|| Arc::new(region.clone())).ok_or(GpuError::Pin { len })
+    }
+
+    fn export(&self, region: &MemoryRegion) -> Option<Handle> {
+        let bytes = &region.owner::<Allocation>().filter(|_| self.owns(region))?.0;
+        let mut handle = [0; 64];
+        handle[..8].copy_from_slice(&bytes.base.to_le_bytes());
+        Some(Handle { bytes: handle, offset: 0, len: region.len() as u64 })
+    }
+
+    fn open(&self, handle: &Handle) -> Result<MemoryRegion, GpuError> {
+        let base = handle.bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let (address, len) = (base + handle.offset, handle.len as usize);
+        let stranger = GpuError::NotDeviceMemory { address, len, ordinal: 0 };
+        self.world().bytes(address, len).ok_or(stranger)?;
+        let owner = Opened(MockBytes { base: address, device: self.clone() });
+        Ok(MemoryRegion::of_device(owner.0.address(), len, owner))
     }
 
     fn queue(&self, pinned: &Arc<MemoryRegion>) -> Result<MockQueue, GpuError> {
@@ -123,6 +139,20 @@ impl Device for MockDevice {
 }
 
 /// Keeps an allocation.
+#[derive(Debug)]
+struct Allocation(MockBytes);
+
+impl DeviceBytes for Allocation {
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        self.0.read(offset, into)
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> bool {
+        self.0.write(offset, from)
+    }
+}
+
+/// Bytes of the device.
 #[derive(Debug)]
 struct MockBytes {
     base: u64,
@@ -136,7 +166,7 @@ impl MockBytes {
     }
 }
 
-impl DeviceBytes for MockBytes {
+impl MockBytes {
     fn read(&self, offset: usize, into: &mut [u8]) -> bool {
         let world = self.device.world();
         let bytes = world.bytes(self.base + offset as u64, into.len());
@@ -150,9 +180,24 @@ impl DeviceBytes for MockBytes {
     }
 }
 
-impl Drop for MockBytes {
+impl Drop for Allocation {
     fn drop(&mut self) {
-        self.device.world().free(self.base);
+        self.0.device.world().free(self.0.base);
+    }
+}
+
+/// Memory of another process, which is not freed here. (Here it is the same process's; what is tested
+/// is what is done with it.)
+#[derive(Debug)]
+struct Opened(MockBytes);
+
+impl DeviceBytes for Opened {
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+        self.0.read(offset, into)
+    }
+
+    fn write(&self, _: usize, _: &[u8]) -> bool {
+        false
     }
 }
 

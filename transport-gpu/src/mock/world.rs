@@ -7,8 +7,7 @@ use transport_core::rng::Rng;
 
 use super::{MockConfig, MockStats};
 use crate::DeviceFault;
-use crate::device::Direction;
-use crate::strided::{Piece, Tile};
+use crate::strided::Tile;
 
 /// Where the device's memory begins: in a hole of every 64-bit address space we know.
 const FIRST: u64 = 0x00d0_0000_0000_0000;
@@ -38,14 +37,23 @@ struct Line {
     fault: Option<DeviceFault>,
 }
 
+/// Between which memories a job copies.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    /// From the device's into pinned memory.
+    ToHost,
+    /// From pinned memory into the device's.
+    ToDevice,
+    /// Within the device's: the tiles' `host` is an address, too.
+    Within,
+}
+
 /// Some pieces of a batch.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) direction: Direction,
-    /// Device address of each piece's region, and the piece.
-    pub(super) pieces: VecDeque<(u64, Piece)>,
-    /// First pinned byte of the batch.
-    pub(super) start: u64,
+    pub(super) way: Way,
+    /// At the device's addresses, and pinned offsets.
+    pub(super) pieces: VecDeque<Tile>,
     /// The batch's ticket, with its last pieces.
     pub(super) ticket: Option<u64>,
     pub(super) wait: u32,
@@ -143,8 +151,8 @@ impl World {
             return;
         }
         for _ in 0..1 + self.rng.below(u64::from(self.config.burst.max(1))) {
-            let Some((base, piece)) = job.pieces.pop_front() else { break };
-            if !self.copy(job.direction, &line.pinned, (base, job.start), &piece) {
+            let Some(tile) = job.pieces.pop_front() else { break };
+            if !self.copy(job.way, &line.pinned, tile) {
                 self.stats.violations += 1;
             }
         }
@@ -167,39 +175,34 @@ impl World {
         Some(fault)
     }
 
-    /// Copies a piece tile by tile and unit by unit, as the kernel does. False when its memory is
-    /// not there.
-    fn copy(
-        &mut self,
-        direction: Direction,
-        pinned: &MemoryRegion,
-        (base, start): (u64, u64),
-        piece: &Piece,
-    ) -> bool {
+    /// Copies a tile unit by unit, as the kernel does. False when its memory is not there.
+    fn copy(&mut self, way: Way, pinned: &MemoryRegion, tile: Tile) -> bool {
         self.stats.pieces += 1;
-        self.stats.bytes += piece.bytes();
-        let address = |tile: Tile| tile.at(base + tile.device, start + tile.host);
-        piece.tiles().map(address).all(|tile| self.copy_tile(direction, pinned, tile))
-    }
-
-    fn copy_tile(&mut self, direction: Direction, pinned: &MemoryRegion, tile: Tile) -> bool {
+        self.stats.bytes += u64::from(tile.run_bytes) * u64::from(tile.runs);
         let unit = tile.unit as usize;
         let mut buffer = [0; 16];
         (0..tile.units()).all(|index| {
             let (device, host) = tile.place(index);
             let bytes = &mut buffer[..unit];
-            match direction {
-                Direction::ToHost => {
-                    let Some(from) = self.bytes(device, unit) else { return false };
-                    bytes.copy_from_slice(from);
-                    pinned.write(host as usize, bytes).is_ok()
+            match way {
+                Way::ToHost => {
+                    self.load(device, bytes) && pinned.write(host as usize, bytes).is_ok()
                 }
-                Direction::ToDevice => {
-                    let read = pinned.read(host as usize, bytes).is_ok();
-                    let to = self.bytes_mut(device, unit);
-                    read && to.map(|to| to.copy_from_slice(bytes)).is_some()
+                Way::ToDevice => {
+                    pinned.read(host as usize, bytes).is_ok() && self.store(device, bytes)
                 }
+                Way::Within => self.load(host, bytes) && self.store(device, bytes),
             }
         })
+    }
+
+    fn load(&self, address: u64, into: &mut [u8]) -> bool {
+        let from = self.bytes(address, into.len());
+        from.map(|from| into.copy_from_slice(from)).is_some()
+    }
+
+    fn store(&mut self, address: u64, from: &[u8]) -> bool {
+        let to = self.bytes_mut(address, from.len());
+        to.map(|to| to.copy_from_slice(from)).is_some()
     }
 }

@@ -12,6 +12,7 @@ use super::StagingConfig;
 use super::grants::Grants;
 use super::outlet::CHUNKS;
 use super::pool::Pool;
+use super::shown::Exports;
 use super::wire::Nonce;
 use crate::device::{CopyQueue, Device, Ticket};
 use crate::{DeviceFault, GpuError, random};
@@ -28,6 +29,7 @@ pub(super) struct Shared<D: Device> {
     pub(super) nonce: Nonce,
     pub(super) pool: Pool,
     pub(super) tables: Option<CacheTables>,
+    pub(super) exports: Exports,
     pub(super) grants: Grants,
     pub(super) events: VecDeque<FabricEvent>,
     /// How far the two queues are.
@@ -52,7 +54,7 @@ impl<D: Device> Shared<D> {
     ) -> Result<Self, GpuError> {
         let (gathering, scattering) = (device.queue(&pinned)?, device.queue(&pinned)?);
         let nonce = random::bytes()?;
-        let (tables, grants, events, posted) = Default::default();
+        let (tables, exports, grants, events, posted) = Default::default();
         let windows = vec![None; config.peers.into()];
         Ok(Self {
             gathering,
@@ -63,6 +65,7 @@ impl<D: Device> Shared<D> {
             nonce,
             pool,
             tables,
+            exports,
             grants,
             events,
             gathered: Ok(Ticket(0)),

@@ -107,10 +107,12 @@ impl<E: Endpoint, D: Device> Staged<E, D> {
             return;
         }
         self.with_path(peer, |path, ctx| {
-            let strange = PathError::Protocol("a malformed message of the staging");
-            let heard = control.ok_or(strange);
-            let heard = heard.and_then(|control| path.hear(control, &mut ctx.shared.events));
-            heard.unwrap_or_else(|why| path.end(why, ctx));
+            // A path that ends, or was given up, says nothing more, and needs to hear nothing.
+            if !path.is_given_up() {
+                let strange = PathError::Protocol("a malformed message of the staging");
+                let heard = control.ok_or(strange).and_then(|control| path.hear(control, ctx));
+                heard.unwrap_or_else(|why| path.end(why, ctx));
+            }
         });
     }
 

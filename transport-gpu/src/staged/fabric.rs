@@ -14,6 +14,7 @@ use super::Staged;
 use super::inlet::Inlet;
 use super::outlet::Outlet;
 use super::path::Path;
+use super::shown::Exports;
 use super::wire::Address;
 use crate::device::Device;
 use crate::random;
@@ -25,6 +26,9 @@ impl<E: Endpoint, D: Device> Fabric for Staged<E, D> {
         }
         self.reaches_all(&tables)?;
         self.inner.bind(self.shared.pool.tables.clone())?;
+        if self.shared.config.pull {
+            self.shared.exports = Exports::of(&self.shared.device, &tables);
+        }
         self.shared.tables = Some(tables);
         Ok(())
     }

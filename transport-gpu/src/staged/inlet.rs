@@ -19,8 +19,10 @@ use transport_core::transfer::GrantId;
 
 use super::context::Context;
 use super::grants::{Landing, Seal};
+use super::shown::Opened;
 use super::wire::{HEADER, Header, MAX_REFUSALS};
 use crate::device::{Batch, CopyQueue, Device, Direction, Ticket};
+use crate::pull::{ForeignPiece, PIECE_BYTES, Pull};
 
 /// See the module.
 #[derive(Debug)]
@@ -36,6 +38,11 @@ pub(super) struct Inlet {
     /// Of chunks whose peer was not told yet.
     refusals: VecDeque<(u64, Refusal)>,
     noted: u64,
+    /// The peer's regions.
+    pub(super) opened: Opened,
+    /// The peer was asked about chunks pulled below that, and has said that its path is still there.
+    asked: u64,
+    confirmed: u64,
 }
 
 /// A chunk that is not retired.
@@ -46,11 +53,14 @@ struct Arriving {
     fate: Result<Seal, Refusal>,
     /// What to report when it is the last one of its write.
     arrival: Option<FabricEvent>,
+    /// Its bytes are pulled from the peer's memory.
+    pulled: bool,
 }
 
 #[derive(Debug)]
 enum Stage {
     Waiting(Batch),
+    Pulling(Pull),
     Copying(Ticket),
     Over,
 }
@@ -70,6 +80,7 @@ impl Arriving {
     fn is_copying(&self) -> bool {
         match &self.stage {
             Stage::Waiting(batch) => batch.taken() > 0,
+            Stage::Pulling(pull) => pull.taken() > 0,
             Stage::Copying(_) => true,
             Stage::Over => false,
         }
@@ -81,7 +92,21 @@ impl Inlet {
     pub(super) fn new(window: u32, slots: u64) -> Self {
         let (line, refusals) = Default::default();
         let (next, retired, arrived, open, noted) = (0, 0, 0, None, 0);
-        Self { window, slots, next, retired, arrived, line, open, refusals, noted }
+        let (opened, asked, confirmed) = Default::default();
+        Self {
+            window,
+            slots,
+            next,
+            retired,
+            arrived,
+            line,
+            open,
+            refusals,
+            noted,
+            opened,
+            asked,
+            confirmed,
+        }
     }
 
     /// The window.
@@ -154,8 +179,15 @@ impl Inlet {
         open.fate = Some(landing.as_ref().map(|landing| landing.seal).map_err(|why| *why));
         open.offset += header.len;
         Ok(match landing {
+            Ok(landing) if header.pieces > 0 => {
+                let pull = pull(ctx, &header, &landing, start + HEADER as u64, &self.opened);
+                let stage =
+                    Stage::Pulling(pull.ok_or(PathError::Protocol("no pieces of its regions"))?);
+                let (fate, arrival) = (Ok(landing.seal), arrival(&header));
+                Arriving { stage, fate, arrival, pulled: true }
+            }
             Ok(landing) => Arriving::new(ctx, &header, &landing, start + HEADER as u64),
-            Err(refusal) => Arriving { stage: Stage::Over, fate: Err(refusal), arrival: None },
+            Err(refusal) => Arriving::refused(refusal),
         })
     }
 
@@ -180,14 +212,19 @@ impl Inlet {
     ) -> Result<bool, PathError> {
         let mut moved = false;
         for arriving in &mut self.line {
-            let Stage::Waiting(batch) = &mut arriving.stage else { continue };
-            if begun && batch.taken() == 0 {
-                continue;
-            }
-            let taken = batch.taken();
-            match ctx.shared.scattering.submit(batch).map_err(|f| PathError::Device(f.0))? {
-                Some(ticket) => arriving.stage = Stage::Copying(ticket),
-                None => return Ok(moved || batch.taken() > taken),
+            let queue = &mut ctx.shared.scattering;
+            let (before, submitted) = match &mut arriving.stage {
+                Stage::Waiting(batch) if !begun || batch.taken() > 0 => {
+                    (batch.taken(), queue.submit(batch).map(|done| (done, batch.taken())))
+                }
+                Stage::Pulling(pull) if !begun || pull.taken() > 0 => {
+                    (pull.taken(), queue.pull(pull).map(|done| (done, pull.taken())))
+                }
+                _ => continue,
+            };
+            match submitted.map_err(|fault| PathError::Device(fault.0))? {
+                (Some(ticket), _) => arriving.stage = Stage::Copying(ticket),
+                (None, taken) => return Ok(moved || taken > before),
             }
             moved = true;
         }
@@ -205,7 +242,11 @@ impl Inlet {
 
     /// Retires what is over, in order, and reports the writes that have arrived with it.
     fn retire<E: Endpoint, D: Device>(&mut self, ctx: &mut Context<'_, E, D>) {
-        while self.line.front().is_some_and(|arriving| matches!(arriving.stage, Stage::Over)) {
+        while self.line.front().is_some_and(|arriving| {
+            // What was pulled counts once the peer has said that it had not given it up.
+            let confirmed = !arriving.pulled || self.retired < self.confirmed;
+            matches!(arriving.stage, Stage::Over) && confirmed
+        }) {
             let Some(Arriving { fate, arrival, .. }) = self.line.pop_front() else { return };
             // Withdrawn while it was copied: its bytes may be there, and nobody waits for them.
             let in_force = |seal: &Seal| ctx.shared.grants.holds(*seal);
@@ -236,6 +277,27 @@ impl Inlet {
             }
         }
         fenced
+    }
+
+    /// Up to where the peer is to be asked whether its path is still there.
+    pub(super) fn question(&self) -> Option<u64> {
+        let over = |arriving: &&Arriving| matches!(arriving.stage, Stage::Over);
+        let upto = self.retired + self.line.iter().take_while(over).count() as u64;
+        let waits = self.line.front().is_some_and(|arriving| arriving.pulled);
+        (waits && upto > self.asked).then_some(upto)
+    }
+
+    /// It was asked.
+    pub(super) fn asked(&mut self, upto: u64) {
+        self.asked = upto;
+    }
+
+    /// The peer says that its path was still there after chunks below `upto` were pulled.
+    pub(super) fn confirm(&mut self, upto: u64) -> Result<(), PathError> {
+        let asked = (upto <= self.asked).then_some(());
+        asked.ok_or(PathError::Protocol("an answer to what was not asked"))?;
+        self.confirmed = self.confirmed.max(upto);
+        Ok(())
     }
 
     /// What the peer has not been told: chunks retired, and those of them that were refused.
@@ -271,9 +333,6 @@ impl Arriving {
         landing: &Landing,
         start: u64,
     ) -> Self {
-        let Header { grant, part, sequence, total: bytes, .. } = *header;
-        let arrival = FabricEvent::Arrived { grant, part, sequence, bytes };
-        let arrival = header.is_last().then_some(arrival);
         let region = &ctx.shared.pool.region;
         let place = (region.len() as u64, start);
         let stream = landing.chunk(header);
@@ -288,6 +347,33 @@ impl Arriving {
             }
             Some(batch) => (Stage::Waiting(batch), Ok(landing.seal)),
         };
-        Self { stage, fate, arrival }
+        Self { stage, fate, arrival: arrival(header), pulled: false }
     }
+
+    fn refused(refusal: Refusal) -> Self {
+        Self { stage: Stage::Over, fate: Err(refusal), arrival: None, pulled: false }
+    }
+}
+
+/// What is reported when the chunk is retired.
+fn arrival(header: &Header) -> Option<FabricEvent> {
+    let Header { grant, part, sequence, total: bytes, .. } = *header;
+    header.is_last().then_some(FabricEvent::Arrived { grant, part, sequence, bytes })
+}
+
+/// What a chunk of pieces, which begin at byte `start` of the pool, has pulled.
+fn pull<E: Endpoint, D: Device>(
+    ctx: &Context<'_, E, D>,
+    header: &Header,
+    landing: &Landing,
+    start: u64,
+    opened: &Opened,
+) -> Option<Pull> {
+    let mut list = vec![0; header.pieces as usize * PIECE_BYTES];
+    ctx.shared.pool.region.read(start as usize, &mut list).ok()?;
+    let pieces = list.chunks_exact(PIECE_BYTES).filter_map(<[u8]>::first_chunk);
+    let pieces: Vec<_> = pieces.map(ForeignPiece::decode).collect();
+    let reached = !landing.table.is_host();
+    let sources = opened.all().filter(|_| reached)?;
+    Pull::new(&landing.table, landing.chunk(header)?, sources, &pieces)
 }

@@ -16,8 +16,11 @@
 //! is (`wire`), and the target checks it against the grants before the device gets it. So staged
 //! memory is guarded by the target (M3) also where the fabric inside guards nothing.
 //!
-//! Not for: device memory that the NIC reaches itself, or that of a GPU on the
-//! same machine. Tables in host memory may be mixed with those on the device, table
+//! Where both ends run on one machine and the device lets another process open its memory (CUDA IPC),
+//! chunks bring no bytes: the target pulls them with one device-to-device copy ([`crate::pull`]), and
+//! everything else is as above.
+//!
+//! Not for: device memory that the NIC reaches itself ([`crate::direct`]). Tables in host memory may be mixed with those on the device, table
 //! by table; they are copied by the processor.
 //!
 //! Where the promises come from:
@@ -42,6 +45,7 @@ mod inlet;
 mod outlet;
 mod path;
 mod pool;
+mod shown;
 mod wire;
 
 use std::collections::HashMap;
@@ -80,6 +84,9 @@ pub struct StagingConfig {
     /// Chunks under one grant of the inner fabric before the next is used: fabrics remember what
     /// came under a grant. Not below `window`. Default 65536.
     pub term_chunks: u32,
+    /// Whether a peer on this machine may pull from our device memory, and we from its, where the
+    /// device can (CUDA IPC). It can then read all device memory that was bound. Default true.
+    pub pull: bool,
 }
 
 impl Default for StagingConfig {
@@ -92,6 +99,7 @@ impl Default for StagingConfig {
             depth: 1024,
             path_timeout: Duration::from_secs(10),
             term_chunks: 1 << 16,
+            pull: true,
         }
     }
 }

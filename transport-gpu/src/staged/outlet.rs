@@ -22,8 +22,11 @@ use transport_core::transfer::{Grant, Part};
 
 use super::context::Context;
 use super::pool::{BLOCK, granted};
+use super::shown::Exports;
 use super::wire::{Greeting, HEADER, Header};
 use crate::device::{Batch, CopyQueue, Device, Direction, Ticket};
+use crate::pull::{ForeignPiece, MAX_PULL, PIECE_BYTES};
+use crate::strided::{Piece, coalesce};
 
 /// Most slots in a window.
 pub(super) const MAX_SLOTS: u64 = 64;
@@ -41,6 +44,8 @@ pub(super) struct Outlet {
     /// How many writes were over before those.
     over: u64,
     cut: usize,
+    /// The peer has opened our regions.
+    pulls: bool,
 }
 
 /// The peer's window.
@@ -97,7 +102,8 @@ impl Outlet {
     pub(super) fn new(depth: usize) -> Self {
         let (grants, flights, writes) = Default::default();
         let (next, retired, over, cut, window) = (0, 0, 0, 0, None);
-        Self { depth: depth.max(1), window, grants, next, retired, flights, writes, over, cut }
+        let (depth, pulls) = (depth.max(1), false);
+        Self { depth, window, grants, next, retired, flights, writes, over, cut, pulls }
     }
 
     /// Whether the peer has given a window.
@@ -127,6 +133,18 @@ impl Outlet {
     /// Whether chunks are being gathered, or are to be.
     pub(super) fn is_busy(&self) -> bool {
         self.flights.iter().any(|flight| !matches!(flight.stage, Stage::Posted))
+    }
+
+    /// The peer pulls from now on what it can.
+    pub(super) fn pulls(&mut self) {
+        self.pulls = true;
+    }
+
+    /// Whether chunks below `upto` were all given to the peer.
+    pub(super) fn has_posted(&self, upto: u64) -> bool {
+        let count = upto.saturating_sub(self.retired) as usize;
+        let posted = |flight: &Flight| matches!(flight.stage, Stage::Posted);
+        count <= self.flights.len() && self.flights.iter().take(count).all(posted)
     }
 
     /// Takes a write, or gives it back.
@@ -188,12 +206,17 @@ impl Outlet {
         };
         let Some(slot) = ctx.shared.pool.take_send() else { return Ok(false) };
         let most = (window.slot_blocks * BLOCK - HEADER as u64).min(ctx.shared.pool.payload());
-        let len = most.min(outgoing.total - outgoing.offset);
-        let header = outgoing.header(self.next, len);
-        let stage = fill(ctx, slot, &header, &outgoing.write)?;
+        let list = if self.pulls { outgoing.pieces(&ctx.shared.exports, most) } else { None };
+        let (pieces, len) = match list {
+            Some(list) => list,
+            None => (vec![], most.min(outgoing.total - outgoing.offset)),
+        };
+        let header = Header { pieces: pieces.len() as u64, ..outgoing.header(self.next, len) };
+        let payload = if pieces.is_empty() { len } else { (pieces.len() * PIECE_BYTES) as u64 };
+        let stage = fill(ctx, slot, &header, &outgoing.write, &pieces)?;
         outgoing.advance(len);
         let write = self.over + self.cut as u64;
-        self.flights.push_back(Flight { write, slot, len, stage });
+        self.flights.push_back(Flight { write, slot, len: payload, stage });
         self.next += 1;
         Ok(true)
     }
@@ -348,7 +371,23 @@ impl Outgoing {
             offset: self.offset,
             total: self.total,
             len,
+            pieces: 0,
         }
+    }
+
+    /// Where the next bytes are, as the peer pulls them, in at most `most` bytes of list; and how
+    /// many they are. `None` when not all of the table was shown, or nothing is left.
+    fn pieces(&self, exports: &Exports, most: u64) -> Option<(Vec<ForeignPiece>, u64)> {
+        let Write { table, buffers, .. } = &self.write;
+        let (first, end) = (usize::from(buffers.start), usize::from(buffers.end));
+        let number = |buffer| exports.number(table, buffer);
+        let numbers = (first..end).map(number).collect::<Option<Vec<_>>>()?;
+        let stream = Spans::new(table.shapes(), first..end, &self.write.items);
+        let stream = stream.range(self.offset, MAX_PULL);
+        let piece = |piece: &Piece| ForeignPiece::new(numbers[piece.buffer - first], piece);
+        let all = coalesce(stream).iter().map(piece).collect();
+        let (pieces, bytes) = ForeignPiece::fitting(all, most as usize / PIECE_BYTES);
+        (!table.is_host() && bytes > 0).then_some((pieces, bytes))
     }
 
     fn advance(&mut self, len: u64) {
@@ -364,18 +403,22 @@ fn fill<E: Endpoint, D: Device>(
     slot: u32,
     header: &Header,
     write: &Write,
+    pieces: &[ForeignPiece],
 ) -> Result<Stage, PathError> {
     let pool = &ctx.shared.pool;
     let start = pool.send_start(slot);
+    if !pieces.is_empty() {
+        let list: Vec<u8> = pieces.iter().flat_map(ForeignPiece::encode).collect();
+        let written = pool.region.write(start as usize, &[&header.encode()[..], &list].concat());
+        return written.map(|()| Stage::Filled).map_err(|_| MISPLACED);
+    }
     let buffers = usize::from(write.buffers.start)..usize::from(write.buffers.end);
     let stream = Spans::new(write.table.shapes(), buffers, &write.items);
     let stream = stream.range(header.offset, header.len);
     let place = (pool.region.len() as u64, start + HEADER as u64);
     let batch = Batch::new(Direction::ToHost, &write.table, stream, place);
     let written = pool.region.write(start as usize, &header.encode());
-    // Neither can fail: the slot lies in the pool, and the write fits its table.
-    let misplaced = PathError::Protocol("a slot outside the pool");
-    let batch = batch.filter(|_| written.is_ok()).ok_or(misplaced)?;
+    let batch = batch.filter(|_| written.is_ok()).ok_or(MISPLACED)?;
     if batch.bytes() == 0 {
         return Ok(Stage::Filled);
     }
@@ -386,5 +429,7 @@ fn fill<E: Endpoint, D: Device>(
     Ok(Stage::Waiting(batch))
 }
 
+/// This cannot be: slots lie in the pool, and writes fit their tables.
+const MISPLACED: PathError = PathError::Protocol("a slot outside the pool");
 /// The part that carries chunks, inside.
 pub(super) const CHUNKS: Part = Part::Kv;

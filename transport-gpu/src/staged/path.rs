@@ -45,6 +45,12 @@ pub(super) struct Path {
     greetings: Vec<Greeting>,
     /// How many of them it was told.
     told: usize,
+    /// How many of our regions it was shown.
+    shown: usize,
+    /// It is to be told that its regions are open.
+    opened_due: bool,
+    /// It asked whether the path was still there after these chunks.
+    still_due: Option<u64>,
     /// Inner grants in force, by term.
     grants: VecDeque<(u64, GrantId)>,
     pub(super) outlet: Outlet,
@@ -74,6 +80,9 @@ impl Path {
             greeted: None,
             greetings,
             told: 0,
+            shown: 0,
+            opened_due: false,
+            still_due: None,
             grants,
             outlet,
             inlet,
@@ -85,6 +94,11 @@ impl Path {
     /// Whether writes can be posted.
     pub(super) fn is_up(&self) -> bool {
         self.reported_up && self.ended.is_none()
+    }
+
+    /// Whether it has ended, or we have ended it.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.ended.is_some() || self.why.is_some()
     }
 
     /// Whether the device copies for it, or is to.
@@ -206,13 +220,26 @@ impl Path {
         self.hello_due = self.hello_due && !say(Control::Hello { path: self.number });
         let Some(path) = hello else { return };
         if self.greeted != Some(path) {
-            (self.greeted, self.told) = (Some(path), 0);
+            (self.greeted, self.told, self.shown) = (Some(path), 0, 0);
         }
         while let Some(greeting) = self.greetings.get(self.told).copied() {
             if !say(Control::Greeting { path, greeting }) {
                 return;
             }
             self.told += 1;
+        }
+        while let Some((regions, next)) = ctx.shared.exports.show(path, self.shown) {
+            if !say(regions) {
+                return;
+            }
+            self.shown = next;
+        }
+        self.opened_due = self.opened_due && !say(Control::Opened { path });
+        self.still_due = self.still_due.filter(|upto| !say(Control::Still { path, upto: *upto }));
+        if let Some(upto) = self.inlet.question()
+            && say(Control::Pulled { path, upto })
+        {
+            self.inlet.asked(upto);
         }
         if let Some((retired, refusals)) = self.inlet.note()
             && say(Control::Note { path, retired, refusals })
@@ -222,18 +249,37 @@ impl Path {
     }
 
     /// What the peer says of a path that may be this one.
-    pub(super) fn hear(
+    pub(super) fn hear<E: Endpoint, D: Device>(
         &mut self,
         control: Control,
-        events: &mut VecDeque<FabricEvent>,
+        ctx: &mut Context<'_, E, D>,
     ) -> Result<(), PathError> {
         match control {
             Control::Greeting { path, greeting } if path == self.number => {
                 self.outlet.open(&greeting)
             }
             Control::Note { path, retired, refusals } if path == self.number => {
-                self.outlet.retire(retired, &refusals, events)
+                self.outlet.retire(retired, &refusals, &mut ctx.shared.events)
             }
+            Control::Regions { path, machine, total, first, handles } if path == self.number => {
+                if ctx.shared.config.pull {
+                    let (device, place) = (&ctx.shared.device, (total, first));
+                    self.opened_due = self.inlet.opened.open(device, machine, place, &handles)?;
+                }
+                Ok(())
+            }
+            Control::Opened { path } if path == self.number => {
+                self.outlet.pulls();
+                Ok(())
+            }
+            Control::Pulled { path, upto } if path == self.number => {
+                // The path is there now, as `hear` is asked; a source that gave it up says nothing.
+                let sent = self.outlet.has_posted(upto);
+                sent.then_some(()).ok_or(PathError::Protocol("it pulled what was not sent"))?;
+                self.still_due = self.still_due.max(Some(upto));
+                Ok(())
+            }
+            Control::Still { path, upto } if path == self.number => self.inlet.confirm(upto),
             // About an earlier path.
             _ => Ok(()),
         }

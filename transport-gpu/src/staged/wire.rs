@@ -1,4 +1,4 @@
-//! What the two ends of a staged path tell each other: an address, three control messages, and the
+//! What the two ends of a staged path tell each other: an address, a few control messages, and the
 //! header in front of every chunk. All little-endian, of fixed length, and checked (W1).
 //!
 //! Control messages travel on the inner endpoint's link, before or between those of its owner. Each
@@ -11,22 +11,39 @@
 //! greeting  nonce:[16] 2:u64 path:u64 term:u64 term_chunks:u64 grant:u64 tag:u64 first:u64
 //!           slots:u64 slot_blocks:u64
 //! note      nonce:[16] 3:u64 path:u64 retired:u64 { serial:u64 refusal:u64 }*
+//! regions   nonce:[16] 4:u64 path:u64 machine:2*u64 total:u64 first:u64
+//!           { handle:[64] offset:u64 len:u64 }*
+//! opened    nonce:[16] 5:u64 path:u64
+//! pulled    nonce:[16] 6:u64 path:u64 upto:u64
+//! still     nonce:[16] 7:u64 path:u64 upto:u64
 //! header    "KVSC" part:u32 grant:u64 tag:u64 sequence:u32 first:u32 items:u32 buffers:2*u16
-//!           serial:u64 offset:u64 total:u64 len:u64, zeros to 128 bytes
+//!           serial:u64 offset:u64 total:u64 len:u64 pieces:u64, zeros to 128 bytes
+//! piece     region:u64 offset:u64 run_bytes:u64 stride:u64 runs:u64
 //! ```
 //!
 //! *path* is a random number that an end gives each path it opens; what is said about another is
 //! late and ignored.
+//!
+//! Within a machine a source shows its *regions*, and the target says when it has *opened* all of
+//! them. From then on a chunk may have pieces instead of payload: its `len` bytes are where those
+//! say. When the target has *pulled* all chunks below a serial, the source answers that the path is
+//! *still* there; only then have they arrived.
 
 use std::ops::Range;
 
 use transport_core::fabric::Refusal;
 use transport_core::transfer::{GrantId, Part};
 
+use crate::pull::{Handle, MAX_PULL, PIECE_BYTES};
+
 /// Bytes in front of a chunk's payload. A multiple of every alignment that copies profit from.
 pub(super) const HEADER: usize = 128;
 /// Version of all of this.
 pub(super) const VERSION: u16 = 1;
+/// Most regions that one message shows.
+pub(super) const MAX_SHOWN: usize = 64;
+/// Words of a region that is shown.
+const SHOWN: usize = 10;
 /// Most refusals in one note.
 pub(super) const MAX_REFUSALS: usize = 64;
 
@@ -82,6 +99,14 @@ pub(super) enum Control {
     Greeting { path: u64, greeting: Greeting },
     /// Of the path that you call so, chunks below `retired` are over; those named were refused.
     Note { path: u64, retired: u64, refusals: Vec<(u64, Refusal)> },
+    /// For the path that you call so: memory that you may pull from, `total` regions in all.
+    Regions { path: u64, machine: [u64; 2], total: u64, first: u64, handles: Vec<Handle> },
+    /// Of the path that you call so, all regions are open.
+    Opened { path: u64 },
+    /// Of the path that you call so, chunks below `upto` were pulled.
+    Pulled { path: u64, upto: u64 },
+    /// Of the path that you call so: it is still there.
+    Still { path: u64, upto: u64 },
 }
 
 impl Control {
@@ -97,6 +122,13 @@ impl Control {
                 let pairs = refusals.iter().flat_map(|(serial, why)| [*serial, refusal_code(*why)]);
                 [3, *path, *retired].into_iter().chain(pairs).collect()
             }
+            Self::Regions { path, machine, total, first, handles } => {
+                let head = [4, *path, machine[0], machine[1], *total, *first];
+                head.into_iter().chain(handles.iter().flat_map(shown)).collect()
+            }
+            Self::Opened { path } => vec![5, *path],
+            Self::Pulled { path, upto } => vec![6, *path, *upto],
+            Self::Still { path, upto } => vec![7, *path, *upto],
         };
         let words = words.iter().flat_map(|word| word.to_le_bytes());
         nonce.iter().copied().chain(words).collect()
@@ -110,7 +142,7 @@ impl Control {
     /// Such a message; `None` when no correct peer sends it.
     pub(super) fn decode(message: &[u8]) -> Option<Self> {
         let words = message.get(16..)?;
-        if words.len() % 8 != 0 || words.len() > 8 * (3 + 2 * MAX_REFUSALS) {
+        if words.len() % 8 != 0 || words.len() > 8 * (6 + SHOWN * MAX_SHOWN) {
             return None;
         }
         let words: Vec<u64> = words.chunks_exact(8).filter_map(word).collect();
@@ -122,7 +154,16 @@ impl Control {
                     Greeting { term, term_chunks, grant, tag, first, slots, slot_blocks };
                 Some(Self::Greeting { path, greeting })
             }
-            [3, path, retired, ref pairs @ ..] if pairs.len() % 2 == 0 => {
+            [4, path, one, other, total, first, ref handles @ ..] if handles.len() % SHOWN == 0 => {
+                let handles = handles.chunks_exact(SHOWN).map(handle).collect();
+                Some(Self::Regions { path, machine: [one, other], total, first, handles })
+            }
+            [5, path] => Some(Self::Opened { path }),
+            [6, path, upto] => Some(Self::Pulled { path, upto }),
+            [7, path, upto] => Some(Self::Still { path, upto }),
+            [3, path, retired, ref pairs @ ..]
+                if pairs.len() % 2 == 0 && pairs.len() <= 2 * MAX_REFUSALS =>
+            {
                 let pair = |pair: &[u64]| Some((pair[0], refusal(pair[1])?));
                 let refusals = pairs.chunks_exact(2).map(pair).collect::<Option<_>>()?;
                 Some(Self::Note { path, retired, refusals })
@@ -134,6 +175,22 @@ impl Control {
 
 fn word(bytes: &[u8]) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// A region as words.
+fn shown(handle: &Handle) -> impl Iterator<Item = u64> + use<> {
+    let Handle { bytes, offset, len } = *handle;
+    let word = move |at: usize| word(&bytes[at * 8..at * 8 + 8]).unwrap_or(0);
+    (0..8).map(word).chain([offset, len])
+}
+
+/// The region of [`SHOWN`] words.
+fn handle(words: &[u64]) -> Handle {
+    let mut bytes = [0; 64];
+    for (word, to) in words.iter().zip(bytes.chunks_exact_mut(8)) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    Handle { bytes, offset: words[8], len: words[9] }
 }
 
 fn refusal_code(refusal: Refusal) -> u64 {
@@ -171,8 +228,10 @@ pub(super) struct Header {
     pub(super) offset: u64,
     /// Bytes of the write.
     pub(super) total: u64,
-    /// Bytes of the payload.
+    /// Bytes of the write that it brings.
     pub(super) len: u64,
+    /// Pieces that say where they are; 0 when they are the payload.
+    pub(super) pieces: u64,
 }
 
 impl Header {
@@ -192,7 +251,7 @@ impl Header {
         }
         put(&self.buffers.start.to_le_bytes());
         put(&self.buffers.end.to_le_bytes());
-        for field in [self.serial, self.offset, self.total, self.len] {
+        for field in [self.serial, self.offset, self.total, self.len, self.pieces] {
             put(&field.to_le_bytes());
         }
         bytes
@@ -215,13 +274,18 @@ impl Header {
             offset: u64_at(48)?,
             total: u64_at(56)?,
             len: u64_at(64)?,
+            pieces: u64_at(72)?,
         };
         let end = header.offset.checked_add(header.len)?;
-        let rest = bytes.get(72..)?;
+        let rest = bytes.get(80..)?;
         let known = u32_at(0)? == HEADER_MAGIC && rest.iter().all(|byte| *byte == 0);
         // Only a write of no bytes has a chunk of none.
         let whole = end <= header.total && (header.len > 0 || header.total == 0);
-        (known && whole && header.len <= most).then_some(header)
+        let fits = match header.pieces {
+            0 => header.len <= most,
+            pieces => pieces <= most / PIECE_BYTES as u64 && header.len <= MAX_PULL,
+        };
+        (known && whole && fits).then_some(header)
     }
 
     /// Whether the payload ends the write.
@@ -257,6 +321,7 @@ mod tests {
             offset: 100,
             total: 300,
             len: 200,
+            pieces: 0,
         }
     }
 
@@ -286,6 +351,10 @@ mod tests {
         let mut bytes = header().encode();
         bytes[HEADER - 1] = 1;
         assert!(Header::decode(&bytes, 200).is_none(), "what must be zero");
+        let pulled = Header { total: MAX_PULL + 1, offset: 0, pieces: 5, ..header() };
+        assert!(decode(&Header { len: MAX_PULL, ..pulled.clone() }).is_some(), "no payload");
+        assert!(decode(&Header { len: MAX_PULL + 1, ..pulled.clone() }).is_none(), "too much");
+        assert!(decode(&Header { pieces: 6, ..pulled }).is_none(), "pieces beyond the slot");
     }
 
     proptest! {
@@ -301,7 +370,17 @@ mod tests {
                 term: 1, term_chunks: 2, grant, tag: 4, first: 5, slots: 6, slot_blocks: 7,
             };
             let nonce = [9; 16];
-            for control in [note, Control::Hello { path }, Control::Greeting { path, greeting }] {
+            let handles = vec![Handle { bytes: [7; 64], offset: 8, len: 9 }; refused.len()];
+            let regions = Control::Regions { path, machine: [1, 2], total: 3, first: 4, handles };
+            for control in [
+                note,
+                regions,
+                Control::Hello { path },
+                Control::Greeting { path, greeting },
+                Control::Opened { path },
+                Control::Pulled { path, upto: 5 },
+                Control::Still { path, upto: 6 },
+            ] {
                 let message = control.encode(&nonce);
                 prop_assert!(Control::is_for(&nonce, &message));
                 prop_assert_eq!(Control::decode(&message), Some(control));
