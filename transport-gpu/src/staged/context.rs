@@ -41,8 +41,8 @@ pub(super) struct Shared<D: Device> {
     pub(super) posts: u64,
     /// Whose each window is.
     pub(super) windows: Vec<Option<PeerId>>,
-    /// Inner grants so far.
-    inner_grants: u32,
+    /// How often each slot of inner grants was used: two to a window, whose terms take turns.
+    generations: Vec<u32>,
 }
 
 impl<D: Device> Shared<D> {
@@ -73,7 +73,7 @@ impl<D: Device> Shared<D> {
             posted,
             posts: 0,
             windows,
-            inner_grants: 0,
+            generations: vec![0; 2 * usize::from(config.peers)],
         })
     }
 
@@ -92,11 +92,20 @@ impl<D: Device> Shared<D> {
         fault.map(|fault| PathError::Device(fault.0))
     }
 
-    /// A grant of a window, of an id that none had before.
-    pub(super) fn new_grant(&mut self, window: u32) -> Result<Grant, GpuError> {
-        self.inner_grants = self.inner_grants.wrapping_add(1);
-        let id = GrantId { slot: window, generation: self.inner_grants };
-        Ok(self.pool.grant(window, id, random::number()?))
+    /// The inner grant of a window for a term, of an id that none had before.
+    pub(super) fn new_grant(&mut self, window: u32, term: u64) -> Result<Grant, GpuError> {
+        let slot = window * 2 + u32::from(term % 2 == 1);
+        let generation = self.generations.get_mut(slot as usize);
+        let generation = generation.map_or(0, |uses| {
+            *uses = uses.wrapping_add(1);
+            *uses
+        });
+        Ok(self.pool.grant(window, GrantId { slot, generation }, random::number()?))
+    }
+
+    /// Whose window an inner grant is of.
+    pub(super) fn holder(&self, grant: GrantId) -> Option<PeerId> {
+        self.windows.get(grant.slot as usize / 2).copied().flatten()
     }
 }
 

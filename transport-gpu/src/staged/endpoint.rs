@@ -81,7 +81,7 @@ impl<E: Endpoint, D: Device> Staged<E, D> {
                 }
             }
             FabricEvent::Arrived { grant, sequence, .. } => {
-                let holder = self.shared.windows.get(grant.slot as usize).copied().flatten();
+                let holder = self.shared.holder(grant);
                 let chunks = self.shared.config.term_chunks.into();
                 self.with_holder(holder, |path| path.arrived(grant, sequence, chunks));
             }

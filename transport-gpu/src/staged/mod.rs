@@ -48,7 +48,7 @@ mod pool;
 mod shown;
 mod wire;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use transport_core::Instant;
@@ -128,7 +128,7 @@ impl StagingConfig {
 pub struct Staged<E, D: Device> {
     shared: Shared<D>,
     inner: E,
-    peers: HashMap<PeerId, Peer>,
+    peers: BTreeMap<PeerId, Peer>,
     now: Instant,
 }
 
@@ -153,7 +153,7 @@ impl<E: Endpoint, D: Device> Staged<E, D> {
         let pinned = device.pin(&region)?;
         let pool = Pool::new(&config, region)?;
         let shared = Shared::new(device, config, pool, pinned)?;
-        Ok(Self { shared, inner, peers: HashMap::new(), now: Instant::ZERO })
+        Ok(Self { shared, inner, peers: BTreeMap::new(), now: Instant::ZERO })
     }
 
     /// The endpoint inside, for what [`Endpoint`] does not have (dialling, waiting, statistics).

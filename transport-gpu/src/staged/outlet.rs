@@ -31,6 +31,9 @@ use crate::strided::{Piece, coalesce};
 /// Most slots in a window.
 pub(super) const MAX_SLOTS: u64 = 64;
 
+/// Most grants of the peer's window that are kept.
+const MAX_GRANTS: usize = 4;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Outlet {
@@ -117,9 +120,11 @@ impl Outlet {
         let grant = granted(greeting, MAX_SLOTS).ok_or(strange)?;
         let Greeting { term, term_chunks, slots, slot_blocks, .. } = *greeting;
         let window = Window { slots, slot_blocks, term_chunks };
+        self.forget_grants(term_chunks);
         let same = self.window.is_none_or(|known| known == window);
         let follows = self.grants.back().is_none_or(|(last, _)| *last < term);
-        if !same || term_chunks < slots || self.grants.len() > 2 {
+        // Two in force, and as many again of which the notes that end them are on their way.
+        if !same || term_chunks < slots || self.grants.len() >= MAX_GRANTS {
             return Err(strange);
         }
         // One that was said again, because we said hello again, is known.
@@ -200,7 +205,8 @@ impl Outlet {
             self.cut += 1;
         }
         let Some(window) = self.window else { return Ok(false) };
-        let has_room = self.next - self.retired < window.slots && self.grant(window).is_some();
+        let has_room = self.next - self.retired < window.slots
+            && self.grant_of(self.next / window.term_chunks).is_some();
         let Some(outgoing) = self.writes.get_mut(self.cut).filter(|_| has_room) else {
             return Ok(false);
         };
@@ -221,13 +227,12 @@ impl Outlet {
         Ok(true)
     }
 
-    /// The grant for the next chunk; those of terms that are over are let go.
-    fn grant(&mut self, window: Window) -> Option<&Arc<Grant>> {
-        let oldest = self.retired / window.term_chunks;
+    /// Lets go the grants of terms that are over.
+    fn forget_grants(&mut self, term_chunks: u64) {
+        let oldest = self.retired / term_chunks.max(1);
         while self.grants.front().is_some_and(|(term, _)| *term < oldest) {
             self.grants.pop_front();
         }
-        self.grant_of(self.next / window.term_chunks)
     }
 
     fn grant_of(&self, term: u64) -> Option<&Arc<Grant>> {

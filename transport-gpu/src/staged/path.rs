@@ -133,7 +133,7 @@ impl Path {
 
     /// Puts the window's grant for a term in force, and has the peer told.
     fn grant_term<E: Endpoint, D: Device>(&mut self, term: u64, ctx: &mut Context<'_, E, D>) {
-        let Ok(grant) = ctx.shared.new_grant(self.inlet.window()) else {
+        let Ok(grant) = ctx.shared.new_grant(self.inlet.window(), term) else {
             return self.end(PathError::Device(libc::EIO), ctx);
         };
         let chunks = ctx.shared.config.term_chunks.into();
