@@ -16,6 +16,7 @@ use clap::builder::ArgPredicate;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use thiserror::Error;
+use transport_core::wire::Role;
 
 use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS, Split};
 use crate::raw::args::RawArgs;
@@ -44,7 +45,7 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Show how large the KV cache of a model is; of all shipped models, without --model
     Geometry(GeometryArgs),
-    /// List RDMA devices and their ports, and why each can or cannot be used
+    /// List RDMA devices and GPUs, why each can or cannot be used, and which NIC each GPU should use
     Devices,
     /// Measure fixed workloads between two processes, to be set beside other transports
     Raw(RawArgs),
@@ -312,6 +313,13 @@ pub struct TransferArgs {
     /// What moves the bytes. Both sides must choose the same
     #[arg(long, value_enum, default_value_t = Fabric::Tcp)]
     pub fabric: Fabric,
+    /// Where the KV pages lie. On a device they are staged through pinned host memory; the two sides
+    /// may choose differently only between devices
+    #[arg(long, value_enum, default_value_t = Memory::Host)]
+    pub memory: Memory,
+    /// With `--memory cuda`, which GPU: one for both sides, or the prefill side's and the decode side's
+    #[arg(long, value_name = "N[,M]", value_delimiter = ',', num_args = 1..=2, default_value = "0")]
+    pub gpu: Vec<u32>,
     /// RDMA ports to use, like `mlx5_0:1,mlx5_1` [default: all that can be used]
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     pub rdma_ports: Vec<String>,
@@ -333,6 +341,15 @@ pub struct TransferArgs {
 }
 
 impl TransferArgs {
+    /// The ordinal of a side's GPU.
+    pub fn gpu(&self, role: Role) -> u32 {
+        let chosen = match role {
+            Role::Prefill => self.gpu.first(),
+            Role::Decode => self.gpu.last(),
+        };
+        chosen.copied().unwrap_or(0)
+    }
+
     /// How long a request may make no progress.
     pub fn stall(&self) -> Duration {
         Duration::from_secs(self.stall_seconds.into())
@@ -352,6 +369,17 @@ pub struct OutputArgs {
     /// Set by `loopback` for the processes it starts: they report to it, line by line
     #[arg(long, hide = true)]
     pub child: bool,
+}
+
+/// Where KV pages lie.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub enum Memory {
+    /// In the host's memory
+    Host,
+    /// On an NVIDIA GPU
+    Cuda,
+    /// On a device that is none, to see staging work where there is no GPU
+    MockDevice,
 }
 
 /// What moves the bytes.

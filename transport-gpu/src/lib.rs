@@ -10,6 +10,7 @@ pub mod pull;
 mod random;
 pub mod staged;
 pub mod strided;
+pub mod topology;
 
 pub use cuda::{CudaDevice, GpuRegion, SourceEvent, StreamGate};
 pub use device::{Batch, CopyQueue, Device, Direction, Ticket};

@@ -145,7 +145,8 @@ impl Common<'_> {
         // 0 lets the endpoint choose.
         let lanes = self.args.transfer.lanes.unwrap_or(0);
         let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
-        let mut endpoint = AnyEndpoint::new(tcp, &self.args.transfer)?;
+        let inner = AnyEndpoint::new(tcp, &self.args.transfer)?;
+        let mut endpoint = self.cache.memory.around(inner)?;
         if let Meet::Dial(addresses) = meet {
             for address in self.addresses(addresses, rank)? {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;

@@ -97,6 +97,16 @@ impl MockDevice {
         self.world().allocated()
     }
 
+    /// Which device of which process: another's memory cannot be opened.
+    fn name(&self) -> [u8; 16] {
+        let name = [u64::from(std::process::id()), Arc::as_ptr(&self.world) as u64];
+        let mut bytes = [0; 16];
+        for (word, to) in name.iter().zip(bytes.chunks_exact_mut(8)) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
     fn world(&self) -> MutexGuard<'_, World> {
         // Nothing panics with the lock held; if it did, the bytes are only test data.
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
@@ -121,11 +131,13 @@ impl Device for MockDevice {
         let bytes = &region.owner::<Allocation>().filter(|_| self.owns(region))?.0;
         let mut handle = [0; 64];
         handle[..8].copy_from_slice(&bytes.base.to_le_bytes());
+        handle[8..24].copy_from_slice(&self.name());
         Some(Handle { bytes: handle, offset: 0, len: region.len() as u64 })
     }
 
     fn open(&self, handle: &Handle) -> Result<MemoryRegion, GpuError> {
         let base = handle.bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let base = if handle.bytes[8..24] == self.name() { base } else { 0 };
         let (address, len) = (base + handle.offset, handle.len as usize);
         let stranger = GpuError::NotDeviceMemory { address, len, ordinal: 0 };
         self.world().bytes(address, len).ok_or(stranger)?;

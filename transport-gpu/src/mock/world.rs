@@ -26,6 +26,8 @@ pub(super) struct World {
     rng: Rng,
     /// The batch that fails, counted from now, and how.
     failing: Option<(u64, DeviceFault)>,
+    /// Bytes of a run on their way.
+    buffer: Vec<u8>,
 }
 
 /// What one queue has to do.
@@ -61,10 +63,10 @@ pub(super) struct Job {
 
 impl World {
     pub(super) fn new(seed: u64, config: MockConfig) -> Self {
-        let (stats, memory, queues) = Default::default();
+        let (stats, memory, queues, buffer) = Default::default();
         let rng = Rng::new(seed);
         let (next, numbers, hangs, failing) = (FIRST, 0, false, None);
-        Self { config, stats, hangs, memory, next, queues, numbers, rng, failing }
+        Self { config, stats, hangs, memory, next, queues, numbers, rng, failing, buffer }
     }
 
     pub(super) fn allocate(&mut self, len: usize) -> Option<u64> {
@@ -175,25 +177,27 @@ impl World {
         Some(fault)
     }
 
-    /// Copies a tile unit by unit, as the kernel does. False when its memory is not there.
+    /// Copies a tile run by run, each where the kernel's rule places it. False when its memory is not there.
     fn copy(&mut self, way: Way, pinned: &MemoryRegion, tile: Tile) -> bool {
         self.stats.pieces += 1;
         self.stats.bytes += u64::from(tile.run_bytes) * u64::from(tile.runs);
-        let unit = tile.unit as usize;
-        let mut buffer = [0; 16];
-        (0..tile.units()).all(|index| {
-            let (device, host) = tile.place(index);
-            let bytes = &mut buffer[..unit];
+        let per_run = tile.run_bytes / tile.unit;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(tile.run_bytes as usize, 0);
+        let copied = (0..tile.runs).all(|run| {
+            let (device, host) = tile.place(run * per_run);
             match way {
                 Way::ToHost => {
-                    self.load(device, bytes) && pinned.write(host as usize, bytes).is_ok()
+                    self.load(device, &mut buffer) && pinned.write(host as usize, &buffer).is_ok()
                 }
                 Way::ToDevice => {
-                    pinned.read(host as usize, bytes).is_ok() && self.store(device, bytes)
+                    pinned.read(host as usize, &mut buffer).is_ok() && self.store(device, &buffer)
                 }
-                Way::Within => self.load(host, bytes) && self.store(device, bytes),
+                Way::Within => self.load(host, &mut buffer) && self.store(device, &buffer),
             }
-        })
+        });
+        self.buffer = buffer;
+        copied
     }
 
     fn load(&self, address: u64, into: &mut [u8]) -> bool {
