@@ -3,6 +3,7 @@
 //! For names, defaults, ranges and help. Not for what a subcommand does. Invariant: what
 //! [`Cli::parse_checked`] returns is in range, each value by itself and together.
 
+mod device;
 mod meeting;
 
 use std::fmt;
@@ -16,11 +17,11 @@ use clap::builder::ArgPredicate;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use thiserror::Error;
-use transport_core::wire::Role;
 
 use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS, Split};
 use crate::raw::args::RawArgs;
 
+pub use self::device::{DeviceArgs, DevicePath, GpuArgs, Memory};
 pub use self::meeting::{DecodeMeeting, PrefillMeeting, Routing};
 
 /// Moves real-sized KV caches from a prefill process to a decode process, and proves every byte.
@@ -47,6 +48,8 @@ pub enum Command {
     Geometry(GeometryArgs),
     /// List RDMA devices and GPUs, why each can or cannot be used, and which NIC each GPU should use
     Devices,
+    /// Check what a GPU copies for the transport, and measure it beside the GPU's plain copies
+    Gpu(GpuArgs),
     /// Measure fixed workloads between two processes, to be set beside other transports
     Raw(RawArgs),
     /// A node of `loopback --chaos`, which starts it
@@ -313,13 +316,9 @@ pub struct TransferArgs {
     /// What moves the bytes. Both sides must choose the same
     #[arg(long, value_enum, default_value_t = Fabric::Tcp)]
     pub fabric: Fabric,
-    /// Where the KV pages lie. On a device they are staged through pinned host memory; the two sides
-    /// may choose differently only between devices
-    #[arg(long, value_enum, default_value_t = Memory::Host)]
-    pub memory: Memory,
-    /// With `--memory cuda`, which GPU: one for both sides, or the prefill side's and the decode side's
-    #[arg(long, value_name = "N[,M]", value_delimiter = ',', num_args = 1..=2, default_value = "0")]
-    pub gpu: Vec<u32>,
+    /// Where the pages lie.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// RDMA ports to use, like `mlx5_0:1,mlx5_1` [default: all that can be used]
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     pub rdma_ports: Vec<String>,
@@ -341,15 +340,6 @@ pub struct TransferArgs {
 }
 
 impl TransferArgs {
-    /// The ordinal of a side's GPU.
-    pub fn gpu(&self, role: Role) -> u32 {
-        let chosen = match role {
-            Role::Prefill => self.gpu.first(),
-            Role::Decode => self.gpu.last(),
-        };
-        chosen.copied().unwrap_or(0)
-    }
-
     /// How long a request may make no progress.
     pub fn stall(&self) -> Duration {
         Duration::from_secs(self.stall_seconds.into())
@@ -369,17 +359,6 @@ pub struct OutputArgs {
     /// Set by `loopback` for the processes it starts: they report to it, line by line
     #[arg(long, hide = true)]
     pub child: bool,
-}
-
-/// Where KV pages lie.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub enum Memory {
-    /// In the host's memory
-    Host,
-    /// On an NVIDIA GPU
-    Cuda,
-    /// On a device that is none, to see staging work where there is no GPU
-    MockDevice,
 }
 
 /// What moves the bytes.
@@ -449,6 +428,7 @@ impl Command {
             | Self::ChaosNode(_)
             | Self::Devices
             | Self::Geometry(_)
+            | Self::Gpu(_)
             | Self::Raw(_) => None,
         }
     }

@@ -14,7 +14,7 @@ use kvperf::raw;
 use kvperf::report::Report;
 use kvperf::run::chaos::ChaosReport;
 use kvperf::run::link::{Line, say};
-use kvperf::run::{bootstrap, chaos, decode, devices, loopback, prefill};
+use kvperf::run::{bootstrap, chaos, decode, devices, gpu, loopback, prefill};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_checked();
@@ -36,6 +36,11 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Devices => {
             io::stdout().write_all(devices::text()?.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Gpu(args) => {
+            let report = gpu::run(args)?;
+            writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Raw(args) => Ok(raw::run(args)?),

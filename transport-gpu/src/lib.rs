@@ -1,6 +1,7 @@
 //! GPU memory for every fabric of the KV-cache transport.
 #![deny(unsafe_code)]
 
+pub mod check;
 pub mod cuda;
 pub mod device;
 pub mod direct;

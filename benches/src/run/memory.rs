@@ -20,9 +20,9 @@ pub enum Memory {
     /// The host's.
     Host,
     /// A GPU's.
-    Cuda(CudaDevice),
+    Cuda(CudaDevice, StagingConfig),
     /// A mock device's: its bytes are copied by the processor.
-    Mock(MockDevice),
+    Mock(MockDevice, StagingConfig),
 }
 
 /// A mock that does what it is given at once: what is watched here is the way of the bytes.
@@ -31,12 +31,14 @@ const PROMPT: MockConfig = MockConfig { delay: 0, burst: 1 << 20, depth: 64, pie
 impl Memory {
     /// What the arguments ask for.
     pub fn open(args: &TransferArgs, role: Role) -> Result<Self, RunError> {
-        match args.memory {
+        let pull = args.device.device_path == args::DevicePath::Auto;
+        let config = StagingConfig { pull, ..StagingConfig::default() };
+        match args.device.memory {
             args::Memory::Host => Ok(Self::Host),
-            args::Memory::Cuda => Ok(Self::Cuda(CudaDevice::open(args.gpu(role))?)),
+            args::Memory::Cuda => Ok(Self::Cuda(CudaDevice::open(args.device.gpu(role))?, config)),
             args::Memory::MockDevice => {
                 eprintln!("pages lie on a mock device: the figures say nothing of a GPU");
-                Ok(Self::Mock(MockDevice::new(1, PROMPT)))
+                Ok(Self::Mock(MockDevice::new(1, PROMPT), config))
             }
         }
     }
@@ -46,26 +48,25 @@ impl Memory {
         let none = |_| RunError::Memory { bytes: len as u64 };
         match self {
             Self::Host => host(len),
-            Self::Cuda(device) => {
+            Self::Cuda(device, _) => {
                 GpuRegion::allocate(device, len).map(|made| made.region().clone()).map_err(none)
             }
-            Self::Mock(device) => device.allocate(len).map_err(none),
+            Self::Mock(device, _) => device.allocate(len).map_err(none),
         }
     }
 
     /// The endpoint for such memory, around one for the host's.
     pub(super) fn around(&self, inner: AnyEndpoint) -> Result<AnyEndpoint, RunError> {
-        let config = StagingConfig::default();
         Ok(match self {
             Self::Host => inner,
-            Self::Cuda(device) => {
-                let (device, pool) = (device.clone(), pool(&config)?);
-                let staged = Staged::with_memory(inner, device, config, pool)?;
+            Self::Cuda(device, config) => {
+                let (device, pool) = (device.clone(), pool(config)?);
+                let staged = Staged::with_memory(inner, device, *config, pool)?;
                 AnyEndpoint::Cuda(Box::new(staged))
             }
-            Self::Mock(device) => {
-                let (device, pool) = (device.clone(), pool(&config)?);
-                let staged = Staged::with_memory(inner, device, config, pool)?;
+            Self::Mock(device, config) => {
+                let (device, pool) = (device.clone(), pool(config)?);
+                let staged = Staged::with_memory(inner, device, *config, pool)?;
                 AnyEndpoint::Mock(Box::new(staged))
             }
         })

@@ -8,6 +8,7 @@
 //! * [`chaos`]: small requests between nodes that are killed, stopped and restarted meanwhile.
 //! * [`memory`]: where the pages lie: on the host, a GPU, or a mock device.
 //! * [`devices`]: the machine's RDMA devices and GPUs.
+//! * [`gpu`]: a GPU's copies, checked and timed.
 //! * [`bootstrap`]: the directory of a prefill instance, by itself.
 //! * `node`, `side`: the nodes of a side, from their ports to their completions.
 //! * `directory`, `routing`: how the two find each other, and each other's requests.
@@ -21,6 +22,7 @@ pub mod devices;
 mod directory;
 mod endpoint;
 mod gather;
+pub mod gpu;
 pub mod link;
 pub mod loopback;
 pub mod memory;
@@ -71,6 +73,9 @@ pub enum RunError {
     /// The GPU that was asked for is not there, or does not do what it should.
     #[error("{0}")]
     Gpu(GpuError),
+    /// The GPU copied something wrong, or failed.
+    #[error("{0}")]
+    Check(String),
     /// There is no RDMA here, or none in this program.
     #[error("RDMA: {0}")]
     NoRdma(String),

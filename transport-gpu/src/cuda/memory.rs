@@ -15,6 +15,7 @@ use transport_core::memory::{DeviceBytes, MemoryRegion, RegionPin};
 use super::CudaDevice;
 use super::sys::{self, Allocation, HostRegistration, IpcMapping};
 use crate::GpuError;
+use crate::device::Device;
 use crate::direct::Export;
 use crate::pull::Handle;
 
@@ -136,6 +137,18 @@ impl GpuRegion {
     pub fn is_empty(&self) -> bool {
         self.region.is_empty()
     }
+}
+
+/// A plain copy within the device, which is waited for.
+pub(super) fn copy(device: &CudaDevice, from: &GpuRegion, to: &GpuRegion) -> Result<(), GpuError> {
+    let len = from.len();
+    if to.len() != len || ![from, to].iter().all(|region| device.owns(region.region())) {
+        return Err(GpuError::Length { len });
+    }
+    let stream = device.context().new_stream().map_err(sys::driver)?;
+    // SAFETY: both are this device's, are `len` long, and live until the stream was waited for.
+    unsafe { sys::copy(&stream, to.address(), from.address(), len) }?;
+    stream.synchronize().map_err(sys::driver)
 }
 
 /// Opens another process's memory. Its handle is not trusted for what it says of the length.

@@ -142,6 +142,11 @@ impl CudaDevice {
         sys::flush_rdma_writes(self.context())
     }
 
+    /// Copies all of `from` to `to`, of the same length, with the driver's plain copy, and waits.
+    pub fn copy(&self, from: &GpuRegion, to: &GpuRegion) -> Result<(), GpuError> {
+        memory::copy(self, from, to)
+    }
+
     fn attribute(&self, which: Attribute) -> Option<i32> {
         self.context().attribute(which).ok()
     }
