@@ -44,11 +44,22 @@ fn staged() -> StagingConfig {
 }
 
 impl World {
+    /// Each on a device of its own.
     fn new(mock: MockConfig, staging: StagingConfig) -> Self {
+        Self::on([1, 2].map(|seed| MockDevice::new(seed, mock)), staging)
+    }
+
+    /// Both on one device, so that the target can open the source's memory.
+    fn pulling() -> Self {
+        let device = MockDevice::new(1, prompt());
+        Self::on([device.clone(), device], StagingConfig::default())
+    }
+
+    fn on(devices: [MockDevice; 2], staging: StagingConfig) -> Self {
         let mut harness = SimHarness::new(3, SimConfig::checked());
-        let endpoints = harness.start(2).into_iter();
-        let nodes =
-            (1..).zip(endpoints).map(|(seed, endpoint)| node(seed, endpoint, mock, staging));
+        let endpoints = harness.start(2).into_iter().zip(devices);
+        let nodes = (1..).zip(endpoints);
+        let nodes = nodes.map(|(seed, (inner, device))| node(seed, inner, device, staging));
         let nodes = nodes.collect();
         let mut world = Self { harness, now: Instant::ZERO, nodes };
         world.until(|world| world.nodes.iter().all(|node| node.peer != NOBODY));
@@ -111,8 +122,7 @@ impl World {
 
 const NOBODY: PeerId = PeerId(u32::MAX);
 
-fn node(seed: u64, inner: SimEndpoint, mock: MockConfig, staging: StagingConfig) -> Node {
-    let device = MockDevice::new(seed, mock);
+fn node(seed: u64, inner: SimEndpoint, device: MockDevice, staging: StagingConfig) -> Node {
     let region = device.allocate((u64::from(PAGES) * PAGE) as usize).unwrap();
     let bytes: Vec<u8> = (0..region.len()).map(|i| (i / 4096 + i + seed as usize) as u8).collect();
     region.write(0, &bytes).unwrap();
@@ -252,6 +262,59 @@ fn a_failed_copy_ends_the_path_with_the_devices_status_at_either_end() {
         let again = endpoint.connect(*peer, &address, broken == 1);
         assert_eq!(again, Err(FabricError::Device(719)), "nothing goes on over a broken device");
     }
+}
+
+#[test]
+fn within_a_machine_scattered_pages_are_one_copy_from_device_to_device() {
+    let mut world = World::pulling();
+    // The peer opens our regions a moment after the path is up.
+    (0..100).for_each(|_| world.turn());
+    let to: Vec<u32> = (0..50).map(|i| (i * 29 + 3) % PAGES).collect();
+    let grant = world.grant(1, &to);
+    let expected: Vec<_> = scattered(50).iter().map(|page| world.nodes[1].page(*page)).collect();
+    world.post(1, &grant, &scattered(50));
+    world.until(|world| world.result(1).is_some());
+    assert_eq!(world.result(1), Some(Ok(())));
+    for (page, to) in expected.iter().zip(to) {
+        assert_eq!(*page, world.nodes[0].page(to));
+    }
+    let stats = world.nodes[0].device.stats();
+    assert_eq!(
+        (stats.calls, stats.bytes, stats.violations),
+        (1, 50 * PAGE, 0),
+        "both ends' device"
+    );
+}
+
+#[test]
+fn what_was_pulled_from_a_source_that_gave_up_never_arrives() {
+    let mut world = World::pulling();
+    (0..100).for_each(|_| world.turn());
+    let grant = world.grant(1, &[1, 2, 3]);
+    world.nodes[0].device.hang(true);
+    world.post(1, &grant, &[5, 6, 7]);
+    world.until(|world| world.nodes[0].endpoint.is_copying());
+    (0..100).for_each(|_| world.turn());
+    // The source alone gives up; the target does not hear of it yet.
+    let Node { endpoint, peer, .. } = &mut world.nodes[1];
+    endpoint.disconnect(*peer);
+    for _ in 0..100_000 {
+        let source = &mut world.nodes[1];
+        source.turn(world.now);
+        world.now = world.harness.step(false);
+        if source.down().is_some() {
+            break;
+        }
+    }
+    assert!(
+        matches!(world.result(1), Some(Err(WriteError::Path(_)))),
+        "its pages are its own again"
+    );
+    world.nodes[1].region.write(5 * PAGE as usize, &[0xee; 3 * PAGE as usize]).unwrap();
+    world.nodes[0].device.hang(false);
+    world.until(|world| world.nodes[0].down().is_some());
+    let arrived = |event: &FabricEvent| matches!(event, FabricEvent::Arrived { .. });
+    assert!(!world.nodes[0].events.iter().any(arrived), "it copied what the source had let go");
 }
 
 #[test]
