@@ -2,7 +2,7 @@
 //!
 //! The source exports its regions once ([`Device::export`](crate::Device::export), CUDA IPC), the
 //! target opens them, and from then on a chunk on a staged path brings not bytes but a list of where
-//! they are ([`ForeignPiece`]); the target checks the list and pulls them with one device-to-device
+//! they are; the target checks the list and pulls them with one device-to-device
 //! copy. Grants, order, arrival and fences are those of every staged chunk: no writable mapping of
 //! the target's memory ever leaves it.
 //!

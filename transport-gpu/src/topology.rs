@@ -87,7 +87,7 @@ impl Place {
         let real = fs::canonicalize(device).ok()?;
         let parts = real.iter().map(|part| part.to_str().unwrap_or(""));
         let path: Vec<String> =
-            parts.skip_while(|part| !part.starts_with("pci")).map(str::to_owned).collect();
+            parts.skip_while(|part| !is_root(part)).map(str::to_owned).collect();
         let address = path.last()?.clone();
         // Below zero means that the system does not know.
         let numa = text(&real.join("numa_node")).and_then(|node| node.parse().ok());
@@ -121,6 +121,11 @@ impl std::fmt::Display for Distance {
             Self::System => f.write_str("between NUMA nodes"),
         }
     }
+}
+
+/// Whether a folder is a root complex's: `pci`, domain and bus.
+fn is_root(folder: &str) -> bool {
+    folder.starts_with("pci") && folder.contains(':')
 }
 
 fn is_gpu(device: &Path) -> bool {
@@ -190,8 +195,8 @@ mod tests {
 
     /// Two sockets. On the first, a switch with two GPUs and two NICs, and a NIC at another port of the
     /// same root complex; on the second, a GPU at a root port of its own, and a NIC elsewhere.
-    fn server() -> Tree {
-        let tree = Tree::new("pci-server");
+    fn server(test: &str) -> Tree {
+        let tree = Tree::new(test);
         let switch = "pci0000:3a/0000:3a:00.0/0000:3b:00.0";
         tree.gpu(&format!("{switch}/0000:3c:00.0/0000:3d:00.0"), 0);
         tree.gpu(&format!("{switch}/0000:3c:01.0/0000:3e:00.0"), 0);
@@ -209,7 +214,7 @@ mod tests {
 
     #[test]
     fn distances_are_those_of_the_tree() {
-        let tree = server();
+        let tree = server("pci-distances");
         let PciTopology { gpus, nics } = PciTopology::under(&tree.0);
         let addresses: Vec<_> = gpus.iter().map(|gpu| &gpu.address[..]).collect();
         assert_eq!(addresses, ["0000:3d:00.0", "0000:3e:00.0", "0000:bb:00.0"]);
@@ -224,7 +229,7 @@ mod tests {
 
     #[test]
     fn each_gpu_gets_the_nearest_nic_and_equals_are_shared_out() {
-        let tree = server();
+        let tree = server("pci-preferred");
         let topology = PciTopology::under(&tree.0);
         assert_eq!(topology.preferred(), [Some(0), Some(1), Some(3)]);
         let without = PciTopology { nics: vec![], ..topology };

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use transport_core::Instant;
 use transport_core::conformance::Harness;
 use transport_core::fabric::{
-    Fabric, FabricError, FabricEvent, PathError, PeerId, Revoked, Write, WriteError, WriteId,
+    Fabric, FabricError, FabricEvent, PathError, PeerId, PostError, Revoked, Write, WriteError,
+    WriteId,
 };
 use transport_core::link::{Endpoint, Link, LinkEvent};
 use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
 use transport_core::sim::{SimConfig, SimEndpoint, SimHarness};
 use transport_core::transfer::{Grant, GrantId, Part};
 use transport_gpu::{DeviceFault, GpuError, MockConfig, MockDevice, Staged, StagingConfig};
+use transport_tcp::{TcpConfig, TcpEndpoint};
 
 const PAGES: u32 = 64;
 const PAGE: u64 = 4096;
@@ -295,26 +297,23 @@ fn what_was_pulled_from_a_source_that_gave_up_never_arrives() {
     world.post(1, &grant, &[5, 6, 7]);
     world.until(|world| world.nodes[0].endpoint.is_copying());
     (0..100).for_each(|_| world.turn());
-    // The source alone gives up; the target does not hear of it yet.
-    let Node { endpoint, peer, .. } = &mut world.nodes[1];
-    endpoint.disconnect(*peer);
-    for _ in 0..100_000 {
-        let source = &mut world.nodes[1];
-        source.turn(world.now);
-        world.now = world.harness.step(false);
-        if source.down().is_some() {
-            break;
-        }
-    }
+    // The source gives up. No time passes, so the target cannot have heard of it.
+    let (now, source) = (world.now, &mut world.nodes[1]);
+    source.endpoint.disconnect(source.peer);
+    (0..10).for_each(|_| source.turn(now));
+    assert!(source.down().is_some());
     assert!(
         matches!(world.result(1), Some(Err(WriteError::Path(_)))),
         "its pages are its own again"
     );
     world.nodes[1].region.write(5 * PAGE as usize, &[0xee; 3 * PAGE as usize]).unwrap();
     world.nodes[0].device.hang(false);
+    (0..100).for_each(|_| world.nodes[0].turn(now));
+    assert_eq!(world.nodes[0].page(1), [0xee; PAGE as usize], "it copies what was let go");
+    assert_eq!(world.nodes[0].down(), None, "and knows nothing");
     world.until(|world| world.nodes[0].down().is_some());
     let arrived = |event: &FabricEvent| matches!(event, FabricEvent::Arrived { .. });
-    assert!(!world.nodes[0].events.iter().any(arrived), "it copied what the source had let go");
+    assert!(!world.nodes[0].events.iter().any(arrived), "and must not believe it");
 }
 
 #[test]
@@ -336,6 +335,27 @@ fn tables_that_the_device_does_not_reach_are_refused() {
     }
     let tables = CacheTables::new(table(&[&ours, &ours]), table(&[&host]), vec![]).unwrap();
     assert_eq!(endpoint.bind(tables), Ok(()));
+}
+
+#[test]
+fn a_fabric_of_sockets_refuses_memory_that_the_processor_cannot_reach() {
+    let (device, host) = (MockDevice::new(1, prompt()), MemoryRegion::allocate(64).unwrap());
+    let memory = device.allocate(64).unwrap();
+    let table = |region| PagedTable::packed(region, &[64], 1).unwrap();
+    let mut tcp = TcpEndpoint::new(TcpConfig::default()).unwrap();
+    let tables = CacheTables::new(table(&memory), table(&host), vec![]).unwrap();
+    assert_eq!(tcp.bind(tables), Err(FabricError::Device(libc::EFAULT)));
+    let tables = CacheTables::new(table(&host), table(&host), vec![]).unwrap();
+    assert_eq!(tcp.bind(tables), Ok(()));
+    let grant = |kv| {
+        let id = GrantId { slot: 1, generation: 1 };
+        Arc::new(Grant { id, tag: 9, kv, aux: [0], state: Box::new([]) })
+    };
+    let (table, items) = (Arc::new(table(&memory)), Arc::from([0]));
+    let (id, grant, part) = (WriteId(1), grant(Arc::from([0])), Part::Kv);
+    let (peer, sequence, first, buffers) = (PeerId(0), 0, 0, 0..1);
+    let write = Write { id, peer, grant, part, sequence, first, buffers, table, items };
+    assert!(matches!(tcp.post(write), Err(PostError::Misfit(_))));
 }
 
 #[test]

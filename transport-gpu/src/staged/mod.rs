@@ -194,3 +194,6 @@ impl<E: Endpoint, D: Device> Staged<E, D> {
         Some(act(path, &mut Context { inner, shared, peer }))
     }
 }
+
+#[cfg(test)]
+mod hostile_tests;
