@@ -39,7 +39,9 @@ impl SourceEvent {
 
 impl SourceReady for SourceEvent {
     fn poll(&self) -> Readiness {
-        match self.event.try_is_complete() {
+        // Any thread may look, also one that has never seen the device.
+        let bound = self.event.context().bind_to_thread();
+        match bound.and_then(|()| self.event.try_is_complete()) {
             Ok(true) => Readiness::Ready,
             Ok(false) => Readiness::Pending,
             Err(_) => Readiness::Failed,
@@ -92,6 +94,11 @@ impl StreamGate {
         unsafe { sys::wait_for_word(context, stream, self.status_address(), ARRIVED) }?;
         // SAFETY: by the caller.
         let recorded = unsafe { sys::record(&event, stream) };
+        if recorded.is_err() {
+            // Nothing would tell when the stream has come past: so it is let past, and waited for.
+            self.fail();
+            let _ = context.synchronize();
+        }
         self.waits.lock().unwrap_or_else(PoisonError::into_inner).push(event);
         recorded
     }
@@ -145,6 +152,15 @@ pub(super) struct Graveyard {
     graves: Mutex<Vec<Grave>>,
 }
 
+impl Drop for Graveyard {
+    fn drop(&mut self) {
+        self.sweep();
+        let graves = self.graves.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Streams look at these still, and nobody will ask again: some pages are left pinned.
+        std::mem::take(graves).into_iter().for_each(std::mem::forget);
+    }
+}
+
 #[derive(Debug)]
 struct Grave {
     #[allow(dead_code, reason = "kept until the streams have come past")]
@@ -160,6 +176,9 @@ impl Graveyard {
 
     fn sweep(&self) {
         let mut graves = self.graves.lock().unwrap_or_else(PoisonError::into_inner);
-        graves.retain(|grave| !grave.waits.iter().all(CudaEvent::is_complete));
+        // What cannot be asked about is kept.
+        let over =
+            |event: &CudaEvent| event.context().bind_to_thread().is_ok() && event.is_complete();
+        graves.retain(|grave| !grave.waits.iter().all(over));
     }
 }

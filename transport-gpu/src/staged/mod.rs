@@ -42,6 +42,7 @@ mod endpoint;
 mod fabric;
 mod grants;
 mod inlet;
+mod outgoing;
 mod outlet;
 mod path;
 mod pool;
