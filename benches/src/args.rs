@@ -76,7 +76,7 @@ pub struct LoopbackArgs {
 }
 
 /// Options that `--chaos` has its own idea of.
-const NOT_IN_CHAOS: [&str; 20] = [
+const NOT_IN_CHAOS: [&str; 21] = [
     "bootstrap",
     "model",
     "page_tokens",
@@ -95,6 +95,7 @@ const NOT_IN_CHAOS: [&str; 20] = [
     "pages",
     "chunk_tokens",
     "lanes",
+    "memory",
     "key_file",
     "verify",
 ];

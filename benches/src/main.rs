@@ -14,7 +14,7 @@ use kvperf::raw;
 use kvperf::report::Report;
 use kvperf::run::chaos::ChaosReport;
 use kvperf::run::link::{Line, say};
-use kvperf::run::{bootstrap, chaos, decode, devices, gpu, loopback, prefill};
+use kvperf::run::{RunError, bootstrap, chaos, decode, devices, gpu, loopback, prefill};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_checked();
@@ -39,7 +39,14 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Gpu(args) => {
-            let report = gpu::run(args)?;
+            let report = match gpu::run(args) {
+                // A byte was wrong, or a copy failed: that is a finding, not a lack of something.
+                Err(RunError::Check(found)) => {
+                    eprintln!("WRONG: {found}");
+                    return Ok(ExitCode::FAILURE);
+                }
+                other => other?,
+            };
             writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
             Ok(ExitCode::SUCCESS)
         }
