@@ -24,7 +24,7 @@ stage_layout() { # unsafe code and atomics only where they may live, no file too
 
 stage_shell() { # no word from shellcheck about these scripts
     need_package shellcheck
-    shellcheck ci.sh ci/*.sh .ci/run transport-verbs/vm/*.sh examples/handoff/*.sh
+    shellcheck ci.sh ci/*.sh .ci/run benches/gpu.sh transport-verbs/vm/*.sh examples/handoff/*.sh
 }
 
 stage_clippy() { # no warning from clippy, with every set of features and for every target
@@ -56,6 +56,15 @@ stage_fuzz() { # every decoder on its corpus and mutations of it
 stage_etcd() { # the directory in a real etcd
     command -v etcd >/dev/null || bounded apt-get install -y --no-install-recommends etcd-server || skip 'no etcd'
     tested cargo test -p transport-tcp --features etcd --test etcd -- --ignored
+}
+
+stage_gpu() { # GPU memory over a mock device: the conformance suite over more seeds, and real nodes staged through it
+    tested cargo test --release -p transport-gpu -- --include-ignored
+    cargo build --release
+    kvperf_says verified 0 loopback --memory mock-device --model small-hybrid --requests 4
+    kvperf_says verified 0 loopback --memory mock-device --model small-hybrid --requests 4 --prefill-tp 2
+    kvperf_says byte 1 loopback --memory mock-device --model small-hybrid --requests 4 --fault flip-byte
+    command -v nvidia-smi >/dev/null || kvperf_says 'no GPU' 2 loopback --memory cuda
 }
 
 stage_verbs() { # the RDMA fabric, over a kernel's own RDMA stack and software NICs, in a virtual machine
@@ -116,7 +125,7 @@ stage_tsan() { # unit tests of core and TCP under ThreadSanitizer (nightly, std 
     need_toolchain nightly rust-src
     RUSTFLAGS=-Zsanitizer=thread PROPTEST_CASES=32 \
         tested cargo +nightly test -Zbuild-std --target "$(host)" --target-dir "$TARGET/tsan" \
-        -p transport-core -p transport-tcp --features "$CORE_FEATURES" --release --lib
+        -p transport-core -p transport-gpu -p transport-tcp --features "$CORE_FEATURES" --release --lib
 }
 
 stage_smoke() { # two processes move real KV and verify it; each injected fault is caught and named

@@ -3,6 +3,7 @@
 //! For names, defaults, ranges and help. Not for what a subcommand does. Invariant: what
 //! [`Cli::parse_checked`] returns is in range, each value by itself and together.
 
+mod device;
 mod meeting;
 
 use std::fmt;
@@ -21,6 +22,7 @@ use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS, Split};
 use crate::raw::args::RawArgs;
 use crate::sweep::args::SweepArgs;
 
+pub use self::device::{DeviceArgs, DevicePath, GpuArgs, Memory};
 pub use self::meeting::{DecodeMeeting, PrefillMeeting, Routing};
 
 /// Moves real-sized KV caches from a prefill process to a decode process, and proves every byte.
@@ -45,8 +47,10 @@ pub enum Command {
     Bootstrap(BootstrapArgs),
     /// Show how large the KV cache of a model is; of all shipped models, without --model
     Geometry(GeometryArgs),
-    /// List RDMA devices and their ports, and why each can or cannot be used
+    /// List RDMA devices and GPUs, why each can or cannot be used, and which NIC each GPU should use
     Devices,
+    /// Check what a GPU copies for the transport, and measure it beside the GPU's plain copies
+    Gpu(GpuArgs),
     /// Measure fixed workloads between two processes, to be set beside other transports
     Raw(RawArgs),
     /// Measure how rates change with pages, lanes, rooms and peers, beside what the machine allows,
@@ -76,7 +80,7 @@ pub struct LoopbackArgs {
 }
 
 /// Options that `--chaos` has its own idea of.
-const NOT_IN_CHAOS: [&str; 20] = [
+const NOT_IN_CHAOS: [&str; 21] = [
     "bootstrap",
     "model",
     "page_tokens",
@@ -95,6 +99,7 @@ const NOT_IN_CHAOS: [&str; 20] = [
     "pages",
     "chunk_tokens",
     "lanes",
+    "memory",
     "key_file",
     "verify",
 ];
@@ -316,6 +321,9 @@ pub struct TransferArgs {
     /// What moves the bytes. Both sides must choose the same
     #[arg(long, value_enum, default_value_t = Fabric::Tcp)]
     pub fabric: Fabric,
+    /// Where the pages lie.
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// RDMA ports to use, like `mlx5_0:1,mlx5_1` [default: all that can be used]
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     pub rdma_ports: Vec<String>,
@@ -425,6 +433,7 @@ impl Command {
             | Self::ChaosNode(_)
             | Self::Devices
             | Self::Geometry(_)
+            | Self::Gpu(_)
             | Self::Raw(_)
             | Self::Sweep(_) => None,
         }

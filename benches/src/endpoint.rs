@@ -14,6 +14,7 @@ use transport_core::fabric::{
 use transport_core::link::{Endpoint, Link, LinkEvent, SendError};
 use transport_core::memory::CacheTables;
 use transport_core::transfer::{Grant, GrantId};
+use transport_gpu::{CudaDevice, Device, MockDevice, Staged};
 use transport_tcp::{Park, Targets, TcpConfig, TcpEndpoint};
 #[cfg(feature = "verbs")]
 use transport_verbs::{OpenError, VerbsConfig, VerbsEndpoint};
@@ -37,6 +38,10 @@ pub(crate) enum NoEndpoint {
 /// An endpoint over any fabric.
 pub(crate) enum AnyEndpoint {
     Tcp(Box<TcpEndpoint>),
+    /// Staged for a GPU, around one of the others.
+    Cuda(Box<Staged<AnyEndpoint, CudaDevice>>),
+    /// Staged for a mock device, around one of the others.
+    Mock(Box<Staged<AnyEndpoint, MockDevice>>),
     #[cfg(feature = "verbs")]
     Verbs(Box<VerbsEndpoint>),
 }
@@ -46,6 +51,8 @@ macro_rules! either {
     ($any:expr, $endpoint:ident => $call:expr) => {
         match $any {
             AnyEndpoint::Tcp($endpoint) => $call,
+            AnyEndpoint::Cuda($endpoint) => $call,
+            AnyEndpoint::Mock($endpoint) => $call,
             #[cfg(feature = "verbs")]
             AnyEndpoint::Verbs($endpoint) => $call,
         }
@@ -93,7 +100,13 @@ impl AnyEndpoint {
     }
 
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        either!(self, endpoint => endpoint.local_addr())
+        match self {
+            Self::Tcp(endpoint) => endpoint.local_addr(),
+            #[cfg(feature = "verbs")]
+            Self::Verbs(endpoint) => endpoint.local_addr(),
+            Self::Cuda(staged) => staged.inner().local_addr(),
+            Self::Mock(staged) => staged.inner().local_addr(),
+        }
     }
 
     /// Whom it dials, to be told from other threads.
@@ -102,11 +115,19 @@ impl AnyEndpoint {
             Self::Tcp(endpoint) => endpoint.targets(),
             #[cfg(feature = "verbs")]
             Self::Verbs(endpoint) => endpoint.links().targets(),
+            Self::Cuda(staged) => staged.inner().targets(),
+            Self::Mock(staged) => staged.inner().targets(),
         }
     }
 
     pub(crate) fn dial(&mut self, address: SocketAddr) -> io::Result<PeerId> {
-        either!(self, endpoint => endpoint.dial(address))
+        match self {
+            Self::Tcp(endpoint) => endpoint.dial(address),
+            #[cfg(feature = "verbs")]
+            Self::Verbs(endpoint) => endpoint.dial(address),
+            Self::Cuda(staged) => staged.inner_mut().dial(address),
+            Self::Mock(staged) => staged.inner_mut().dial(address),
+        }
     }
 }
 
@@ -175,10 +196,30 @@ impl Endpoint for AnyEndpoint {
 
 impl Park for AnyEndpoint {
     fn park(&mut self, timeout: Duration) {
-        either!(self, endpoint => endpoint.park(timeout))
+        match self {
+            Self::Tcp(endpoint) => endpoint.park(timeout),
+            #[cfg(feature = "verbs")]
+            Self::Verbs(endpoint) => endpoint.park(timeout),
+            Self::Cuda(staged) => park(staged, timeout),
+            Self::Mock(staged) => park(staged, timeout),
+        }
     }
 
     fn unparker(&self) -> Waker {
-        either!(self, endpoint => endpoint.unparker())
+        match self {
+            Self::Tcp(endpoint) => endpoint.unparker(),
+            #[cfg(feature = "verbs")]
+            Self::Verbs(endpoint) => endpoint.unparker(),
+            Self::Cuda(staged) => staged.inner().unparker(),
+            Self::Mock(staged) => staged.inner().unparker(),
+        }
     }
+}
+
+/// How long to park at most while a device copies: nothing wakes us when it is done.
+const COPYING: Duration = Duration::from_micros(20);
+
+fn park<D: Device>(staged: &mut Staged<AnyEndpoint, D>, timeout: Duration) {
+    let timeout = if staged.is_copying() { timeout.min(COPYING) } else { timeout };
+    staged.inner_mut().park(timeout);
 }

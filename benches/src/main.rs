@@ -14,7 +14,7 @@ use kvperf::raw;
 use kvperf::report::Report;
 use kvperf::run::chaos::ChaosReport;
 use kvperf::run::link::{Line, say};
-use kvperf::run::{bootstrap, chaos, decode, devices, loopback, prefill};
+use kvperf::run::{RunError, bootstrap, chaos, decode, devices, gpu, loopback, prefill};
 use kvperf::sweep;
 use transport_tcp::raise_descriptor_limit;
 
@@ -40,6 +40,18 @@ fn run(command: &Command) -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Devices => {
             io::stdout().write_all(devices::text()?.as_bytes())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Gpu(args) => {
+            let report = match gpu::run(args) {
+                // A byte was wrong, or a copy failed: that is a finding, not a lack of something.
+                Err(RunError::Check(found)) => {
+                    eprintln!("WRONG: {found}");
+                    return Ok(ExitCode::FAILURE);
+                }
+                other => other?,
+            };
+            writeln!(io::stdout(), "{}", serde_json::to_string(&report)?)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Raw(args) => Ok(raw::run(args)?),

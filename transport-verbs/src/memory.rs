@@ -179,7 +179,7 @@ impl Memory {
         let access = Access::Remote { relaxed: self.relaxed };
         let register =
             |domain: &Arc<Domain>, start, len| domain.register(region, start, len, access);
-        self.register(region, true, register)
+        self.register(region, region.is_host(), register)
     }
 
     /// Registers memory of another device, which that has exported as `fd`, `offset` bytes into it.

@@ -12,9 +12,9 @@ use transport_core::disagg::topology::{Rank, Route, Side, Topology};
 use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
 use transport_core::transfer::Part;
 use transport_core::wire::AUX_HEADER_BYTES;
-use transport_tcp::HostMemory;
 
 use super::RunError;
+use super::memory::Memory;
 use crate::model::{Geometry, Held, held};
 use crate::pattern::{
     Content, ContentKey, RegionFault, SPOILT_STRETCH, fill_region, probe_region, spoil_region,
@@ -39,6 +39,8 @@ pub struct Cache {
     pub ranks: Vec<RankCache>,
     /// What the nodes tell their peers of it.
     pub model: Model,
+    /// Where its pages lie.
+    pub memory: Memory,
     side: Side,
 }
 
@@ -58,17 +60,19 @@ impl Cache {
         side: Side,
         group: u32,
         sizes: Sizes,
+        memory: Memory,
     ) -> Result<Self, RunError> {
         let topology = &workload.topology;
         let taking_part = topology.layout(side).sizes().group(group);
         let taking_part =
             taking_part.filter(|rank| !counterparts(topology, side, *rank).is_empty());
         let ranks = taking_part.map(|rank| {
-            let tables = tables(workload, side, rank, sizes)?;
+            let tables = tables(workload, side, rank, sizes, &memory)?;
             Ok(RankCache { rank, tables })
         });
         let ranks = ranks.collect::<Result<_, RunError>>()?;
-        Ok(Self { ranks, model: workload.geometry.model(workload.fingerprint()), side })
+        let model = workload.geometry.model(workload.fingerprint());
+        Ok(Self { ranks, model, memory, side })
     }
 }
 
@@ -96,15 +100,18 @@ fn tables(
     side: Side,
     rank: Rank,
     sizes: Sizes,
+    memory: &Memory,
 ) -> Result<CacheTables, RunError> {
     let (geometry, topology) = (&workload.geometry, &workload.topology);
     let table = |part, items| {
         let bytes = topology.item_bytes(side, rank, part);
-        table(&bytes.expect("the rank is one of the layout's"), items)
+        table(&bytes.expect("the rank is one of the layout's"), items, memory)
     };
     let kv = table(Part::Kv, sizes.pages)?;
     // A prefill room holds its slot until it is confirmed, when the next may have begun.
-    let aux = self::table(&[aux_slot(geometry)], sizes.requests.saturating_mul(2).max(16))?;
+    let slots = sizes.requests.saturating_mul(2).max(16);
+    // The nodes read and write it themselves.
+    let aux = self::table(&[aux_slot(geometry)], slots, &Memory::Host)?;
     let state = (0u8..).zip(&geometry.states).map(|(k, state)| {
         let items = state.items.most(geometry.page_tokens).saturating_mul(sizes.requests);
         table(Part::State(k), items)
@@ -119,14 +126,12 @@ fn aux_slot(geometry: &Geometry) -> u64 {
 
 /// A table of as many items in each buffer, all in one region. A stage without the part's layers has
 /// a table too, of items that nobody reads or writes.
-fn table(item_bytes: &[u64], items: u32) -> Result<PagedTable, RunError> {
+fn table(item_bytes: &[u64], items: u32, memory: &Memory) -> Result<PagedTable, RunError> {
     let item_bytes = if item_bytes.is_empty() { &[1] } else { item_bytes };
     let items = items.max(1);
     let bytes = item_bytes.iter().sum::<u64>().saturating_mul(u64::from(items));
-    let len = usize::try_from(bytes).ok();
-    // Populated: the first request should not pay for the making of pages.
-    let memory = HostMemory::default().huge_pages().populate();
-    let region = len.and_then(|len| memory.map(len).ok()).ok_or(RunError::Memory { bytes })?;
+    let len = usize::try_from(bytes).map_err(|_| RunError::Memory { bytes })?;
+    let region = memory.map(len)?;
     let table = PagedTable::packed(&region, item_bytes, items);
     Ok(table.expect("the region was made for exactly these buffers"))
 }

@@ -16,6 +16,7 @@ use super::cache::{Cache, Pool, Sizes, Wrong};
 use super::directory::Found;
 use super::gather::Done;
 use super::link::{News, tell_waiting};
+use super::memory::Memory;
 use super::node::{Meet, Opened};
 use super::pace::Pace;
 use super::routing::{Lookup, policy};
@@ -39,7 +40,8 @@ pub fn run(meeting: &DecodeMeeting, args: &RunArgs) -> Result<Report, RunError> 
     let args = completed.as_ref().unwrap_or(args);
     let (workload, child) = (Workload::load(args)?, args.output.child);
     let sizes = Sizes { pages: workload.pool_pages, requests: args.load.concurrency };
-    let cache = Cache::allocate(&workload, topology::Side::Decode, 0, sizes)?;
+    let memory = Memory::open(&args.transfer, Role::Decode)?;
+    let cache = Cache::allocate(&workload, topology::Side::Decode, 0, sizes, memory)?;
     let directory = found.as_ref().map(|found| found.directory.clone());
     let engine = Engine::new(&workload, &cache, directory, args);
     let meet = match (found, meeting.listen) {

@@ -6,7 +6,9 @@
 //!   meanwhile.
 //! * [`loopback`]: both as child processes of this one.
 //! * [`chaos`]: small requests between nodes that are killed, stopped and restarted meanwhile.
-//! * [`devices`]: the machine's RDMA devices.
+//! * [`memory`]: where the pages lie: on the host, a GPU, or a mock device.
+//! * [`devices`]: the machine's RDMA devices and GPUs.
+//! * [`gpu`]: a GPU's copies, checked and timed.
 //! * [`bootstrap`]: the directory of a prefill instance, by itself.
 //! * `node`, `side`: the nodes of a side, from their ports to their completions.
 //! * `directory`, `routing`: how the two find each other, and each other's requests.
@@ -19,8 +21,10 @@ pub mod decode;
 pub mod devices;
 mod directory;
 mod gather;
+pub mod gpu;
 pub mod link;
 pub mod loopback;
+pub mod memory;
 mod node;
 mod pace;
 pub mod prefill;
@@ -34,6 +38,7 @@ use std::{fs, io};
 use thiserror::Error;
 use transport_core::disagg::node::NodeError;
 use transport_core::disagg::trust::{KeyTooShort, SharedKey};
+use transport_gpu::GpuError;
 
 use crate::args::HostPort;
 use crate::endpoint::NoEndpoint;
@@ -65,6 +70,12 @@ pub enum RunError {
         /// Bytes asked for.
         bytes: u64,
     },
+    /// The GPU that was asked for is not there, or does not do what it should.
+    #[error("{0}")]
+    Gpu(GpuError),
+    /// The GPU copied something wrong, or failed.
+    #[error("{0}")]
+    Check(String),
     /// There is no RDMA here, or none in this program.
     #[error("RDMA: {0}")]
     NoRdma(String),

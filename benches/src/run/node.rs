@@ -146,7 +146,8 @@ impl Common<'_> {
         let lanes = self.args.transfer.lanes.unwrap_or(0);
         let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
         let transfer = &self.args.transfer;
-        let mut endpoint = AnyEndpoint::new(transfer.fabric, tcp, &transfer.rdma_ports)?;
+        let inner = AnyEndpoint::new(transfer.fabric, tcp, &transfer.rdma_ports)?;
+        let mut endpoint = self.cache.memory.around(inner)?;
         if let Meet::Dial(addresses) = meet {
             for address in self.addresses(addresses, rank)? {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;

@@ -19,6 +19,7 @@ use super::cache::{Cache, Pool, Sizes};
 use super::directory::Presence;
 use super::gather::Done;
 use super::link::{News, tell_waiting};
+use super::memory::Memory;
 use super::node::{Meet, Opened};
 use super::routing::{Announcer, policy, routed};
 use super::side::{RankNode, Side};
@@ -47,7 +48,8 @@ pub fn run(meeting: &PrefillMeeting, args: &RunArgs) -> Result<Report, RunError>
     let chunk_pages = args.transfer.chunk_tokens / workload.geometry.page_tokens;
     let sizes = Sizes { pages: chunk_pages * CHUNKS, requests: args.load.concurrency };
     let mut presence = Presence::open(meeting, child, args)?;
-    let cache = Cache::allocate(&workload, topology::Side::Prefill, group, sizes)?;
+    let memory = Memory::open(&args.transfer, Role::Prefill)?;
+    let cache = Cache::allocate(&workload, topology::Side::Prefill, group, sizes, memory)?;
     let meet = match meeting.listen {
         Some(at) => Meet::Listen(at),
         None => Meet::Dial(resolve(&meeting.connect)?),

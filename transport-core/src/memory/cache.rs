@@ -50,6 +50,11 @@ impl CacheTables {
         [Part::Kv, Part::Aux].into_iter().chain(state)
     }
 
+    /// Whether the processor can reach every table ([`PagedTable::is_host`]).
+    pub fn is_host(&self) -> bool {
+        self.parts().all(|part| self.table(part).is_some_and(|table| table.is_host()))
+    }
+
     /// The first item of `grant` that these tables do not have.
     pub fn first_out_of_range(&self, grant: &Grant) -> Option<(Part, u32)> {
         let named = (0..grant.state.len().max(self.0.state.len()) as u8).map(Part::State);

@@ -19,6 +19,6 @@ pub use cache::CacheTables;
 pub use pin::PinCount;
 pub(crate) use plan::stream_len;
 pub use plan::{Segment, Segments, Span, Spans};
-pub use region::{MemoryRegion, OutOfRange, RegionClosed, RegionPin};
+pub use region::{DeviceBytes, MemoryRegion, OutOfRange, RegionClosed, RegionPin};
 pub use shape::BufferShape;
 pub use table::{LayerBuffer, MAX_BUFFERS, PagedTable, TableError};

@@ -4,8 +4,12 @@
 //! word by word with relaxed atomic accesses: racing with another thread gives mixed bytes, never
 //! undefined behaviour. Fabrics take the raw address and leave the copying to the device.
 //!
-//! Invariant: while `Inner` lives, `base .. base + len` is memory that may be read and written, and
-//! `Inner::owner` keeps it so. A region is freed when the last clone and the last pin are gone (M1).
+//! A region may be memory of another device, which the processor cannot reach
+//! ([`MemoryRegion::of_device`]): its address is the device's, and every byte goes through its
+//! [`DeviceBytes`].
+//!
+//! Invariant: while `Inner` lives, `base .. base + len` is memory that may be read and written, by
+//! the processor unless `Inner::device` is there, and `Inner::owner` keeps it so. A region is freed when the last clone and the last pin are gone (M1).
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use alloc::boxed::Box;
@@ -45,8 +49,24 @@ struct Inner {
     base: NonNull<u8>,
     len: usize,
     pins: PinCount,
-    /// Frees the memory when dropped.
+    /// How the bytes are reached when the processor cannot.
+    device: Option<Arc<dyn DeviceBytes>>,
+    /// Frees the memory when dropped. The `Arc` of a device's.
     owner: Box<dyn Any + Send + Sync>,
+}
+
+/// How the bytes of a device's memory are copied. What keeps the memory implements it, and frees it
+/// when dropped.
+///
+/// For tests, tools and small records: each call may take microseconds, and waits for its copy.
+/// Offsets and lengths were checked against the region. False when the device failed; what was
+/// copied until then is unknown.
+pub trait DeviceBytes: Send + Sync + 'static {
+    /// Copies out `into.len()` bytes from `offset`.
+    fn read(&self, offset: usize, into: &mut [u8]) -> bool;
+
+    /// Copies `from` in at `offset`.
+    fn write(&self, offset: usize, from: &[u8]) -> bool;
 }
 
 // SAFETY: `base` is only ever used for raw or atomic accesses within `len`, which any thread may
@@ -78,8 +98,23 @@ impl MemoryRegion {
         len: usize,
         owner: impl Send + Sync + 'static,
     ) -> Self {
+        let (pins, device) = (PinCount::new(), None);
+        Self { inner: Arc::new(Inner { base, len, pins, device, owner: Box::new(owner) }) }
+    }
+
+    /// Wraps `len` bytes at the device's address `base`, which the processor cannot reach; all
+    /// access goes through `owner`. Fabrics that need the processor refuse such regions.
+    pub fn of_device(base: NonNull<u8>, len: usize, owner: impl DeviceBytes) -> Self {
+        let owner = Arc::new(owner);
+        let device: Option<Arc<dyn DeviceBytes>> = Some(owner.clone());
         let pins = PinCount::new();
-        Self { inner: Arc::new(Inner { base, len, pins, owner: Box::new(owner) }) }
+        Self { inner: Arc::new(Inner { base, len, pins, device, owner: Box::new(owner) }) }
+    }
+
+    /// Whether the processor can reach the bytes. If not, [`MemoryRegion::as_ptr`] is an address of
+    /// the device's.
+    pub fn is_host(&self) -> bool {
+        self.inner.device.is_none()
     }
 
     /// Bytes in the region.
@@ -108,7 +143,8 @@ impl MemoryRegion {
     /// assert!(region.owner::<String>().is_none());
     /// ```
     pub fn owner<T: Any>(&self) -> Option<&T> {
-        self.inner.owner.downcast_ref()
+        let shared = || self.inner.owner.downcast_ref::<Arc<T>>().map(|owner| &**owner);
+        self.inner.owner.downcast_ref().or_else(shared)
     }
 
     /// Whether both name the same memory.
@@ -119,6 +155,9 @@ impl MemoryRegion {
     /// Copies out `into.len()` bytes from `offset`.
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), OutOfRange> {
         let start = self.range(offset, into.len())?;
+        if let Some(device) = &self.inner.device {
+            return self.reached(device.read(offset, into), offset, into.len());
+        }
         let (head, body, tail) = split_at_words(start as usize, into.len());
         let (into_head, rest) = into.split_at_mut(head);
         let (into_body, into_tail) = rest.split_at_mut(body);
@@ -133,6 +172,9 @@ impl MemoryRegion {
     /// Copies `from` in at `offset`.
     pub fn write(&self, offset: usize, from: &[u8]) -> Result<(), OutOfRange> {
         let start = self.range(offset, from.len())?;
+        if let Some(device) = &self.inner.device {
+            return self.reached(device.write(offset, from), offset, from.len());
+        }
         let (head, body, _) = split_at_words(start as usize, from.len());
         let (from_head, rest) = from.split_at(head);
         let (from_body, from_tail) = rest.split_at(body);
@@ -157,6 +199,11 @@ impl MemoryRegion {
     /// Whether the region was closed and no pin is left.
     pub fn is_closed(&self) -> bool {
         self.inner.pins.is_drained()
+    }
+
+    /// What a device's copy came to.
+    fn reached(&self, reached: bool, offset: usize, len: usize) -> Result<(), OutOfRange> {
+        reached.then_some(()).ok_or(OutOfRange { offset, len, region: 0 })
     }
 
     /// The address of `offset`, if `len` bytes from there are in the region.
@@ -201,7 +248,7 @@ pub struct OutOfRange {
     pub offset: usize,
     /// Bytes asked for.
     pub len: usize,
-    /// Bytes in the region.
+    /// Bytes in the region; 0 when its device failed and none of them can be reached.
     pub region: usize,
 }
 
@@ -301,6 +348,39 @@ mod tests {
         assert_eq!(region.write(15, &[0; 2]), Err(error));
         assert!(region.read(usize::MAX, &mut [0]).is_err());
         assert!(MemoryRegion::allocate(0).is_none());
+    }
+
+    /// A device whose memory lies behind a lock, at an address that is nobody's.
+    struct Board(std::sync::Mutex<Vec<u8>>);
+
+    impl DeviceBytes for Board {
+        fn read(&self, offset: usize, into: &mut [u8]) -> bool {
+            into.copy_from_slice(&self.0.lock().unwrap()[offset..][..into.len()]);
+            true
+        }
+
+        fn write(&self, offset: usize, from: &[u8]) -> bool {
+            let mut bytes = self.0.lock().unwrap();
+            let works = !bytes.is_empty();
+            if works {
+                bytes[offset..][..from.len()].copy_from_slice(from);
+            }
+            works
+        }
+    }
+
+    #[test]
+    fn a_devices_bytes_go_through_its_owner_and_never_through_the_address() {
+        let region = MemoryRegion::of_device(NonNull::dangling(), 8, Board(vec![7; 8].into()));
+        assert!(!region.is_host() && MemoryRegion::allocate(8).unwrap().is_host());
+        region.write(3, b"kv").unwrap();
+        let mut bytes = [0; 4];
+        region.read(2, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"\x07kv\x07");
+        assert!(region.write(7, b"kv").is_err());
+        let board = region.owner::<Board>().unwrap();
+        board.0.lock().unwrap().clear();
+        assert_eq!(region.write(0, b"k"), Err(OutOfRange { offset: 0, len: 1, region: 0 }));
     }
 
     #[test]

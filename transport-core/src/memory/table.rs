@@ -30,6 +30,7 @@ pub struct PagedTable {
     pins: Box<[RegionPin]>,
     items: u32,
     item_bytes: u64,
+    host: bool,
 }
 
 impl PagedTable {
@@ -42,7 +43,8 @@ impl PagedTable {
         let pins = buffers.iter().enumerate().map(check).collect::<Result<Box<[_]>, _>>()?;
         let shapes: Box<[_]> = buffers.iter().map(|buffer| buffer.shape).collect();
         let item_bytes = item_bytes(&shapes).ok_or(TableError::Overflow)?;
-        Ok(Self { shapes, pins, items, item_bytes })
+        let host = buffers.iter().all(|buffer| buffer.region.is_host());
+        Ok(Self { shapes, pins, items, item_bytes, host })
     }
 
     /// A table whose buffers lie one behind another in `region`, without gaps: one buffer for each
@@ -101,6 +103,12 @@ impl PagedTable {
     /// Bytes of one item over all buffers.
     pub fn item_bytes(&self) -> u64 {
         self.item_bytes
+    }
+
+    /// Whether the processor can reach all of it. A fabric that moves bytes itself refuses tables
+    /// that it cannot; one whose device reaches other devices' memory does not ask.
+    pub fn is_host(&self) -> bool {
+        self.host
     }
 
     /// The first of `items` that this table does not have.

@@ -19,6 +19,7 @@ use crate::{SameHost, socket};
 
 impl Fabric for TcpEndpoint {
     fn bind(&mut self, tables: CacheTables) -> Result<(), FabricError> {
+        reachable(&tables)?;
         let regions = OwnRegions::of(&tables);
         self.grants.bind(tables)?;
         self.nearby.regions = regions.map(Arc::new);
@@ -73,6 +74,7 @@ impl Fabric for TcpEndpoint {
     ) -> Result<(), FabricError> {
         let open = self.peers.get(&peer).is_some_and(Peer::has_path);
         open.then_some(()).ok_or(FabricError::OutOfOrder)?;
+        view.map_or(Ok(()), reachable)?;
         self.grants.insert(peer, grant, view)
     }
 
@@ -87,6 +89,9 @@ impl Fabric for TcpEndpoint {
     }
 
     fn post(&mut self, write: Write) -> Result<(), PostError> {
+        if !write.table.is_host() {
+            return Err(PostError::Misfit(write));
+        }
         let id = write.peer;
         if let Some(path) = self.nearby.path_mut(id) {
             return path.post(write);
@@ -109,4 +114,9 @@ impl Fabric for TcpEndpoint {
         self.now = self.now.max(now);
         self.events.pop_front()
     }
+}
+
+/// Sockets and shared memory need bytes that the processor reaches; a device's are to be staged.
+fn reachable(tables: &CacheTables) -> Result<(), FabricError> {
+    tables.is_host().then_some(()).ok_or(FabricError::Device(libc::EFAULT))
 }

@@ -215,6 +215,15 @@ impl VerbsEndpoint {
         Ok(())
     }
 
+    /// Registers memory of another device by its address, which works where a module of the kernel
+    /// offers it to NICs (nvidia-peermem for GPUs). To be called before the region is in tables that
+    /// are bound or granted. `EFAULT` where there is no such module: stage through host memory.
+    pub fn register(&mut self, region: &MemoryRegion) -> io::Result<()> {
+        let registered = self.memory.region(region)?;
+        self.exported.push(registered);
+        Ok(())
+    }
+
     /// Pairs of ports, ours and the peer's by index, that make no rail, and why.
     pub fn unfit_ports(&self, peer: PeerId) -> &[(u8, u8, Unfit)] {
         let path = self.peers.get(&peer).and_then(|peer| peer.path.as_ref());

@@ -13,6 +13,7 @@ use transport_core::wire::Role;
 use super::super::RunError;
 use super::super::cache::{Cache, Sizes};
 use super::super::link::{hear, say};
+use super::super::memory::Memory;
 use super::AT_A_NODE;
 use super::decode::Decode;
 use super::plan::{self, MOST_PAGES, Timing};
@@ -63,7 +64,7 @@ pub fn run_node(args: &ChaosNodeArgs) -> Result<(), RunError> {
         Role::Prefill => Side::Prefill,
         Role::Decode => Side::Decode,
     };
-    let cache = Cache::allocate(&world.workload, side, 0, sizes)?;
+    let cache = Cache::allocate(&world.workload, side, 0, sizes, Memory::Host)?;
     let engine: Box<dyn Engine> = match side {
         Side::Prefill => Box::new(Prefill::new(&world, &cache)),
         Side::Decode => Box::new(Decode::new(&world, &cache, args.fault)),

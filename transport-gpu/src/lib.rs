@@ -1,0 +1,40 @@
+//! GPU memory for every fabric of the KV-cache transport.
+//!
+//! * [`GpuRegion`]: a range of a GPU's memory as an ordinary region; [`CudaDevice`] is the GPU.
+//! * [`Staged`]: an endpoint around any other that moves such memory through pinned host memory, or,
+//!   within a machine, has the peer [`pull`] it from device to device.
+//! * [`direct`]: NICs that reach GPU memory themselves, and when a kernel may read what they wrote.
+//! * [`SourceEvent`], [`StreamGate`]: rooms that wait for streams, and streams that wait for rooms.
+//! * [`topology`]: which NIC is near which GPU.
+//! * [`device`], [`strided`]: what all of this asks of a device, and how scattered bytes are described
+//!   to it; [`MockDevice`] is a device for machines without one.
+//!
+//! Nothing of CUDA is needed to build or to start. Without a GPU, [`CudaDevice::open`] says why
+//! ([`NoDevice`]), and there is nothing else to call. **Nothing of CUDA has been run on a GPU yet**: the
+//! README says what was tested, and how.
+#![deny(unsafe_code)]
+
+pub mod check;
+pub mod cuda;
+pub mod device;
+pub mod direct;
+mod error;
+pub mod mock;
+pub mod pull;
+mod random;
+pub mod staged;
+pub mod strided;
+pub mod topology;
+
+pub use cuda::{CudaDevice, GpuRegion, SourceEvent, StreamGate};
+pub use device::{Batch, CopyQueue, Device, Direction, Ticket};
+pub use direct::{DirectPath, ReadRule};
+pub use error::{DeviceFault, GpuError, NoDevice};
+pub use mock::{MockConfig, MockDevice};
+pub use pull::{Handle, Pull};
+pub use staged::{Staged, StagingConfig};
+
+/// The README's example is compiled with the doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
