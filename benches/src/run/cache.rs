@@ -108,8 +108,11 @@ fn tables(
         table(&bytes.expect("the rank is one of the layout's"), items, memory)
     };
     let kv = table(Part::Kv, sizes.pages)?;
-    // A prefill room holds its slot until it is confirmed, when the next may have begun.
-    let slots = sizes.requests.saturating_mul(2).max(16);
+    // A prefill room holds a slot for each of its readers until that has confirmed, when the next room
+    // may have begun.
+    let others = counterparts(topology, side, rank).len() as u32;
+    let held = if side == Side::Prefill { others.saturating_mul(2) } else { 2 };
+    let slots = sizes.requests.saturating_mul(held).max(16);
     // The nodes read and write it themselves.
     let aux = self::table(&[aux_slot(geometry)], slots, &Memory::Host)?;
     let state = (0u8..).zip(&geometry.states).map(|(k, state)| {

@@ -87,7 +87,9 @@ pub struct Ask {
     pub within: Duration,
 }
 
-/// Prefill: a request's chunks will be sent into this room.
+/// Prefill: a request's chunks will be sent into this room. Every rank opens it that writes to some
+/// decode rank; one that has nothing of its own to send (a tensor rank whose heads, or whose latent
+/// vectors, another one sends) opens nothing, and would wait for grants until its deadline.
 #[derive(Debug)]
 pub struct Open {
     /// The request's room.
@@ -111,7 +113,9 @@ pub struct Chunk {
 #[derive(Debug, Default)]
 pub struct Last {
     /// The aux payload (first token, logprobs, ...). It must fit the aux slot less
-    /// [`crate::wire::AUX_HEADER_BYTES`].
+    /// [`crate::wire::AUX_HEADER_BYTES`]. It takes a slot for each decode rank that hears it from this
+    /// rank, until that has confirmed the room; a room that finds none left fails with
+    /// [`Cause::TooMany`](crate::disagg::Cause::TooMany).
     pub aux: Vec<u8>,
     /// Items of each state component, as many as the decode side granted.
     pub state: Vec<Lease>,
