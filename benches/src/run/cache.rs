@@ -114,7 +114,7 @@ fn tables(
     let held = if side == Side::Prefill { others.saturating_mul(2) } else { 2 };
     let slots = sizes.requests.saturating_mul(held).max(16);
     // The nodes read and write it themselves.
-    let aux = self::table(&[aux_slot(geometry)], slots, &Memory::Host)?;
+    let aux = self::table(&[aux_slot(geometry)], slots, &Memory::Host { shown: false })?;
     let state = (0u8..).zip(&geometry.states).map(|(k, state)| {
         let items = state.items.most(geometry.page_tokens).saturating_mul(sizes.requests);
         table(Part::State(k), items)

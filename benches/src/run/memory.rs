@@ -17,8 +17,11 @@ use crate::endpoint::AnyEndpoint;
 /// The memory of one side's pages.
 #[derive(Clone, Debug)]
 pub enum Memory {
-    /// The host's.
-    Host,
+    /// The host's; `shown` if it is read from, maybe by a process of this machine.
+    Host {
+        /// Whether such processes can be shown it: then they copy out of it themselves.
+        shown: bool,
+    },
     /// A GPU's.
     Cuda(CudaDevice, StagingConfig),
     /// A mock device's: its bytes are copied by the processor.
@@ -34,7 +37,7 @@ impl Memory {
         let pull = args.device.device_path == args::DevicePath::Auto;
         let config = StagingConfig { pull, ..StagingConfig::default() };
         match args.device.memory {
-            args::Memory::Host => Ok(Self::Host),
+            args::Memory::Host => Ok(Self::Host { shown: role == Role::Prefill }),
             args::Memory::Cuda => Ok(Self::Cuda(CudaDevice::open(args.device.gpu(role))?, config)),
             args::Memory::MockDevice => {
                 eprintln!("pages lie on a mock device: the figures say nothing of a GPU");
@@ -47,7 +50,7 @@ impl Memory {
     pub fn map(&self, len: usize) -> Result<MemoryRegion, RunError> {
         let none = |_| RunError::Memory { bytes: len as u64 };
         match self {
-            Self::Host => host(len),
+            Self::Host { shown } => host(len, *shown),
             Self::Cuda(device, _) => {
                 GpuRegion::allocate(device, len).map(|made| made.region().clone()).map_err(none)
             }
@@ -58,7 +61,7 @@ impl Memory {
     /// The endpoint for such memory, around one for the host's.
     pub(super) fn around(&self, inner: AnyEndpoint) -> Result<AnyEndpoint, RunError> {
         Ok(match self {
-            Self::Host => inner,
+            Self::Host { .. } => inner,
             Self::Cuda(device, config) => {
                 let (device, pool) = (device.clone(), pool(config)?);
                 let staged = Staged::with_memory(inner, device, *config, pool)?;
@@ -74,10 +77,12 @@ impl Memory {
 }
 
 /// Memory of the host, with all its pages.
-pub(super) fn host(len: usize) -> Result<MemoryRegion, RunError> {
+pub(super) fn host(len: usize, shown: bool) -> Result<MemoryRegion, RunError> {
     // Populated: the first request should not pay for the making of pages.
-    let mapped = HostMemory::default().huge_pages().populate().map(len);
-    mapped.map_err(|_| RunError::Memory { bytes: len as u64 })
+    let memory = HostMemory::default().huge_pages().populate();
+    let mapped = if shown { memory.map_shared(len) } else { memory.map(len) };
+    // A system without memory files has memory all the same, and is read from in another way.
+    mapped.or_else(|_| memory.map(len)).map_err(|_| RunError::Memory { bytes: len as u64 })
 }
 
 /// Memory to stage through, which processes of this machine can be shown without a copy.

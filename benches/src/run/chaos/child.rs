@@ -64,7 +64,8 @@ pub fn run_node(args: &ChaosNodeArgs) -> Result<(), RunError> {
         Role::Prefill => Side::Prefill,
         Role::Decode => Side::Decode,
     };
-    let cache = Cache::allocate(&world.workload, side, 0, sizes, Memory::Host)?;
+    let memory = Memory::Host { shown: side == Side::Prefill };
+    let cache = Cache::allocate(&world.workload, side, 0, sizes, memory)?;
     let engine: Box<dyn Engine> = match side {
         Side::Prefill => Box::new(Prefill::new(&world, &cache)),
         Side::Decode => Box::new(Decode::new(&world, &cache, args.fault)),
