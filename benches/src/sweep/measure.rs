@@ -115,10 +115,11 @@ impl TraceFile {
         let path = env::temp_dir().join(format!("kvperf-sweep-{}.jsonl", std::process::id()));
         let mut lines = String::new();
         for id in 0..requests {
-            let line = format_args!(
+            writeln!(
+                lines,
                 r#"{{"timestamp": 0, "input_length": {TOKENS}, "output_length": 1, "hash_ids": [{id}]}}"#
-            );
-            writeln!(lines, "{line}").expect("a string takes it");
+            )
+            .expect("a string takes it");
         }
         fs::write(&path, lines).map_err(SweepError::io("the trace"))?;
         Ok(Self(path))

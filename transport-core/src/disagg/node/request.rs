@@ -115,7 +115,7 @@ pub struct Last {
     /// The aux payload (first token, logprobs, ...). It must fit the aux slot less
     /// [`crate::wire::AUX_HEADER_BYTES`]. It takes a slot for each decode rank that hears it from this
     /// rank, until that has confirmed the room; a room that finds none left fails with
-    /// [`Cause::TooMany`](crate::disagg::Cause::TooMany).
+    /// [`Cause::TooMany`].
     pub aux: Vec<u8>,
     /// Items of each state component, as many as the decode side granted.
     pub state: Vec<Lease>,
