@@ -8,9 +8,6 @@ use clap::{Args, ValueEnum, value_parser};
 use thiserror::Error;
 use transport_tcp::SameHost;
 
-use super::work::Workload;
-use crate::args::Fabric;
-
 /// Arguments of `raw`.
 #[derive(Args, Clone, Debug)]
 pub struct RawArgs {
@@ -48,15 +45,6 @@ pub struct RawArgs {
 }
 
 impl RawArgs {
-    /// The workloads, one after the other.
-    pub fn works(&self) -> Vec<Workload> {
-        let named = self.workload.iter().copied();
-        self.pages.map_or_else(
-            || named.map(Workload::of).collect(),
-            |pages| vec![Workload::pages_of(pages)],
-        )
-    }
-
     /// How long to poll before sleeping.
     pub fn spin(&self) -> Duration {
         Duration::from_micros(self.spin_us.into())
@@ -175,14 +163,6 @@ impl FabricName {
             Self::Verbs => "ours-verbs",
             Self::BareTcp => "bare-tcp",
             Self::Memcpy => "memcpy",
-        }
-    }
-
-    /// What carries messages and bytes, where it is a transport.
-    pub const fn endpoint(self) -> Fabric {
-        match self {
-            Self::Verbs => Fabric::Verbs,
-            _ => Fabric::Tcp,
         }
     }
 

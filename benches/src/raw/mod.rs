@@ -100,13 +100,21 @@ pub fn run(args: &RawArgs) -> Result<ExitCode, RawError> {
         return receive(args).map(|()| ExitCode::SUCCESS);
     }
     let mut good = true;
-    for work in args.works() {
+    for work in works(args) {
         let line = send(&work, args)?;
         good &= line.verified;
         let text = serde_json::to_string(&line).expect("numbers and strings");
         writeln!(io::stdout(), "{text}").map_err(RawError::io("standard output"))?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What to measure, one after the other.
+fn works(args: &RawArgs) -> Vec<Workload> {
+    match args.pages {
+        Some(pages) => vec![Workload::pages_of(pages)],
+        None => args.workload.iter().copied().map(Workload::of).collect(),
+    }
 }
 
 fn send(work: &Workload, args: &RawArgs) -> Result<Line, RawError> {
@@ -125,7 +133,7 @@ fn send(work: &Workload, args: &RawArgs) -> Result<Line, RawError> {
 
 /// The child's part: says where it waits, and receives one workload.
 fn receive(args: &RawArgs) -> Result<(), RawError> {
-    let works = args.works();
+    let works = works(args);
     let work = works.first().expect("at least one, says clap");
     let tell = |address: SocketAddr| {
         println!("{address}");

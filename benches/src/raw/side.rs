@@ -13,10 +13,11 @@ use transport_core::transfer::{ArrivalGate, Grant, GrantId, Manifest, Part, Repo
 use transport_tcp::{Park, TcpConfig};
 
 use super::RawError;
-use super::args::{Memory, RawArgs};
+use super::args::{FabricName, Memory, RawArgs};
 use super::measure::Measured;
 use super::pool::Pool;
 use super::work::Workload;
+use crate::args::Fabric as Choice;
 use crate::cpu;
 use crate::endpoint::AnyEndpoint;
 
@@ -77,7 +78,7 @@ impl Side {
             same_host: args.fabric.same_host(),
             ..TcpConfig::default()
         };
-        let mut endpoint = AnyEndpoint::new(args.fabric.endpoint(), config, &args.rdma_ports)?;
+        let mut endpoint = AnyEndpoint::new(endpoint_of(args.fabric), config, &args.rdma_ports)?;
         let sends = dial.is_some() || work.is_ping_pong();
         let shown = sends && args.memory == Memory::Own && args.fabric.shows();
         let pool = Pool::new(work, shown)?;
@@ -252,6 +253,11 @@ impl Side {
             LinkEvent::Down { reason, .. } => Err(RawError::Gone(reason)),
         }
     }
+}
+
+/// What carries messages and bytes.
+fn endpoint_of(fabric: FabricName) -> Choice {
+    if fabric == FabricName::Verbs { Choice::Verbs } else { Choice::Tcp }
 }
 
 /// Both sides know the lists, so only the grant's name and tag are sent.
