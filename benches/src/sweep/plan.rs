@@ -92,7 +92,7 @@ fn raw(args: &SweepArgs, axis: Axis, series: &'static str, at: u64, options: &st
 }
 
 /// Whole requests between nodes, so many in flight. Bytes are not checked: that runs on the same
-/// cores.
+/// cores. A request is one chunk, or each of many prefill sides would have a pool for longer ones.
 fn loopback(
     args: &SweepArgs,
     trace: &str,
@@ -103,7 +103,7 @@ fn loopback(
     let (requests, pages) = (requests(args), in_flight * PAGES_PER_ROOM);
     let fixed = format!(
         "loopback --json --verify false --model llama-3.1-8b --requests {requests} \
-         --concurrency {in_flight} --pages {pages} {options} --trace"
+         --chunk-tokens {TOKENS} --concurrency {in_flight} --pages {pages} {options} --trace"
     );
     let mut point = point(axis, "auto", at, &fixed);
     point.command.push(trace.to_owned());
