@@ -172,28 +172,6 @@ fn shown(name: &str) -> Vec<u8> {
     vectors().remove(name).unwrap_or_else(|| panic!("{name} is not shown"))
 }
 
-/// The document's blocks: a name at the start of a line, its bytes on indented lines after it, and
-/// remarks after a `#`.
 fn vectors() -> BTreeMap<&'static str, Vec<u8>> {
-    let mut vectors = BTreeMap::new();
-    let mut name = "";
-    let blocks = include_str!("../../PROTOCOL.md").split("```verbs-vectors\n").skip(1);
-    for line in blocks.flat_map(|rest| rest.split("```").next().unwrap().lines()) {
-        let text = line.split('#').next().unwrap();
-        if text.starts_with(' ') {
-            let shown: &mut Vec<u8> = vectors.get_mut(name).expect("a name comes first");
-            shown.extend(bytes(text));
-        } else {
-            name = text;
-            assert!(vectors.insert(name, Vec::new()).is_none(), "{name} is shown twice");
-        }
-    }
-    vectors
-}
-
-fn bytes(hex: &str) -> Vec<u8> {
-    let digits: Vec<u8> = hex.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-    assert!(digits.len().is_multiple_of(2), "half a byte in {hex}");
-    digits.chunks(2).map(pair).collect()
+    transport_core::conformance::vectors(include_str!("../../PROTOCOL.md"), "verbs-vectors")
 }

@@ -21,11 +21,14 @@ mod links;
 mod memory;
 mod refusals;
 mod rig;
+mod vectors;
 mod wiring;
 mod witness;
 
 use alloc::vec::Vec;
 use core::time::Duration;
+
+pub use self::vectors::vectors;
 
 use crate::Instant;
 use crate::link::Endpoint;
