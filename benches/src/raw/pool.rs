@@ -5,10 +5,11 @@
 //! being sent twice.
 
 use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
+use transport_core::rng::Rng;
 use transport_tcp::HostMemory;
 
 use super::RawError;
-use super::work::{AUX_BYTES, Random, Workload};
+use super::work::{AUX_BYTES, Workload};
 
 /// Seed of the sender's bytes.
 const SEED: u64 = 99;
@@ -46,7 +47,7 @@ impl Pool {
 
     /// The sender's bytes.
     pub(super) fn fill(&self) {
-        let mut random = Random(SEED);
+        let mut random = Rng::new(SEED);
         self.each_block(|words| words.fill_with(|| random_word(&mut random)));
     }
 
@@ -109,11 +110,11 @@ fn are_words(bytes: &[u8], words: &[u64]) -> bool {
 }
 
 fn source_words(count: usize) -> Vec<u64> {
-    let mut random = Random(SEED);
+    let mut random = Rng::new(SEED);
     (0..count).map(|_| u64::from_ne_bytes(random_word(&mut random))).collect()
 }
 
 /// Eight random bytes, none of them zero.
-fn random_word(random: &mut Random) -> [u8; 8] {
-    (random.next() | 0x0101_0101_0101_0101).to_ne_bytes()
+fn random_word(random: &mut Rng) -> [u8; 8] {
+    (random.next_u64() | 0x0101_0101_0101_0101).to_ne_bytes()
 }

@@ -12,6 +12,8 @@
 
 use std::ops::Range;
 
+use transport_core::rng::Rng;
+
 use super::args::{Name, Pages};
 
 /// Bytes of the aux record.
@@ -68,8 +70,9 @@ impl Workload {
     }
 
     fn scattered(name: Name, page_bytes: u64, count: u32, requests: (u32, u32)) -> Self {
-        let mut random = Random(SEED);
-        let (from, to) = (random.some_of(2 * count, count), random.some_of(2 * count, count));
+        let mut random = Rng::new(SEED);
+        let mut half = || some_of(&mut random, 2 * count, count);
+        let (from, to) = (half(), half());
         let (warm, iterations) = requests;
         let (layers, chunks, aux, items) = (1, 1, false, 2 * count);
         Self { name, page_bytes, layers, items, from, to, chunks, aux, warm, iterations }
@@ -122,28 +125,15 @@ impl Workload {
     }
 }
 
-/// SplitMix64.
-#[derive(Debug)]
-pub(super) struct Random(pub(super) u64);
-
-impl Random {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+/// `count` of the numbers below `all`, in any order.
+fn some_of(random: &mut Rng, all: u32, count: u32) -> Vec<u32> {
+    let mut numbers: Vec<u32> = (0..all).collect();
+    for i in 0..count as usize {
+        let rest = (numbers.len() - i) as u64;
+        numbers.swap(i, i + (random.next_u64() % rest) as usize);
     }
-
-    /// `count` of the numbers below `all`, in any order.
-    fn some_of(&mut self, all: u32, count: u32) -> Vec<u32> {
-        let mut numbers: Vec<u32> = (0..all).collect();
-        for i in 0..count as usize {
-            let rest = (numbers.len() - i) as u64;
-            numbers.swap(i, i + (self.next() % rest) as usize);
-        }
-        numbers.truncate(count as usize);
-        numbers
-    }
+    numbers.truncate(count as usize);
+    numbers
 }
 
 #[cfg(test)]

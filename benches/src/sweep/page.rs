@@ -16,9 +16,9 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;marg
 /// The whole report.
 pub(super) fn html(results: &Results, tables: &[Table]) -> Result<String, SweepError> {
     let mut body = String::new();
-    let axes = Axis::ALL.into_iter().filter(|axis| results.of(*axis).next().is_some());
-    for (axis, table) in axes.zip(tables) {
-        let pictures: Result<Vec<_>, _> = charts(axis, results).iter().map(Chart::svg).collect();
+    for table in tables {
+        let charts = charts(table.axis, results);
+        let pictures: Result<Vec<_>, _> = charts.iter().map(Chart::svg).collect();
         let pictures = pictures?.concat();
         body += &format!("<h2>{}</h2>\n{}{pictures}\n", table.title, table.html());
     }

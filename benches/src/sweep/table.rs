@@ -8,6 +8,7 @@ use super::measure::{PERCENTILES, Results, Sample};
 /// One axis.
 #[derive(Debug)]
 pub(super) struct Table {
+    pub(super) axis: Axis,
     pub(super) title: &'static str,
     /// What the figures are, and of what.
     pub(super) note: &'static str,
@@ -41,7 +42,7 @@ impl Table {
             }
         };
         let head = [String::new()].into_iter().chain(head).collect();
-        Self { title, note, head, rows }
+        Self { axis, title, note, head, rows }
     }
 
     pub(super) fn markdown(&self) -> String {
@@ -116,6 +117,7 @@ mod tests {
     fn a_table_is_markdown_and_html() {
         let cells = |row: [&str; 2]| row.map(str::to_owned).to_vec();
         let table = Table {
+            axis: Axis::Lanes,
             title: "Lanes",
             note: "Note.",
             head: cells(["", "tcp"]),
