@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use transport_core::decorate::{Fault, Faulty};
 use transport_core::disagg::admission::Amounts;
-use transport_core::disagg::node::{Completion, NodeEvent};
+use transport_core::disagg::node::Completion;
 use transport_core::disagg::{Failure, RoomId};
 use transport_core::fabric::PeerId;
 
@@ -16,7 +16,7 @@ use crate::embed::{News, Settings, Transport};
 use crate::engine::{Engine, Next, Size, pages};
 use crate::error::Result;
 use crate::line::{Command, Line, Step, TOO_LONG, micros, say, step};
-use crate::process::{Event, Running, Side, events, serve};
+use crate::process::{Event, Running, Side, events, note_peer, serve};
 
 /// Which pages this process gives out first.
 const SEED: u64 = 3;
@@ -28,8 +28,7 @@ pub(crate) fn run(
     fault: Option<Fault>,
 ) -> Result<()> {
     let engine = Engine::new(size, SEED)?;
-    let mut capacity = Amounts::new(pages.into(), size.slots.into());
-    capacity.state[..engine.cache.components()].fill(size.slots.into());
+    let capacity = Amounts { pages: pages.into(), ..Amounts::of_tables(&engine.cache.tables) };
     let settings = Settings { capacity: Some(capacity), ..settings };
     let (sender, receiver) = events();
     let news = move |news| _ = sender.send(Event::News(news, micros()));
@@ -74,7 +73,7 @@ impl Side for Decode {
                 self.begin(Request { room, prompt, most: tokens })?;
             }
             Event::Command(Command::Abort { room }) => self.abort(room)?,
-            Event::News(News::Event(event), _) => self.take_event(event),
+            Event::News(News::Event(event), _) => note_peer(&mut self.peer, event),
             Event::News(News::Done(Completion::Received { room, result, .. }), at) => {
                 self.received(room, result, at)?;
             }
@@ -165,22 +164,5 @@ impl Decode {
     fn end(&mut self, running: Running) -> Result<()> {
         self.engine.free(running.place);
         self.transport.release(running.room)
-    }
-
-    fn take_event(&mut self, event: NodeEvent) {
-        match event {
-            NodeEvent::PeerReady { peer, .. } => {
-                self.peer = Some(peer);
-                say(&Line::Peer { gone: None });
-            }
-            NodeEvent::PeerDown { peer, reason } => {
-                self.peer = self.peer.filter(|ours| *ours != peer);
-                say(&Line::Peer { gone: Some(reason.to_string()) });
-            }
-            NodeEvent::PeerRefused { cause, .. } => {
-                say(&Line::Peer { gone: Some(cause.to_string()) });
-            }
-            _ => {}
-        }
     }
 }

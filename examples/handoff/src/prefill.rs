@@ -16,7 +16,7 @@ use crate::embed::{News, Settings, Transport};
 use crate::engine::{CHUNK, Engine, Size, pages};
 use crate::error::Result;
 use crate::line::{Command, Line, Step, TOO_LONG, micros, say, step};
-use crate::process::{Event, Side, events, serve};
+use crate::process::{Event, Side, events, note_peer, serve};
 
 /// Which pages this process gives out first.
 const SEED: u64 = 2;
@@ -142,21 +142,12 @@ impl Prefill {
 
     fn take_event(&mut self, event: NodeEvent) -> Result<()> {
         match event {
-            NodeEvent::PeerReady { peer, .. } => {
-                self.peer = Some(peer);
-                say(&Line::Peer { gone: None });
+            NodeEvent::Answered { room, result, .. } => self.answered(room, result),
+            event => {
+                note_peer(&mut self.peer, event);
+                Ok(())
             }
-            NodeEvent::PeerDown { peer, reason } => {
-                self.peer = self.peer.filter(|ours| *ours != peer);
-                say(&Line::Peer { gone: Some(reason.to_string()) });
-            }
-            NodeEvent::PeerRefused { cause, .. } => {
-                say(&Line::Peer { gone: Some(cause.to_string()) });
-            }
-            NodeEvent::Answered { room, result, .. } => self.answered(room, result)?,
-            _ => {}
         }
-        Ok(())
     }
 
     fn take_done(&mut self, done: Completion, at: u64) -> Result<()> {

@@ -5,6 +5,9 @@ use std::io::BufRead;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use transport_core::disagg::node::NodeEvent;
+use transport_core::fabric::PeerId;
+
 use crate::cache::Place;
 use crate::embed::News;
 use crate::engine::{Answer, Engine, Next, pages};
@@ -52,6 +55,23 @@ pub(crate) fn serve(mut side: impl Side, events: &Receiver<Event>) -> Result<()>
             side.take(event)?;
         }
     }
+}
+
+/// The other side has come or gone: who it is from now on, and a line that says so.
+pub(crate) fn note_peer(ours: &mut Option<PeerId>, event: NodeEvent) {
+    let gone = match event {
+        NodeEvent::PeerReady { peer, .. } => {
+            *ours = Some(peer);
+            None
+        }
+        NodeEvent::PeerDown { peer, reason } => {
+            *ours = ours.filter(|ours| *ours != peer);
+            Some(reason.to_string())
+        }
+        NodeEvent::PeerRefused { cause, .. } => Some(cause.to_string()),
+        _ => return,
+    };
+    say(&Line::Peer { gone });
 }
 
 /// A queue of events, into which a thread puts the commands from standard input.
