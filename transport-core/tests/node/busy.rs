@@ -13,7 +13,7 @@ use super::scripted::Stage;
 const SLOW: PeerId = PeerId(4);
 const OTHER: PeerId = PeerId(5);
 
-fn grant_id(room: u64) -> GrantId {
+pub(crate) fn grant_id(room: u64) -> GrantId {
     GrantId { slot: room as u32, generation: 0 }
 }
 
@@ -43,7 +43,12 @@ fn chunk(stage: &mut Stage, room: u64, ready: Option<Arc<dyn SourceReady>>) {
     stage.turn();
 }
 
-fn send(stage: &mut Stage, peer: PeerId, room: u64, ready: Option<Arc<dyn SourceReady>>) {
+pub(crate) fn send(
+    stage: &mut Stage,
+    peer: PeerId,
+    room: u64,
+    ready: Option<Arc<dyn SourceReady>>,
+) {
     open(stage, peer, room);
     chunk(stage, room, ready);
 }

@@ -1,14 +1,16 @@
-//! A fabric whose paths end late: what a node does between `disconnect` and the path's end. Until
-//! then writes may land, whatever the link does meanwhile (M2).
+//! Paths that end later than their links, and sooner. Until a path has ended writes may land, whatever
+//! the link does meanwhile (M2); until a link has ended the peer may have said something (R7).
 
 use std::time::Duration;
 
 use transport_core::disagg::node::{Completion, Lease, NodeEvent, Receive};
 use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::{FabricEvent, PathError, PeerId};
-use transport_core::wire::Role;
+use transport_core::wire::{Message, Role};
 
+use super::busy;
 use super::scripted::Stage;
+use super::world::config;
 
 const PEER: PeerId = PeerId(4);
 
@@ -79,4 +81,80 @@ fn a_path_that_ends_slowly_does_not_cost_the_next_link_its_handshake() {
     stage.fabric(FabricEvent::PathUp { peer: PEER });
     let events = stage.events();
     assert!(matches!(events.last(), Some(NodeEvent::PeerReady { .. })), "{events:?}");
+}
+
+/// A prefill node that has sent all of room 1 and waits to hear that it is there.
+fn sent() -> Stage {
+    let mut stage = Stage::new(Role::Prefill);
+    stage.meet(PEER);
+    stage.script.borrow_mut().room.insert(PEER, 100);
+    busy::send(&mut stage, PEER, 1, None);
+    stage.writes_land();
+    stage
+}
+
+/// How the room ended, if it did.
+fn closed(stage: &mut Stage) -> Option<Result<(), Cause>> {
+    loop {
+        match stage.completions.pop()? {
+            Completion::Closed { result, .. } => return Some(result.map_err(|f| f.cause)),
+            sent => assert!(matches!(sent, Completion::ChunkSent { .. }), "{sent:?}"),
+        }
+    }
+}
+
+#[test]
+fn r7_what_a_peer_said_before_it_left_counts_though_its_path_ended_first() {
+    let mut stage = sent();
+    stage.peer_ends_path(PEER);
+    assert_eq!((closed(&mut stage), stage.events()), (None, vec![]), "it may have said something");
+    let (room, grant) = (RoomId(1), busy::grant_id(1));
+    stage.say(PEER, &Message::Complete { room, grant });
+    assert_eq!(closed(&mut stage), Some(Ok(())));
+    stage.link_down(PEER);
+    let reason = PathError::ClosedByPeer;
+    assert_eq!(stage.events(), [NodeEvent::PeerDown { peer: PEER, reason }]);
+    assert_eq!(stage.script.borrow().closed, [], "the peer did");
+}
+
+#[test]
+fn a_room_of_which_a_leaving_peer_said_nothing_fails_with_its_link() {
+    let mut stage = sent();
+    stage.peer_ends_path(PEER);
+    stage.link_down(PEER);
+    let reason = PathError::ClosedByPeer;
+    assert_eq!(closed(&mut stage), Some(Err(Cause::PeerDown(reason))));
+    assert_eq!(stage.events(), [NodeEvent::PeerDown { peer: PEER, reason }]);
+}
+
+/// The next life of the link has a path of its own, which does not wait for one that has ended.
+#[test]
+fn a_peer_that_left_and_comes_back_is_met_again() {
+    let mut stage = sent();
+    stage.peer_ends_path(PEER);
+    stage.link_down(PEER);
+    stage.events();
+    stage.meet(PEER);
+    assert_eq!(stage.connects(), 2);
+}
+
+#[test]
+fn a_peer_that_ends_its_path_and_keeps_its_link_is_let_go_after_a_heartbeat() {
+    let mut stage = sent();
+    stage.peer_ends_path(PEER);
+    let heartbeat = config(Role::Prefill, 1).heartbeat;
+    let until = stage.now + heartbeat;
+    while stage.now < until {
+        // What it says meanwhile does not help it.
+        stage.now = stage.now + heartbeat / 16;
+        stage.say(PEER, &Message::Ping(1));
+        assert!(stage.now >= until || stage.script.borrow().closed.is_empty());
+    }
+    stage.now = until + heartbeat / 2;
+    stage.turn();
+    assert!(stage.script.borrow().closed.contains(&PEER));
+    stage.link_down(PEER);
+    let reason = PathError::ClosedByPeer;
+    assert_eq!(closed(&mut stage), Some(Err(Cause::PeerDown(reason))));
+    assert_eq!(stage.events(), [NodeEvent::PeerDown { peer: PEER, reason }]);
 }

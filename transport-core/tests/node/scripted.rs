@@ -30,6 +30,9 @@ pub(crate) struct Script {
     pub(crate) room: BTreeMap<PeerId, usize>,
     pub(crate) posted: Vec<(PeerId, GrantId)>,
     pub(crate) posts: usize,
+    /// Writes taken that have not been completed.
+    in_flight: Vec<WriteId>,
+    pub(crate) closed: Vec<PeerId>,
 }
 
 /// An endpoint on which nothing happens by itself.
@@ -73,6 +76,7 @@ impl Fabric for Scripted {
             None => return Err(PostError::Busy(write)),
         }
         script.posted.push((write.peer, write.grant.id));
+        script.in_flight.push(write.id);
         Ok(())
     }
 
@@ -94,7 +98,9 @@ impl Link for Scripted {
         Some(event)
     }
 
-    fn close(&mut self, _: PeerId) {}
+    fn close(&mut self, peer: PeerId) {
+        self.0.borrow_mut().closed.push(peer);
+    }
 }
 
 impl Endpoint for Scripted {
@@ -174,8 +180,20 @@ impl Stage {
         self.turn();
     }
 
+    /// All writes in flight have landed.
+    pub(crate) fn writes_land(&mut self) {
+        let writes = std::mem::take(&mut self.script.borrow_mut().in_flight);
+        for write in writes {
+            self.fabric(FabricEvent::Completed { write, result: Ok(()) });
+        }
+    }
+
     pub(crate) fn path_ends(&mut self, peer: PeerId) {
         self.fabric(FabricEvent::PathDown { peer, reason: PathError::ClosedHere });
+    }
+
+    pub(crate) fn peer_ends_path(&mut self, peer: PeerId) {
+        self.fabric(FabricEvent::PathDown { peer, reason: PathError::ClosedByPeer });
     }
 
     pub(crate) fn connects(&self) -> usize {

@@ -7,6 +7,9 @@
 //!
 //! A path may end later than its link. Invariant: until the fabric has said that it ended, the
 //! peer's rooms do not end, and no other path to it is begun, whatever its link does (M2).
+//!
+//! And it may end sooner: a peer that leaves closes both, and the news of that travel apart. What it
+//! said last is on the link, so rooms end with the link then, or a heartbeat later (R7).
 
 mod proof;
 
@@ -46,6 +49,8 @@ struct Peer {
     /// With a shared key: what it must prove, and has proven.
     trust: Option<Handshake>,
     path: bool,
+    /// When it closed the path, if it did: its link is about to end, too.
+    left: Option<Instant>,
     /// Why we took it down, if we did.
     why: Option<PathError>,
     up: Instant,
@@ -112,6 +117,7 @@ impl Peers {
             sibling: None,
             trust: self.begin_proof(ctx, id, dialler),
             path: false,
+            left: None,
             why: None,
             up: now,
             heard: now,
@@ -130,18 +136,20 @@ impl Peers {
     ) -> Option<PeerChange> {
         ctx.endpoint.disconnect(id);
         let peer = self.remove(id)?;
-        let reason = peer.why.unwrap_or(reason);
+        let left = peer.left.map(|_| PathError::ClosedByPeer);
+        let reason = peer.why.or(left).unwrap_or(reason);
         if let Some(Sibling { rank, place, .. }) = peer.sibling {
             return Some(PeerChange::SiblingDown { peer: id, rank, place, reason });
         }
-        if peer.hello.is_some() {
+        if peer.hello.is_some() && left.is_none() {
             self.ending.insert(id, reason);
         }
         let waits = self.ending.contains_key(&id);
         (!waits).then_some(PeerChange::Down { peer: id, reason })
     }
 
-    /// The path is gone: nothing of the peer can land. The link follows, unless it is the next one.
+    /// The path is gone: nothing of the peer can land. The link follows, unless it is the next one. If
+    /// it was the peer who closed the path it does the same with the link, and is heard out until then.
     pub(super) fn path_down<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
@@ -150,6 +158,11 @@ impl Peers {
     ) -> Option<PeerChange> {
         if let Some(reason) = self.ending.remove(&id) {
             return Some(PeerChange::Down { peer: id, reason });
+        }
+        let stays = |peer: &&mut Peer| peer.why.is_none() && reason == PathError::ClosedByPeer;
+        if let Some(peer) = self.peers.get_mut(&id).filter(stays) {
+            (peer.path, peer.left) = (false, Some(ctx.now));
+            return None;
         }
         ctx.endpoint.close(id);
         let peer = self.remove(id)?;
@@ -286,9 +299,11 @@ impl Peers {
         let silence = heartbeat * (ctx.config.missed + 1);
         for (id, peer) in &mut self.peers {
             let late = !peer.has_greeted() && now >= peer.up + ctx.config.handshake;
-            if late || now >= peer.heard + silence {
+            let left = peer.left.is_some_and(|left| now >= left + heartbeat);
+            if late || left || now >= peer.heard + silence {
                 ctx.stats.unproven += u64::from(peer.why.is_none() && !peer.is_proven());
-                peer.why.get_or_insert(PathError::Timeout);
+                let why = if left { PathError::ClosedByPeer } else { PathError::Timeout };
+                peer.why.get_or_insert(why);
                 ctx.endpoint.disconnect(*id);
                 ctx.endpoint.close(*id);
             } else if peer.is_proven() && now >= peer.asked + heartbeat {
