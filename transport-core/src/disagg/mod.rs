@@ -17,6 +17,7 @@ mod cause;
 pub mod consensus;
 pub mod directory;
 mod geometry;
+mod index;
 pub mod node;
 pub mod room;
 mod table;

@@ -1,14 +1,16 @@
 //! A map of many keys to values that are larger than a number.
 //!
 //! For what every room is looked for in, beside 100,000 others: values lie in dense slots, the last
-//! freed of which is used first, so that those in use lately are in a core's cache. Only the index
-//! is hit at random, and that is five bytes a key. In a map whose buckets hold the values a lookup
+//! freed of which is used first, so that those in use lately are in a core's cache. Only the
+//! [`Index`] is hit at random, one line for a key. In a map whose buckets hold the values a lookup
 //! would bring in lines of a table many times as large.
 
 use alloc::vec::Vec;
 use core::hash::{BuildHasher, Hash};
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
+
+use super::index::Index;
 
 /// Values by key. Allocates when it holds more than ever before, and not else.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub(super) struct Table<K, V> {
     slots: Vec<Slot<K, V>>,
     free: Vec<u32>,
     /// Where each key's value is. Peers choose keys, so their hash has a random seed.
-    places: HashTable<u32>,
+    places: Index,
     seed: DefaultHashBuilder,
 }
 
@@ -29,7 +31,7 @@ struct Slot<K, V> {
 
 impl<K: Copy + Eq + Hash, V> Table<K, V> {
     pub(super) fn new() -> Self {
-        let (slots, free, places) = (Vec::new(), Vec::new(), HashTable::new());
+        let (slots, free, places) = (Vec::new(), Vec::new(), Index::default());
         Self { slots, free, places, seed: DefaultHashBuilder::default() }
     }
 
@@ -91,8 +93,11 @@ impl<K: Copy + Eq + Hash, V> Table<K, V> {
         if self.places.is_empty() {
             return None;
         }
-        let of_key = |place: &u32| self.slots[*place as usize].key == *key;
-        self.places.find(self.seed.hash_one(key), of_key).copied()
+        self.places.find(self.hash(key), |place| self.slots[place as usize].key == *key)
+    }
+
+    fn hash(&self, key: &K) -> u32 {
+        self.seed.hash_one(key) as u32
     }
 
     /// Has a new key point to a free slot.
@@ -102,16 +107,14 @@ impl<K: Copy + Eq + Hash, V> Table<K, V> {
             Some(slot) => slot.key = key,
             None => self.slots.push(Slot { key, value: None }),
         }
-        let (seed, slots) = (&self.seed, &self.slots);
-        let hash_at = |place: &u32| seed.hash_one(slots[*place as usize].key);
-        self.places.insert_unique(seed.hash_one(key), place, hash_at);
+        self.places.insert(self.hash(&key), place);
         place
     }
 
     /// Has a key point nowhere, and frees the slot that it pointed to.
     fn unplace(&mut self, key: &K) -> Option<u32> {
-        let of_key = |place: &u32| self.slots[*place as usize].key == *key;
-        let (place, _) = self.places.find_entry(self.seed.hash_one(key), of_key).ok()?.remove();
+        let (hash, slots) = (self.hash(key), &self.slots);
+        let place = self.places.remove(hash, |place| slots[place as usize].key == *key)?;
         self.free.push(place);
         Some(place)
     }
