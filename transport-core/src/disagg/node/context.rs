@@ -215,8 +215,8 @@ impl<E: Endpoint> Context<E> {
     }
 
     /// A tag that nobody can foresee.
-    pub(super) fn tag(&self, grant: GrantId, room: RoomId) -> u64 {
-        self.mint.tag(grant, room)
+    pub(super) fn tag(&mut self) -> u64 {
+        self.mint.tag()
     }
 
     /// The handshake of a new link, if there is a shared key to prove.

@@ -65,7 +65,7 @@ impl Leg {
     /// The writer is there: its part of what the room grants.
     pub(super) fn meet<E: Endpoint>(
         &mut self,
-        ctx: &Context<E>,
+        ctx: &mut Context<E>,
         key: GrantId,
         (peer, pairing): (PeerId, &Pairing),
         granted: Granted<'_>,
@@ -76,7 +76,7 @@ impl Leg {
         let list = |part: Part, lease: &Lease| items_of(pairing.view(), part, lease);
         let state = (0..=u8::MAX).zip(granted.state);
         let state: Box<[Arc<[u32]>]> = state.map(|(k, l)| list(Part::State(k), l)).collect();
-        let (tag, aux) = (ctx.tag(key, self.id), [granted.aux_slot]);
+        let (tag, aux) = (ctx.tag(), [granted.aux_slot]);
         Arc::new(Grant { id: key, tag, kv: list(Part::Kv, granted.pages), aux, state })
     }
 
