@@ -41,6 +41,7 @@ pub mod rng;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub(crate) mod sync;
+mod table;
 mod time;
 pub mod transfer;
 #[allow(unsafe_code, reason = "a waker behind an atomic state; see the module's invariant")]

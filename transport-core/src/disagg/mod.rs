@@ -17,10 +17,8 @@ mod cause;
 pub mod consensus;
 pub mod directory;
 mod geometry;
-mod index;
 pub mod node;
 pub mod room;
-mod table;
 pub mod topology;
 pub mod trust;
 

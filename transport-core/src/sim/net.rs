@@ -17,6 +17,7 @@ use crate::Instant;
 use crate::fabric::{FabricEvent, PeerId};
 use crate::memory::CacheTables;
 use crate::rng::Rng;
+use crate::table::Table;
 use crate::transfer::{Grant, GrantId};
 
 /// Everything in a network. Ordered maps, so that walking them is the same in every run.
@@ -51,11 +52,11 @@ pub(super) struct Node {
 #[derive(Debug, Default)]
 pub(super) struct Process {
     pub(super) tables: Option<CacheTables>,
-    /// Grants in force, and to whom.
-    pub(super) grants: BTreeMap<GrantId, (PeerId, Arc<Grant>)>,
+    /// Grants in force, and to whom. There may be very many.
+    pub(super) grants: Table<GrantId, (PeerId, Arc<Grant>)>,
     /// The memory that each grant was about, also of withdrawn ones: whoever was told its addresses
     /// knows them still.
-    pub(super) addresses: BTreeMap<GrantId, CacheTables>,
+    pub(super) addresses: Table<GrantId, CacheTables>,
     pub(super) paths: BTreeMap<PeerId, PathKey>,
     pub(super) links: BTreeMap<PeerId, EndKey>,
     /// Peers that we dialled, and where.

@@ -128,7 +128,7 @@ impl Net {
         self.flush(key, end.node, reason);
         let process = self.process(end.node);
         process.paths.remove(&end.peer);
-        process.grants.retain(|_, (peer, _)| *peer != end.peer);
+        process.grants.retain(|(peer, _)| *peer != end.peer);
         process.report(FabricEvent::PathDown { peer: end.peer, reason }, None);
     }
 
@@ -196,8 +196,9 @@ impl Net {
         // Writes of the use before may be late; of the one before that, none is left.
         let generation = grant.id.generation.wrapping_sub(2);
         process.addresses.remove(&GrantId { generation, ..grant.id });
-        process.addresses.insert(grant.id, tables.clone());
-        process.grants.insert(grant.id, (peer, grant));
+        process.addresses.remove(&grant.id);
+        process.addresses.insert_new(grant.id, tables.clone());
+        process.grants.insert_new(grant.id, (peer, grant));
         Ok(())
     }
 

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::Instant;
 use crate::disagg::RoomId;
-use crate::disagg::table::Table;
 use crate::fabric::PeerId;
+use crate::table::Table;
 
 /// Decides who is let in. Calls append what became of earlier asks to `out`; call
 /// [`Admission::handle_timeout`] at [`Admission::deadline`].
@@ -77,7 +77,7 @@ impl Admission {
             config,
             high: share(config.capacity.pages, high),
             low: share(config.capacity.pages, low),
-            rooms: Table::new(),
+            rooms: Table::default(),
             queue: VecDeque::new(),
             next_ticket: 0,
             expiries: BinaryHeap::new(),

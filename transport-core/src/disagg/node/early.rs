@@ -12,9 +12,9 @@ use hashbrown::HashMap;
 
 use super::context::Address;
 use crate::Instant;
-use crate::disagg::table::Table;
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
+use crate::table::Table;
 use crate::transfer::Grant;
 use crate::wire::GrantOffer;
 
@@ -44,7 +44,7 @@ pub(super) struct Early {
 
 impl EarlyGrants {
     pub(super) fn new(most_grants: usize, most_items: u64) -> Self {
-        let (grants, expiring, held) = (Table::new(), BTreeSet::new(), HashMap::new());
+        let (grants, expiring, held) = (Table::default(), BTreeSet::new(), HashMap::new());
         Self { grants, len: 0, expiring, held, items: 0, most_grants, most_items }
     }
 

@@ -35,11 +35,11 @@ use crate::Instant;
 use crate::disagg::admission::{Amounts, BadWatermarks};
 use crate::disagg::consensus::{Attempt, Report};
 use crate::disagg::room::{Action, DecodeRoom, RoomState, Together};
-use crate::disagg::table::Table;
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
+use crate::table::Table;
 use crate::transfer::{GrantId, Part};
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl DecodeSide {
             misroutes: Misroutes::new(config),
             rooms: Slab::new(),
             legs: Slab::new(),
-            by_id: Table::new(),
+            by_id: Table::default(),
             ended: Ended::new(tombstones, keep),
             cancelled: Remembered::new(tombstones, keep),
             group: Group::new(config),

@@ -40,11 +40,11 @@ use super::timers::{Armed, Timer};
 use super::waiting::Waiting;
 use crate::Instant;
 use crate::disagg::room::{Action, Note, PrefillRoom, RoomState};
-use crate::disagg::table::Table;
 use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId, Write, WriteError, WriteId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
+use crate::table::Table;
 use crate::transfer::GrantId;
 use crate::wire::GrantOffer;
 
@@ -91,7 +91,7 @@ impl PrefillSide {
         Self {
             rooms: Slab::new(),
             legs: Slab::new(),
-            by_id: Table::new(),
+            by_id: Table::default(),
             by_grant: HashMap::new(),
             early: EarlyGrants::new(config.max_rooms, config.early_items),
             ended: Ended::new(tombstones, keep),

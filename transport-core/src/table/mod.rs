@@ -5,16 +5,18 @@
 //! [`Index`] is hit at random, one line for a key. In a map whose buckets hold the values a lookup
 //! would bring in lines of a table many times as large.
 
+mod index;
+
 use alloc::vec::Vec;
 use core::hash::{BuildHasher, Hash};
 
 use hashbrown::DefaultHashBuilder;
 
-use super::index::Index;
+use self::index::Index;
 
 /// Values by key. Allocates when it holds more than ever before, and not else.
 #[derive(Debug)]
-pub(super) struct Table<K, V> {
+pub(crate) struct Table<K, V> {
     slots: Vec<Slot<K, V>>,
     free: Vec<u32>,
     /// Where each key's value is. Peers choose keys, so their hash has a random seed.
@@ -29,56 +31,58 @@ struct Slot<K, V> {
     value: Option<V>,
 }
 
-impl<K: Copy + Eq + Hash, V> Table<K, V> {
-    pub(super) fn new() -> Self {
+impl<K, V> Default for Table<K, V> {
+    fn default() -> Self {
         let (slots, free, places) = (Vec::new(), Vec::new(), Index::default());
         Self { slots, free, places, seed: DefaultHashBuilder::default() }
     }
+}
 
-    pub(super) fn len(&self) -> usize {
+impl<K: Copy + Eq + Hash, V> Table<K, V> {
+    pub(crate) fn len(&self) -> usize {
         self.places.len()
     }
 
-    pub(super) fn contains_key(&self, key: &K) -> bool {
+    pub(crate) fn contains_key(&self, key: &K) -> bool {
         self.place(key).is_some()
     }
 
-    pub(super) fn get(&self, key: &K) -> Option<&V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.slots[self.place(key)? as usize].value.as_ref()
     }
 
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         let place = self.place(key)?;
         self.slots[place as usize].value.as_mut()
     }
 
     /// The key's value, which is `value` from now on if there was none.
-    pub(super) fn get_or_insert(&mut self, key: K, value: V) -> &mut V {
+    pub(crate) fn get_or_insert(&mut self, key: K, value: V) -> &mut V {
         let place = self.place(&key).unwrap_or_else(|| self.find_place(key));
         self.slots[place as usize].value.get_or_insert(value)
     }
 
     /// Gives a key that has no value this one.
-    pub(super) fn insert_new(&mut self, key: K, value: V) {
+    pub(crate) fn insert_new(&mut self, key: K, value: V) {
         debug_assert!(!self.contains_key(&key), "two values of one key");
         let place = self.find_place(key);
         self.slots[place as usize].value = Some(value);
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let place = self.unplace(key)?;
         self.slots[place as usize].value.take()
     }
 
     /// Drops a key's value where it is: what is large need not be moved for that.
-    pub(super) fn drop(&mut self, key: &K) {
+    pub(crate) fn drop(&mut self, key: &K) {
         if let Some(place) = self.unplace(key) {
             self.slots[place as usize].value = None;
         }
     }
 
     /// Drops all values that `keep` is false for.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&mut V) -> bool) {
         for place in 0..self.slots.len() {
             let Slot { key, value } = &mut self.slots[place];
             if value.as_mut().is_some_and(|value| !keep(value)) {
@@ -129,7 +133,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_does_what_a_map_does(steps in prop::collection::vec((0..4, 0..20u64, 0..9), 0..200)) {
-            let (mut table, mut map) = (Table::new(), BTreeMap::new());
+            let (mut table, mut map) = (Table::default(), BTreeMap::new());
             for (step, key, value) in steps {
                 match step {
                     0 => {
