@@ -6,7 +6,6 @@
 //! adds no state.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,8 @@ use transport_core::Instant;
 use transport_core::disagg::Cause;
 use transport_core::disagg::room::{Deadlines, DecodeRoom, Note, PrefillRoom};
 use transport_core::transfer::{Grant, GrantId, Part};
+
+use super::world::hash;
 
 /// Nothing waits before it repeats; everything else is over within [`TICK`].
 pub(crate) const DEADLINES: Deadlines = Deadlines {
@@ -194,9 +195,7 @@ impl Leg {
             return;
         }
         let message = Message { to, note };
-        let mut hasher = DefaultHasher::new();
-        message.hash(&mut hasher);
-        self.net.insert(hasher.finish(), message);
+        self.net.insert(hash(&message), message);
     }
 
     pub(crate) fn post(&mut self, part: Part, sequence: u32) {

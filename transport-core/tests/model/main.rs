@@ -22,6 +22,8 @@ use self::model::{
     NOT_READ, ONCE, TOGETHER,
 };
 
+use self::world::World;
+
 type Legs = &'static [(usize, usize)];
 
 const PAIR: Legs = &[(0, 0)];
@@ -51,10 +53,20 @@ fn coarse(legs: Legs, refuses: bool, faults: u8) -> Engines {
     Engines { coarse: true, ..engines(legs, refuses, faults) }
 }
 
-/// Explores all there is.
+/// Explores all there is, and finds the shortest way to what must not be.
 fn explore(name: &str, engines: Engines) {
+    report(name, || engines.checker().threads(2).spawn_bfs().join());
+}
+
+/// Explores all there is of a world that is too large to keep whole states of: of those explored it
+/// keeps eight bytes each, and takes those for one in which writers that are alike have changed places.
+fn explore_deep(name: &str, engines: Engines) {
+    report(name, || engines.checker().symmetry_fn(World::canonical).threads(2).spawn_dfs().join());
+}
+
+fn report<C: Checker<Engines>>(name: &str, explore: impl FnOnce() -> C) {
     let begun = std::time::Instant::now();
-    let checker = engines.checker().threads(2).spawn_bfs().join();
+    let checker = explore();
     let (states, depth) = (checker.unique_state_count(), checker.max_depth());
     println!("{name}: {states} states, at most {depth} steps, {:.1?}", begun.elapsed());
     checker.assert_properties();
@@ -81,6 +93,7 @@ fn two_legs_without_faults() {
     explore("two to one", engines(TWO_TO_ONE, false, 0));
     explore("one to two", engines(ONE_TO_TWO, false, 0));
     explore("three to one, coarse", coarse(THREE_TO_ONE, false, 0));
+    explore_deep("three to one, coarse", coarse(THREE_TO_ONE, false, 0));
 }
 
 #[test]
@@ -111,7 +124,7 @@ fn large_two_legs_with_a_fault() {
 #[ignore = "an hour, in release"]
 fn huge_three_legs_with_a_fault() {
     for refuses in [false, true] {
-        explore("three to one, a fault, coarse", coarse(THREE_TO_ONE, refuses, 1));
+        explore_deep("three to one, a fault, coarse", coarse(THREE_TO_ONE, refuses, 1));
     }
 }
 

@@ -1,7 +1,5 @@
 //! What can happen in a [`World`], and what must hold in all of them.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use stateright::{Model, Property};
 use transport_core::disagg::Cause;
 use transport_core::disagg::room::{DecodeRoom, PrefillRoom};
@@ -9,7 +7,7 @@ use transport_core::disagg::room::{DecodeRoom, PrefillRoom};
 use super::broken::Broken;
 use super::leg::{Fate, Leg, Message, Side};
 use super::siblings::{Word, ranks_agree, ranks_have_all};
-use super::world::{Turn, World};
+use super::world::{Turn, World, hash};
 
 /// Two engines with one room, and what may go wrong.
 #[derive(Clone, Copy, Debug)]
@@ -375,7 +373,5 @@ fn can_wait(leg: &Leg, side: Side) -> bool {
 const SAMPLE: u64 = 32;
 
 fn is_sample(world: &World) -> bool {
-    let mut hasher = DefaultHasher::new();
-    world.hash(&mut hasher);
-    hasher.finish() % SAMPLE == 0
+    hash(world) % SAMPLE == 0
 }

@@ -2,7 +2,6 @@
 //! rank, and links that may be cut. An engine of one rank has none.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use transport_core::disagg::consensus::{
 use super::broken::Broken;
 use super::leg::{Side, TICK, TICKS};
 use super::model::Step;
-use super::world::{GONE, Turn, World};
+use super::world::{GONE, Turn, World, hash};
 
 const TERMS: Terms =
     Terms { decide: Duration::from_nanos(1), hear: Duration::from_nanos(1), retry: Duration::ZERO };
@@ -73,9 +72,7 @@ pub(crate) fn votes(ranks: usize) -> (Vec<Vote>, Words) {
 }
 
 fn say(words: &mut Words, word: Word) {
-    let mut hasher = DefaultHasher::new();
-    word.hash(&mut hasher);
-    words.insert(hasher.finish(), word);
+    words.insert(hash(&word), word);
 }
 
 impl Word {

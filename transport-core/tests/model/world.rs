@@ -4,6 +4,8 @@
 //! Not in here: the table of early grants (a grant that comes before its room's open is one that is
 //! delivered later), and the node's queues (a write that has no room yet is one that lands later).
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use transport_core::disagg::Cause;
 use transport_core::disagg::room::{Note, Together};
 use transport_core::fabric::PathError;
@@ -96,6 +98,23 @@ impl World {
             Side::Decode => &mut self.decode[rank],
             Side::Prefill => &mut self.prefill[rank],
         }
+    }
+
+    /// The same world with the writers of its only reader in an order that does not depend on their
+    /// numbers. The first keeps its place, for it writes the aux record.
+    pub(crate) fn canonical(&self) -> Self {
+        let mut world = self.clone();
+        let one_each = self.legs.iter().zip(0..).all(|(leg, rank)| leg.prefill_rank == rank);
+        if self.decode.len() == 1 && one_each {
+            let mut writers: Vec<_> = world.legs.drain(1..).zip(world.prefill.drain(1..)).collect();
+            writers.iter_mut().for_each(|(leg, _)| leg.prefill_rank = 0);
+            writers.sort_by_key(hash);
+            for (rank, (leg, state)) in (1..).zip(writers) {
+                world.legs.push(Leg { prefill_rank: rank, ..leg });
+                world.prefill.push(state);
+            }
+        }
+        world
     }
 
     /// Whether a leg goes on though its room has failed.
@@ -191,6 +210,12 @@ impl Turn<'_> {
             }
         }
     }
+}
+
+pub(crate) fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 pub(crate) fn with<M>(machine: &mut Option<M>, event: impl FnOnce(&mut M)) {
