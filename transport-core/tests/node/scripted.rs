@@ -9,7 +9,8 @@ use std::time::Duration;
 use transport_core::Instant;
 use transport_core::disagg::node::{Client, Node, NodeEvent, Request};
 use transport_core::fabric::{
-    Fabric, FabricError, FabricEvent, PathError, PeerId, PostError, Revoked, Write, WriteId,
+    Fabric, FabricError, FabricEvent, PathError, PeerId, PostError, Revoked, Write, WriteError,
+    WriteId,
 };
 use transport_core::link::{Endpoint, Link, LinkEvent, SendError};
 use transport_core::memory::CacheTables;
@@ -180,11 +181,11 @@ impl Stage {
         self.turn();
     }
 
-    /// All writes in flight have landed.
-    pub(crate) fn writes_land(&mut self) {
+    /// All writes in flight are over.
+    pub(crate) fn writes_end(&mut self, result: Result<(), WriteError>) {
         let writes = std::mem::take(&mut self.script.borrow_mut().in_flight);
         for write in writes {
-            self.fabric(FabricEvent::Completed { write, result: Ok(()) });
+            self.fabric(FabricEvent::Completed { write, result });
         }
     }
 

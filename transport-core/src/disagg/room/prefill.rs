@@ -123,6 +123,12 @@ impl PrefillRoom {
         matches!(self.phase, Phase::Waiting | Phase::Transferring)
     }
 
+    /// Whether the decode side said that it has everything: whatever becomes of the path, all writes
+    /// have landed.
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
     /// When [`PrefillRoom::handle_timeout`] wants to be called next.
     pub fn deadline(&self) -> Instant {
         let retry = self.told + self.deadlines.retry;

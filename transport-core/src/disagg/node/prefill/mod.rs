@@ -355,9 +355,9 @@ impl PrefillSide {
         let (slot, number) = leg::named(write);
         let Some(key) = self.legs.current(slot) else { return };
         let Some(leg) = self.legs.get_mut(key) else { return };
-        let (id, peer) = (leg.id, Some(leg.peer));
-        let failure =
-            result.err().map(|error| Failure { room: id, peer, cause: leg::cause_of(error) });
+        let (id, peer, landed) = (leg.id, Some(leg.peer), leg.machine.is_confirmed());
+        let error = result.err().filter(|error| !(landed && matches!(error, WriteError::Path(_))));
+        let failure = error.map(|error| Failure { room: id, peer, cause: leg::cause_of(error) });
         if let Some(room) = self.rooms.get_mut(leg.room) {
             room.chunks.written(ctx, id, number, failure);
         }
