@@ -218,7 +218,7 @@ impl Bare {
         events
     }
 
-    /// Grant, Accept, Manifest and Complete as so many bytes, and two writes.
+    /// Grant, Manifest and Complete as so many bytes, and two writes.
     fn room(&mut self) {
         let (slot, generation) = (self.slot, self.rooms);
         self.rooms += 1;
@@ -227,7 +227,6 @@ impl Bare {
         self.target.grant(self.to_source, grant.clone(), None).expect("a path");
         self.target.send(self.to_source, &[0; 66]).expect("room in the link");
         self.wait(1);
-        self.source.send(self.to_target, &[0; 24]).expect("room in the link");
         for (part, sequence) in [(Part::Kv, 0), (Part::Aux, 0)] {
             let table = self.tables.table(part).expect("both are there").clone();
             let (id, peer) = (WriteId(u64::from(part.to_wire())), self.to_target);
@@ -237,7 +236,7 @@ impl Bare {
             self.source.post(write).expect("room in the queue");
         }
         self.source.send(self.to_target, &[0; 35]).expect("room in the link");
-        self.wait(6);
+        self.wait(5);
         self.target.revoke(id);
         self.target.send(self.to_source, &[0; 24]).expect("room in the link");
         self.wait(1);

@@ -38,6 +38,14 @@ struct Stage {
 }
 
 impl Stage {
+    /// A prefill node, and a peer whose fabric has the grant of [`offer`] in force.
+    fn granted() -> Self {
+        let mut stage = Self::new(Role::Prefill, 1);
+        let peer = &mut stage.peers[0];
+        peer.endpoint.grant(peer.node, Arc::new(offer().grant), None).unwrap();
+        stage
+    }
+
     /// A node of that role, and as many peers of the other.
     fn new(role: Role, peers: usize) -> Self {
         Self::with(config(role, 1), peers)
@@ -239,11 +247,26 @@ fn r7_a_late_grant_of_an_ended_prefill_room_is_answered_with_its_end() {
 }
 
 #[test]
+fn every_grant_that_is_taken_is_accepted_by_a_message_of_its_own_or_by_the_manifest() {
+    let accept = || Message::Accept { room: ROOM, grant: offer_id() };
+    let mut chunked = Stage::granted();
+    chunked.side.open(ROOM.0);
+    chunked.side.send(ROOM.0, &[3]);
+    assert_eq!(chunked.say(0, Message::Grant(offer())), [accept()]);
+    let mut whole = Stage::granted();
+    whole.side.open(ROOM.0);
+    whole.side.send_last(ROOM.0, &[3, 4], &[], b"");
+    let said = whole.say(0, Message::Grant(offer()));
+    assert!(matches!(said[..], [Message::Manifest(_)]), "{said:?}");
+    // A grant that comes again has not met the answer.
+    for mut stage in [chunked, whole] {
+        assert_eq!(stage.say(0, Message::Grant(offer())), [accept()]);
+    }
+}
+
+#[test]
 fn r7_a_late_grant_of_a_room_that_succeeded_needs_no_answer() {
-    let mut stage = Stage::new(Role::Prefill, 1);
-    let grant = Arc::new(offer().grant);
-    let peer = &mut stage.peers[0];
-    peer.endpoint.grant(peer.node, grant, None).unwrap();
+    let mut stage = Stage::granted();
     let offer = stage.open();
     stage.side.send_last(ROOM.0, &[3, 4], &[], b"");
     stage.run_for(Duration::from_millis(50));

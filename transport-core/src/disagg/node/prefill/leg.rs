@@ -11,7 +11,7 @@ use crate::disagg::node::context::{Address, Context};
 use crate::disagg::node::pairing::{Pairing, Split, items_of};
 use crate::disagg::node::request::Lease;
 use crate::disagg::node::timers::Armed;
-use crate::disagg::room::{Action, ChunkShape, PrefillRoom};
+use crate::disagg::room::{Action, ChunkShape, Note, PrefillRoom};
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::{PeerId, PostError, Refusal, Write, WriteError, WriteId};
 use crate::link::Endpoint;
@@ -41,6 +41,8 @@ pub(super) struct Leg {
     pub(super) unposted: VecDeque<Write>,
     /// Whether it stands in its peer's line.
     pub(super) queued: bool,
+    /// Whether its grant was taken and the reader was not told.
+    owes_accept: bool,
     pub(super) armed: Armed,
 }
 
@@ -76,12 +78,29 @@ impl Leg {
             at_hand: AtHand::default(),
             unposted,
             queued: false,
+            owes_accept: false,
             armed: Armed::NOT,
         }
     }
 
     pub(super) fn address(&self) -> Address {
         Address { peer: self.peer, room: self.id, grant: self.grant }
+    }
+
+    /// Sends what the machine has to say, but an Accept: where the whole request is there already, its
+    /// manifest goes out in the same turn and says as much.
+    pub(super) fn say<E: Endpoint>(&mut self, ctx: &mut Context<E>, note: Note) {
+        self.owes_accept = note == Note::Accept;
+        if !self.owes_accept {
+            ctx.send_note(self.address(), note);
+        }
+    }
+
+    /// Sends an Accept that nothing has made needless.
+    pub(super) fn accept<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
+        if core::mem::take(&mut self.owes_accept) {
+            ctx.send_note(self.address(), Note::Accept);
+        }
     }
 
     pub(super) fn has_unposted(&self) -> bool {

@@ -310,6 +310,7 @@ impl PrefillSide {
         let (grant, deliveries) = (Arc::new(offer.grant), offer.deliveries);
         self.with(ctx, leg, |room, now, out| room.handle_grant(now, grant, deliveries, out));
         self.pump(ctx, key);
+        self.legs.get_mut(leg).into_iter().for_each(|leg| leg.accept(ctx));
     }
 
     /// The path is down: nothing is read for the peer any more.
@@ -477,7 +478,7 @@ impl PrefillSide {
                     leg.machine.handle_write(ctx.now, Err(WriteError::Cancelled), out);
                 }
             }
-            Action::Send(note) => ctx.send_note(leg.address(), note),
+            Action::Send(note) => leg.say(ctx, note),
             Action::TearDown => ctx.endpoint.disconnect(leg.peer),
             Action::End(result) => {
                 leg.end(ctx);
