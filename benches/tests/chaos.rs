@@ -1,14 +1,12 @@
 //! `kvperf loopback --chaos`: what it counts can be other than zero, and its nodes end with it.
 
-use std::fs;
-use std::process::{Child, Command, Output, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+mod processes;
+
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-/// Nothing here takes this long.
-const PATIENCE: Duration = Duration::from_secs(30);
+use processes::{children, has_ended, wait_for};
 
 fn chaos(options: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvperf"));
@@ -64,29 +62,4 @@ fn nodes_end_with_a_parent_that_is_killed_even_if_they_are_stopped() {
     parent.kill().expect("a process of ours");
     parent.wait().expect("a process of ours");
     wait_for("the end of all nodes", || nodes.iter().all(|node| has_ended(*node)).then_some(()));
-}
-
-fn children(parent: &Child) -> Vec<u32> {
-    let id = parent.id();
-    let folder = format!("/proc/{id}/task/{id}/children");
-    let listed = fs::read_to_string(folder).unwrap_or_default();
-    listed.split_whitespace().filter_map(|id| id.parse().ok()).collect()
-}
-
-/// Whether a process is gone, or there only for somebody to ask how it ended.
-fn has_ended(process: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The state follows the name, which is in brackets.
-    stat.rsplit(')').next().is_none_or(|rest| rest.is_empty() || rest.starts_with(" Z"))
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what} never came");
-        thread::sleep(Duration::from_millis(5));
-    }
 }

@@ -1,0 +1,25 @@
+//! `kvperf loopback` as a person runs it: its sides are processes, and any of them may die.
+
+mod processes;
+
+use std::process::{Command, Stdio};
+
+use processes::{children, wait_for};
+
+#[test]
+fn a_side_that_dies_before_all_have_met_ends_the_run_and_is_named() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kvperf"));
+    command.args(["loopback", "--prefill-dp", "2"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut parent = command.spawn().expect("it starts");
+    let sides = wait_for("three sides", || {
+        let sides = children(&parent);
+        (sides.len() == 3).then_some(sides)
+    });
+    let killed = Command::new("kill").args(["-KILL", &sides[2].to_string()]).status();
+    assert!(killed.expect("the command kill").success());
+    let status = wait_for("the end of the run", || parent.try_wait().expect("a process of ours"));
+    let said = parent.wait_with_output().expect("a process of ours").stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("the prefill process ended without a report (signal: 9"), "{said}");
+}
