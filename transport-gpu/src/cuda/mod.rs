@@ -25,6 +25,7 @@ pub use memory::{CudaPinned, GpuRegion};
 pub use queue::CudaQueue;
 
 use crate::device::Device;
+use crate::direct::{Export, RdmaDevice};
 use crate::pull::Handle;
 use crate::{GpuError, NoDevice};
 use gate::Graveyard;
@@ -136,12 +137,6 @@ impl CudaDevice {
         }
     }
 
-    /// Makes what RDMA devices have written to the GPU so far visible to its kernels and copies. See
-    /// [`crate::ReadRule`] for when that is needed.
-    pub fn flush_rdma_writes(&self) -> Result<(), GpuError> {
-        sys::flush_rdma_writes(self.context())
-    }
-
     /// Copies all of `from` to `to`, of the same length, with the driver's plain copy, and waits.
     pub fn copy(&self, from: &GpuRegion, to: &GpuRegion) -> Result<(), GpuError> {
         memory::copy(self, from, to)
@@ -185,6 +180,20 @@ impl Device for CudaDevice {
 
     fn queue(&self, pinned: &Arc<CudaPinned>) -> Result<CudaQueue, GpuError> {
         CudaQueue::new(self.context(), &self.inner.kernel, pinned)
+    }
+}
+
+impl RdmaDevice for CudaDevice {
+    fn facts_of(&self, region: &MemoryRegion) -> Option<RdmaFacts> {
+        self.owns(region).then(|| self.rdma_facts())
+    }
+
+    fn export_dmabuf(&self, region: &MemoryRegion) -> Result<Export, GpuError> {
+        memory::export(self, region)
+    }
+
+    fn flush_rdma_writes(&self) -> Result<(), GpuError> {
+        sys::flush_rdma_writes(self.context())
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) struct World {
     pub(super) config: MockConfig,
     pub(super) stats: MockStats,
     pub(super) hangs: bool,
+    pub(super) flush_fault: Option<DeviceFault>,
     memory: BTreeMap<u64, Vec<u8>>,
     next: u64,
     queues: BTreeMap<u64, Line>,
@@ -65,8 +66,20 @@ impl World {
     pub(super) fn new(seed: u64, config: MockConfig) -> Self {
         let (stats, memory, queues, buffer) = Default::default();
         let rng = Rng::new(seed);
-        let (next, numbers, hangs, failing) = (FIRST, 0, false, None);
-        Self { config, stats, hangs, memory, next, queues, numbers, rng, failing, buffer }
+        let (next, numbers, hangs, flush_fault, failing) = (FIRST, 0, false, None, None);
+        Self {
+            config,
+            stats,
+            hangs,
+            flush_fault,
+            memory,
+            next,
+            queues,
+            numbers,
+            rng,
+            failing,
+            buffer,
+        }
     }
 
     pub(super) fn allocate(&mut self, len: usize) -> Option<u64> {
