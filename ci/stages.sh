@@ -37,9 +37,10 @@ stage_clippy() { # no warning from clippy, with every set of features and for ev
     cargo clippy -p transport-tcp --features etcd --all-targets -- -D warnings
     cargo clippy -p transport-tcp --features etcd -- -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
     cargo clippy -p no-std-probe --profile no-std -- -D warnings
-    # With the feature `fuzzing` of transport-tcp.
-    cargo clippy -p fuzz-entry -p transport-tcp --all-targets -- -D warnings
-    cargo clippy -p fuzz-entry -p transport-tcp -- -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
+    # With the feature `fuzzing` of the fabrics.
+    cargo clippy -p fuzz-entry -p transport-tcp -p transport-gpu --all-targets -- -D warnings
+    cargo clippy -p fuzz-entry -p transport-tcp -p transport-gpu -- \
+        -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
     for features in '' sim conformance sim,conformance; do
         cargo clippy -p transport-core --all-targets --no-default-features --features "$features" -- -D warnings
     done

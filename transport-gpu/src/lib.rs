@@ -33,6 +33,9 @@ pub use direct::{Direct, DirectPath, RdmaDevice, ReadRule};
 pub use error::{DeviceFault, GpuError, NoDevice};
 pub use mock::{MockConfig, MockDevice};
 pub use pull::{Handle, Pull};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use staged::fuzzing;
 pub use staged::{Staged, StagingConfig};
 
 /// The README's example is compiled with the doctests.

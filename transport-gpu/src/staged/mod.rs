@@ -40,6 +40,11 @@
 mod context;
 mod endpoint;
 mod fabric;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(test)]
+mod golden;
 mod grants;
 mod inlet;
 mod outgoing;
