@@ -24,19 +24,21 @@ pub mod mock;
 pub mod pull;
 mod random;
 pub mod staged;
+pub mod streams;
 pub mod strided;
 pub mod topology;
 
-pub use cuda::{CudaDevice, GpuRegion, SourceEvent, StreamGate};
+pub use cuda::{CudaDevice, CudaStreamHandle, GpuRegion};
 pub use device::{Batch, CopyQueue, Device, Direction, Ticket};
 pub use direct::{Direct, DirectPath, RdmaDevice, ReadRule};
 pub use error::{DeviceFault, GpuError, NoDevice};
-pub use mock::{MockConfig, MockDevice};
+pub use mock::{MockConfig, MockDevice, MockStream};
 pub use pull::{Handle, Pull};
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use staged::fuzzing;
 pub use staged::{Staged, StagingConfig};
+pub use streams::{SourceEvent, StreamGate, Streams};
 
 /// The README's example is compiled with the doctests.
 #[cfg(doctest)]

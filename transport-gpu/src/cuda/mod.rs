@@ -8,9 +8,9 @@
 //! The context is the device's primary one, which PyTorch and the runtime API use too, so their
 //! pointers, streams and events are ours.
 
-mod gate;
 mod memory;
 mod queue;
+mod streams;
 #[allow(unsafe_code, reason = "calls of the CUDA driver")]
 mod sys;
 
@@ -20,16 +20,16 @@ use cudarc::driver::CudaContext;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use transport_core::memory::MemoryRegion;
 
-pub use gate::{SourceEvent, StreamGate};
 pub use memory::{CudaPinned, GpuRegion};
 pub use queue::CudaQueue;
+pub use streams::CudaStreamHandle;
 
 use crate::device::Device;
 use crate::direct::{Export, RdmaDevice};
 use crate::pull::Handle;
 use crate::{GpuError, NoDevice};
-use gate::Graveyard;
 use memory::CudaBytes;
+use streams::Words;
 use sys::{CopyKernel, Driver};
 
 /// One GPU. Clones name the same one.
@@ -43,7 +43,7 @@ struct Inner {
     context: Arc<CudaContext>,
     ordinal: u32,
     kernel: Arc<CopyKernel>,
-    graveyard: Graveyard,
+    words: Words,
 }
 
 /// What a device says of itself.
@@ -97,8 +97,8 @@ impl CudaDevice {
     pub fn open(ordinal: u32) -> Result<Self, GpuError> {
         let context = Driver::load()?.context(ordinal)?;
         let kernel = Arc::new(CopyKernel::load(&context)?);
-        let graveyard = Graveyard::default();
-        Ok(Self { inner: Arc::new(Inner { context, ordinal, kernel, graveyard }) })
+        let words = Words::default();
+        Ok(Self { inner: Arc::new(Inner { context, ordinal, kernel, words }) })
     }
 
     /// As the driver counts the GPUs that this process sees.

@@ -10,6 +10,7 @@
 //! copy was to reach it, or a batch of other tables while one was offered in part.
 
 mod queue;
+mod stream;
 mod world;
 
 use std::ptr::NonNull;
@@ -18,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use transport_core::memory::{DeviceBytes, MemoryRegion};
 
 pub use queue::MockQueue;
+pub use stream::{MockEvent, MockStream};
 use world::World;
 
 use crate::cuda::RdmaFacts;
