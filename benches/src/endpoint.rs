@@ -16,7 +16,7 @@ use transport_core::memory::CacheTables;
 use transport_core::transfer::{Grant, GrantId};
 #[cfg(feature = "verbs")]
 use transport_gpu::Direct;
-use transport_gpu::{CudaDevice, Device, MockDevice, RdmaDevice, Staged};
+use transport_gpu::{CudaDevice, MockDevice, RdmaDevice, Staged};
 use transport_tcp::{Park, Targets, TcpConfig, TcpEndpoint};
 #[cfg(feature = "verbs")]
 use transport_verbs::{OpenError, VerbsConfig, VerbsEndpoint};
@@ -244,34 +244,10 @@ impl Endpoint for AnyEndpoint {
 
 impl Park for AnyEndpoint {
     fn park(&mut self, timeout: Duration) {
-        match self {
-            Self::Tcp(endpoint) => endpoint.park(timeout),
-            #[cfg(feature = "verbs")]
-            Self::Verbs(endpoint) => endpoint.park(timeout),
-            #[cfg(feature = "verbs")]
-            Self::Direct(direct) => direct.inner_mut().park(timeout),
-            Self::Cuda(staged) => park(staged, timeout),
-            Self::Mock(staged) => park(staged, timeout),
-        }
+        either!(self, endpoint => endpoint.park(timeout));
     }
 
     fn unparker(&self) -> Waker {
-        match self {
-            Self::Tcp(endpoint) => endpoint.unparker(),
-            #[cfg(feature = "verbs")]
-            Self::Verbs(endpoint) => endpoint.unparker(),
-            #[cfg(feature = "verbs")]
-            Self::Direct(direct) => direct.inner().unparker(),
-            Self::Cuda(staged) => staged.inner().unparker(),
-            Self::Mock(staged) => staged.inner().unparker(),
-        }
+        either!(self, endpoint => endpoint.unparker())
     }
-}
-
-/// How long to park at most while a device copies: nothing wakes us when it is done.
-const COPYING: Duration = Duration::from_micros(20);
-
-fn park<D: Device>(staged: &mut Staged<AnyEndpoint, D>, timeout: Duration) {
-    let timeout = if staged.is_copying() { timeout.min(COPYING) } else { timeout };
-    staged.inner_mut().park(timeout);
 }

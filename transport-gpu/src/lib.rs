@@ -21,6 +21,7 @@ pub mod device;
 pub mod direct;
 mod error;
 pub mod mock;
+mod park;
 pub mod pull;
 mod random;
 pub mod staged;

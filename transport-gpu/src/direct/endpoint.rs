@@ -119,6 +119,11 @@ impl<E> Direct<E> {
         self.inner
     }
 
+    /// Whether events wait to be taken.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     fn flushes(&self) -> bool {
         self.path.as_ref().is_some_and(|path| path.rule == ReadRule::FlushThenLaunch)
     }

@@ -189,6 +189,11 @@ impl<E: Endpoint, D: Device> Staged<E, D> {
         self.peers.values().any(busy)
     }
 
+    /// Whether events wait to be taken.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.shared.events.is_empty()
+    }
+
     /// Does something with the path to a peer, if there is one.
     fn with_path<R>(
         &mut self,

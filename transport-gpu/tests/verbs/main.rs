@@ -5,6 +5,8 @@
 //! for a GPU's, and what a GPU would do is not tested here.
 #![deny(unsafe_code)]
 
+#[path = "../rooms/mod.rs"]
+mod rooms;
 #[allow(unsafe_code, reason = "maps memory, and asks the kernel for a DMA-BUF of it")]
 mod udmabuf;
 
@@ -297,7 +299,7 @@ fn place(buffer: usize, item: u32) -> std::ops::Range<usize> {
 
 #[test]
 fn memory_is_registered_in_the_best_way_that_works_and_a_write_lands_through_it() {
-    let [target, source] = <[_; 2]>::try_from(linked(2, [&["rxb"], &["rxa"]])).ok().unwrap();
+    let [target, source] = two();
     let byte = |at: usize| (at / 256 * 7 + at) as u8;
     let mut ends = [End::new(target, |_| 0xa5), End::new(source, byte)];
     for end in &ends {
@@ -340,4 +342,27 @@ fn memory_that_no_nic_reaches_is_refused_with_the_reasons_and_can_be_staged() {
     assert!(direct.bind(tables.clone()).is_err());
     let mut staged = Staged::new(direct.into_inner(), device, StagingConfig::default()).unwrap();
     staged.bind(tables).unwrap();
+}
+
+/// On ports of their own, the second dials the first.
+fn two() -> [VerbsEndpoint; 2] {
+    linked(2, [&["rxb"], &["rxa"]]).try_into().ok().unwrap()
+}
+
+#[test]
+fn rooms_arrive_directly_and_drivers_park_meanwhile() {
+    let device = StandIn::default();
+    let ends = two().map(|inner| Direct::new(inner, device.clone()));
+    let memory = |len| Board { memory: HostMemory::default().map(len).unwrap(), file: None };
+    rooms::rooms_arrive(ends, |len| memory(len).region());
+    assert!(device.flushes.load(Ordering::Relaxed) > 0);
+}
+
+#[test]
+fn rooms_arrive_staged_and_drivers_park_meanwhile() {
+    let device = MockDevice::new(1, MockConfig::default());
+    let staging = StagingConfig { path_timeout: PATIENCE, ..StagingConfig::default() };
+    let ends = two().map(|inner| Staged::new(inner, device.clone(), staging).unwrap());
+    rooms::rooms_arrive(ends, |len| device.allocate(len).unwrap());
+    assert_eq!(device.stats().violations, 0);
 }
