@@ -37,9 +37,10 @@ stage_clippy() { # no warning from clippy, with every set of features and for ev
     cargo clippy -p transport-tcp --features etcd --all-targets -- -D warnings
     cargo clippy -p transport-tcp --features etcd -- -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
     cargo clippy -p no-std-probe --profile no-std -- -D warnings
-    # With the feature `fuzzing` of transport-tcp.
-    cargo clippy -p fuzz-entry -p transport-tcp --all-targets -- -D warnings
-    cargo clippy -p fuzz-entry -p transport-tcp -- -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
+    # With the feature `fuzzing` of the fabrics.
+    cargo clippy -p fuzz-entry -p transport-tcp -p transport-gpu --all-targets -- -D warnings
+    cargo clippy -p fuzz-entry -p transport-tcp -p transport-gpu -- \
+        -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
     for features in '' sim conformance sim,conformance; do
         cargo clippy -p transport-core --all-targets --no-default-features --features "$features" -- -D warnings
     done
@@ -70,13 +71,17 @@ stage_gpu() { # GPU memory over a mock device: the conformance suite over more s
 stage_verbs() { # the RDMA fabric, over a kernel's own RDMA stack and software NICs, in a virtual machine
     need_verbs_packages
     cargo clippy -p transport-verbs --all-targets --features bench,fuzzing -- -D warnings
-    cargo clippy -p transport-verbs -p kvperf --features kvperf/verbs -- \
+    cargo clippy -p transport-gpu --all-targets --features verbs -- -D warnings
+    cargo clippy -p transport-verbs -p transport-gpu -p kvperf --features kvperf/verbs -- \
         -D warnings -D clippy::too_many_lines -D clippy::unwrap_used
-    RUSTDOCFLAGS='-D warnings' cargo doc -p transport-verbs --no-deps --document-private-items
+    RUSTDOCFLAGS='-D warnings' cargo doc -p transport-verbs -p transport-gpu --features transport-gpu/verbs --no-deps \
+        --document-private-items
     cargo clippy -p fuzz-entry --features verbs --all-targets -- -D warnings
     FUZZ_ITERATIONS=${FUZZ_ITERATIONS:-20000} tested cargo test -p fuzz-entry --features verbs verbs_
     # Optimised: the machine is emulated.
     tested in_verbs_machine cargo test --release -p transport-verbs
+    # GPU memory over it: staged, and registered with a NIC, for which the host's stands for a GPU's.
+    tested in_verbs_machine cargo test --release -p transport-gpu --features verbs --test verbs
     cargo build --release -p kvperf --features verbs
     transport-verbs/vm/run.sh transport-verbs/vm/kvperf.sh "$TARGET/release/kvperf" "$PWD/benches/tests/models"
     in_verbs_machine cargo bench -p transport-verbs --bench perftest

@@ -14,7 +14,9 @@ use transport_core::fabric::{
 use transport_core::link::{Endpoint, Link, LinkEvent, SendError};
 use transport_core::memory::CacheTables;
 use transport_core::transfer::{Grant, GrantId};
-use transport_gpu::{CudaDevice, Device, MockDevice, Staged};
+#[cfg(feature = "verbs")]
+use transport_gpu::Direct;
+use transport_gpu::{CudaDevice, MockDevice, RdmaDevice, Staged};
 use transport_tcp::{Park, Targets, TcpConfig, TcpEndpoint};
 #[cfg(feature = "verbs")]
 use transport_verbs::{OpenError, VerbsConfig, VerbsEndpoint};
@@ -44,6 +46,15 @@ pub(crate) enum AnyEndpoint {
     Mock(Box<Staged<AnyEndpoint, MockDevice>>),
     #[cfg(feature = "verbs")]
     Verbs(Box<VerbsEndpoint>),
+    /// Over RDMA, whose NIC reaches a device's memory.
+    #[cfg(feature = "verbs")]
+    Direct(Box<Direct<VerbsEndpoint>>),
+}
+
+/// An endpoint that does not reach a device's memory, and why.
+pub(crate) struct Unreached {
+    pub(crate) endpoint: AnyEndpoint,
+    pub(crate) why: String,
 }
 
 /// Calls the same on whichever it is.
@@ -55,6 +66,8 @@ macro_rules! either {
             AnyEndpoint::Mock($endpoint) => $call,
             #[cfg(feature = "verbs")]
             AnyEndpoint::Verbs($endpoint) => $call,
+            #[cfg(feature = "verbs")]
+            AnyEndpoint::Direct($endpoint) => $call,
         }
     };
 }
@@ -99,11 +112,42 @@ impl AnyEndpoint {
         Err(NoEndpoint::NoRdma(NOT_BUILT.to_owned()))
     }
 
+    /// The endpoint, its NIC reaching the device's memory in the tables, and how it does.
+    pub(crate) fn reaching(
+        self,
+        device: &(impl RdmaDevice + Clone + 'static),
+        tables: &CacheTables,
+    ) -> Result<(Self, String), Unreached> {
+        match self {
+            #[cfg(feature = "verbs")]
+            Self::Verbs(endpoint) => {
+                let mut direct = Direct::new(*endpoint, device.clone());
+                match direct.register(tables) {
+                    Some(path) if !path.is_direct() => {
+                        let endpoint = Self::Verbs(Box::new(direct.into_inner()));
+                        Err(Unreached { endpoint, why: path.to_string() })
+                    }
+                    path => {
+                        let how = path.map_or("none on the device".to_owned(), |p| p.to_string());
+                        Ok((Self::Direct(Box::new(direct)), how))
+                    }
+                }
+            }
+            endpoint => {
+                let _ = (device, tables);
+                let why = "staged through host memory; the fabric has no NIC that reaches them";
+                Err(Unreached { endpoint, why: why.to_owned() })
+            }
+        }
+    }
+
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(endpoint) => endpoint.local_addr(),
             #[cfg(feature = "verbs")]
             Self::Verbs(endpoint) => endpoint.local_addr(),
+            #[cfg(feature = "verbs")]
+            Self::Direct(direct) => direct.inner().local_addr(),
             Self::Cuda(staged) => staged.inner().local_addr(),
             Self::Mock(staged) => staged.inner().local_addr(),
         }
@@ -115,6 +159,8 @@ impl AnyEndpoint {
             Self::Tcp(endpoint) => endpoint.targets(),
             #[cfg(feature = "verbs")]
             Self::Verbs(endpoint) => endpoint.links().targets(),
+            #[cfg(feature = "verbs")]
+            Self::Direct(direct) => direct.inner().links().targets(),
             Self::Cuda(staged) => staged.inner().targets(),
             Self::Mock(staged) => staged.inner().targets(),
         }
@@ -125,6 +171,8 @@ impl AnyEndpoint {
             Self::Tcp(endpoint) => endpoint.dial(address),
             #[cfg(feature = "verbs")]
             Self::Verbs(endpoint) => endpoint.dial(address),
+            #[cfg(feature = "verbs")]
+            Self::Direct(direct) => direct.inner_mut().dial(address),
             Self::Cuda(staged) => staged.inner_mut().dial(address),
             Self::Mock(staged) => staged.inner_mut().dial(address),
         }
@@ -196,30 +244,10 @@ impl Endpoint for AnyEndpoint {
 
 impl Park for AnyEndpoint {
     fn park(&mut self, timeout: Duration) {
-        match self {
-            Self::Tcp(endpoint) => endpoint.park(timeout),
-            #[cfg(feature = "verbs")]
-            Self::Verbs(endpoint) => endpoint.park(timeout),
-            Self::Cuda(staged) => park(staged, timeout),
-            Self::Mock(staged) => park(staged, timeout),
-        }
+        either!(self, endpoint => endpoint.park(timeout));
     }
 
     fn unparker(&self) -> Waker {
-        match self {
-            Self::Tcp(endpoint) => endpoint.unparker(),
-            #[cfg(feature = "verbs")]
-            Self::Verbs(endpoint) => endpoint.unparker(),
-            Self::Cuda(staged) => staged.inner().unparker(),
-            Self::Mock(staged) => staged.inner().unparker(),
-        }
+        either!(self, endpoint => endpoint.unparker())
     }
-}
-
-/// How long to park at most while a device copies: nothing wakes us when it is done.
-const COPYING: Duration = Duration::from_micros(20);
-
-fn park<D: Device>(staged: &mut Staged<AnyEndpoint, D>, timeout: Duration) {
-    let timeout = if staged.is_copying() { timeout.min(COPYING) } else { timeout };
-    staged.inner_mut().park(timeout);
 }

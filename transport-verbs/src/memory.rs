@@ -65,6 +65,11 @@ impl Registered {
         Some((found.lkey, first..first.saturating_add(1 << self.shift)))
     }
 
+    /// Whether it was made for this very region.
+    pub(crate) fn is_of(&self, region: &MemoryRegion) -> bool {
+        self.region.same(region)
+    }
+
     /// Whether our processor can read it; otherwise only devices do.
     pub(crate) fn is_host(&self) -> bool {
         self.host
@@ -218,6 +223,11 @@ impl Memory {
         let registered = Arc::new(Registered { start, len, shift, pieces, host, region });
         self.known.push(Arc::clone(&registered));
         Ok(registered)
+    }
+
+    /// Lets a region's registrations go that nobody uses.
+    pub(crate) fn forget(&mut self, region: &MemoryRegion) {
+        self.known.retain(|known| Arc::strong_count(known) > 1 || !known.is_of(region));
     }
 
     /// Lets go what nobody uses: whatever was closed, and the oldest beyond [`IDLE`].

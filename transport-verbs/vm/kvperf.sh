@@ -34,6 +34,9 @@ verified rxa,rxb --model "$models/tiny-hybrid.json" --requests 5
 verified rxa --model "$models/tiny-hybrid.json" --requests 5 --prefill-tp 4 --decode-tp 2
 verified rxc --model "$models/tiny-hybrid.json" --requests 5 --prefill-tp 2 --decode-tp 4 --prefill-pp 2
 verified rxc --model "$models/tiny-latent.json" --requests 5 --prefill-tp 4 --prefill-cp 2
+# Pages on a device that the NIC does not reach: that is said, with the reasons, and they are staged.
+verified rxc --model "$models/tiny-hybrid.json" --requests 5 --memory mock-device
+grep 'staged through host memory; not DMA-BUF: .*; not nvidia-peermem: .*Bad address' /tmp/log || exit 1
 # Small scattered pages, one there and back, layer by layer.
 raw rxc W2 W3
 raw rxa,rxb W4

@@ -6,11 +6,11 @@ use transport_core::wire::Role;
 /// Where pages lie, and how they get from there.
 #[derive(Args, Clone, Debug)]
 pub struct DeviceArgs {
-    /// Where the KV pages lie. On a device they are staged through pinned host memory; the two sides
-    /// may choose differently only between devices
+    /// Where the KV pages lie. On a device the NIC reaches them itself where that is possible, and they
+    /// are staged through pinned host memory elsewhere; both sides must end up with the same
     #[arg(long, value_enum, default_value_t = Memory::Host)]
     pub memory: Memory,
-    /// How pages on a device reach a peer on this machine
+    /// How pages on a device get to the fabric, and to a peer on this machine
     #[arg(long, value_enum, default_value_t = DevicePath::Auto)]
     pub device_path: DevicePath,
     /// With `--memory cuda`, which GPU: one for both sides, or the prefill side's and the decode side's
@@ -40,10 +40,11 @@ pub enum Memory {
     MockDevice,
 }
 
-/// How pages on a device reach a peer on the same machine.
+/// How pages on a device get to the fabric, and to a peer on the same machine.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum DevicePath {
-    /// The peer pulls them with a copy from device to device where it can
+    /// With `--fabric verbs` the NIC reaches them where it can; staged, a peer on this machine pulls
+    /// them with a copy from device to device where it can
     Auto,
     /// Always through pinned host memory
     Staged,

@@ -1,18 +1,21 @@
 //! Where the KV pages lie: in the host's memory, on a GPU, or on a device that is none.
 //!
-//! On a device they are staged over whatever fabric was chosen; aux slots stay in host memory, where
-//! the nodes read and write them.
+//! On a device they are reached by the NIC itself where that is possible, and otherwise staged over
+//! whatever fabric was chosen; aux slots stay in host memory, where the nodes read and write them.
 
+use transport_core::disagg::topology::Side;
 use transport_core::memory::MemoryRegion;
 use transport_core::wire::Role;
 use transport_gpu::{
-    CudaDevice, GpuError, GpuRegion, MockConfig, MockDevice, Staged, StagingConfig,
+    CudaDevice, Device, GpuError, GpuRegion, MockConfig, MockDevice, RdmaDevice, Staged,
+    StagingConfig,
 };
 use transport_tcp::HostMemory;
 
 use super::RunError;
+use super::cache::RankCache;
 use crate::args::{self, TransferArgs};
-use crate::endpoint::AnyEndpoint;
+use crate::endpoint::{AnyEndpoint, Unreached};
 
 /// The memory of one side's pages.
 #[derive(Clone, Debug)]
@@ -23,9 +26,17 @@ pub enum Memory {
         shown: bool,
     },
     /// A GPU's.
-    Cuda(CudaDevice, StagingConfig),
+    Cuda(CudaDevice, Ways),
     /// A mock device's: its bytes are copied by the processor.
-    Mock(MockDevice, StagingConfig),
+    Mock(MockDevice, Ways),
+}
+
+/// How pages on a device may get to the fabric.
+#[derive(Clone, Copy, Debug)]
+pub struct Ways {
+    /// Whether the NIC may reach them itself.
+    direct: bool,
+    staging: StagingConfig,
 }
 
 /// A mock that does what it is given at once: what is watched here is the way of the bytes.
@@ -34,14 +45,15 @@ const PROMPT: MockConfig = MockConfig { delay: 0, burst: 1 << 20, depth: 64, pie
 impl Memory {
     /// What the arguments ask for.
     pub fn open(args: &TransferArgs, role: Role) -> Result<Self, RunError> {
-        let pull = args.device.device_path == args::DevicePath::Auto;
-        let config = StagingConfig { pull, ..StagingConfig::default() };
+        let auto = args.device.device_path == args::DevicePath::Auto;
+        let staging = StagingConfig { pull: auto, ..StagingConfig::default() };
+        let ways = Ways { direct: auto, staging };
         match args.device.memory {
             args::Memory::Host => Ok(Self::Host { shown: role == Role::Prefill }),
-            args::Memory::Cuda => Ok(Self::Cuda(CudaDevice::open(args.device.gpu(role))?, config)),
+            args::Memory::Cuda => Ok(Self::Cuda(CudaDevice::open(args.device.gpu(role))?, ways)),
             args::Memory::MockDevice => {
                 eprintln!("pages lie on a mock device: the figures say nothing of a GPU");
-                Ok(Self::Mock(MockDevice::new(1, PROMPT), config))
+                Ok(Self::Mock(MockDevice::new(1, PROMPT), ways))
             }
         }
     }
@@ -58,21 +70,48 @@ impl Memory {
         }
     }
 
-    /// The endpoint for such memory, around one for the host's.
-    pub(super) fn around(&self, inner: AnyEndpoint) -> Result<AnyEndpoint, RunError> {
-        Ok(match self {
-            Self::Host { .. } => inner,
-            Self::Cuda(device, config) => {
-                let (device, pool) = (device.clone(), pool(config)?);
-                let staged = Staged::with_memory(inner, device, *config, pool)?;
-                AnyEndpoint::Cuda(Box::new(staged))
+    /// The endpoint for a rank's memory, made of one for the host's. Says which way a device's pages
+    /// go, and why not a better one.
+    pub(super) fn around(
+        &self,
+        inner: AnyEndpoint,
+        side: Side,
+        rank: &RankCache,
+    ) -> Result<AnyEndpoint, RunError> {
+        let say = |way: &str| eprintln!("{side} rank {}'s pages: {way}", rank.rank);
+        match self {
+            Self::Host { .. } => Ok(inner),
+            Self::Cuda(device, ways) => ways.reach(inner, device, rank, say, AnyEndpoint::Cuda),
+            Self::Mock(device, ways) => ways.reach(inner, device, rank, say, AnyEndpoint::Mock),
+        }
+    }
+}
+
+impl Ways {
+    /// Directly if that may and can be, and otherwise staged.
+    fn reach<D: Device + RdmaDevice>(
+        &self,
+        inner: AnyEndpoint,
+        device: &D,
+        rank: &RankCache,
+        say: impl Fn(&str),
+        staged: impl FnOnce(Box<Staged<AnyEndpoint, D>>) -> AnyEndpoint,
+    ) -> Result<AnyEndpoint, RunError> {
+        let Unreached { endpoint, why } = if self.direct {
+            match inner.reaching(device, &rank.tables) {
+                Ok((direct, path)) => {
+                    say(&path);
+                    return Ok(direct);
+                }
+                Err(unreached) => unreached,
             }
-            Self::Mock(device, config) => {
-                let (device, pool) = (device.clone(), pool(config)?);
-                let staged = Staged::with_memory(inner, device, *config, pool)?;
-                AnyEndpoint::Mock(Box::new(staged))
-            }
-        })
+        } else {
+            Unreached { endpoint: inner, why: "staged through host memory, as asked".to_owned() }
+        };
+        say(&why);
+        let (device, pool) = (device.clone(), pool(&self.staging)?);
+        let made = Staged::with_memory(endpoint, device, self.staging, pool)?;
+        Ok(staged(Box::new(made)))
     }
 }
 

@@ -74,7 +74,7 @@ impl<'a> Opened<'a> {
         let engine = random(u64::from_le_bytes)?;
         let listens = matches!(meet, Meet::Listen(_));
         let common = Common { role, engine, listens, key, cache, workload, args };
-        let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank.rank));
+        let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank));
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         let endpoints = common.acquaint(endpoints)?;
         let targets: Vec<_> = endpoints.iter().map(AnyEndpoint::targets).collect();
@@ -133,7 +133,8 @@ impl Common<'_> {
         rank.number(self.sizes())
     }
 
-    fn endpoint(&self, meet: &Meet, rank: Rank) -> Result<AnyEndpoint, RunError> {
+    fn endpoint(&self, meet: &Meet, of: &RankCache) -> Result<AnyEndpoint, RunError> {
+        let rank = of.rank;
         let listen = match meet {
             Meet::Listen(address) => Some(further_on(*address, self.number(rank))?),
             // For the other ranks of its own engine, in this process.
@@ -147,7 +148,7 @@ impl Common<'_> {
         let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
         let transfer = &self.args.transfer;
         let inner = AnyEndpoint::new(transfer.fabric, tcp, &transfer.rdma_ports)?;
-        let mut endpoint = self.cache.memory.around(inner)?;
+        let mut endpoint = self.cache.memory.around(inner, self.side(), of)?;
         if let Meet::Dial(addresses) = meet {
             for address in self.addresses(addresses, rank)? {
                 endpoint.dial(address).map_err(RunError::io("cannot dial"))?;

@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn the_corpus_is_small() {
         let inputs: Vec<_> = TARGETS.iter().flat_map(|target| read(target.name).unwrap()).collect();
-        assert!(inputs.len() < 300, "{} files", inputs.len());
+        assert!(inputs.len() < 350, "{} files", inputs.len());
         assert!(inputs.iter().all(|input| input.len() <= 4096));
     }
 }

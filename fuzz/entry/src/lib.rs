@@ -25,6 +25,7 @@ mod wire;
 pub use directory::directory;
 pub use engine::{config, trace};
 pub use topology::topology;
+pub use transport_gpu::fuzzing::{gpu_address, gpu_chunks, gpu_control, gpu_regions};
 pub use transport_tcp::fuzzing::{
     address, bodies, etcd, lane, link, nearby, preface, proof, query, requests,
 };
@@ -45,13 +46,17 @@ pub struct Target {
 const VERBS: usize = if cfg!(feature = "verbs") { 4 } else { 0 };
 
 /// All of them; those of transport-verbs with the feature `verbs` only.
-pub const TARGETS: [Target; 16 + VERBS] = [
+pub const TARGETS: [Target; 20 + VERBS] = [
     Target { name: "address", run: address },
     Target { name: "aux", run: aux },
     Target { name: "bodies", run: bodies },
     Target { name: "config", run: config },
     Target { name: "directory", run: directory },
     Target { name: "etcd", run: etcd },
+    Target { name: "gpu_address", run: gpu_address },
+    Target { name: "gpu_chunks", run: gpu_chunks },
+    Target { name: "gpu_control", run: gpu_control },
+    Target { name: "gpu_regions", run: gpu_regions },
     Target { name: "lane", run: lane },
     Target { name: "link", run: link },
     Target { name: "nearby", run: nearby },

@@ -16,8 +16,8 @@ macro_rules! targets {
 }
 
 targets! { NAMES =
-    address aux bodies config directory etcd lane link nearby preface proof query requests topology trace
-    wire
+    address aux bodies config directory etcd gpu_address gpu_chunks gpu_control gpu_regions lane link nearby
+    preface proof query requests topology trace wire
 }
 
 #[cfg(feature = "verbs")]

@@ -95,19 +95,6 @@ impl GpuRegion {
         Ok(Self { region: MemoryRegion::of_device(base, len, bytes), ordinal })
     }
 
-    /// Exports the memory for a NIC, from the host's page that it begins in to the one that it ends
-    /// in.
-    pub fn export(&self, device: &CudaDevice) -> Result<Export, GpuError> {
-        if device.ordinal() != self.ordinal {
-            let (expected, found) = (self.ordinal, device.ordinal());
-            return Err(GpuError::OtherDevice { expected, found });
-        }
-        let start = self.address() / PAGE * PAGE;
-        let len = (self.address() + self.len() as u64).next_multiple_of(PAGE) - start;
-        let fd = sys::export(device.context(), start, len as usize)?;
-        Ok(Export { fd, offset: self.address() - start })
-    }
-
     /// The region, for tables and fabrics.
     pub fn region(&self) -> &MemoryRegion {
         &self.region
@@ -149,6 +136,19 @@ pub(super) fn copy(device: &CudaDevice, from: &GpuRegion, to: &GpuRegion) -> Res
     // SAFETY: both are this device's, are `len` long, and live until the stream was waited for.
     unsafe { sys::copy(&stream, to.address(), from.address(), len) }?;
     stream.synchronize().map_err(sys::driver)
+}
+
+/// Exports a region of the device's for a NIC, from the host's page that it begins in to the one that
+/// it ends in.
+pub(super) fn export(device: &CudaDevice, region: &MemoryRegion) -> Result<Export, GpuError> {
+    let (address, len, ordinal) = (region.as_ptr() as u64, region.len(), device.ordinal());
+    if !device.owns(region) {
+        return Err(GpuError::NotDeviceMemory { address, len, ordinal });
+    }
+    let start = address / PAGE * PAGE;
+    let whole = (address + len as u64).next_multiple_of(PAGE) - start;
+    let fd = sys::export(device.context(), start, whole as usize)?;
+    Ok(Export { fd, offset: address - start })
 }
 
 /// Opens another process's memory. Its handle is not trusted for what it says of the length.

@@ -8,9 +8,9 @@
 //! The context is the device's primary one, which PyTorch and the runtime API use too, so their
 //! pointers, streams and events are ours.
 
-mod gate;
 mod memory;
 mod queue;
+mod streams;
 #[allow(unsafe_code, reason = "calls of the CUDA driver")]
 mod sys;
 
@@ -20,15 +20,16 @@ use cudarc::driver::CudaContext;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use transport_core::memory::MemoryRegion;
 
-pub use gate::{SourceEvent, StreamGate};
 pub use memory::{CudaPinned, GpuRegion};
 pub use queue::CudaQueue;
+pub use streams::CudaStreamHandle;
 
 use crate::device::Device;
+use crate::direct::{Export, RdmaDevice};
 use crate::pull::Handle;
 use crate::{GpuError, NoDevice};
-use gate::Graveyard;
 use memory::CudaBytes;
+use streams::Words;
 use sys::{CopyKernel, Driver};
 
 /// One GPU. Clones name the same one.
@@ -42,7 +43,7 @@ struct Inner {
     context: Arc<CudaContext>,
     ordinal: u32,
     kernel: Arc<CopyKernel>,
-    graveyard: Graveyard,
+    words: Words,
 }
 
 /// What a device says of itself.
@@ -96,8 +97,8 @@ impl CudaDevice {
     pub fn open(ordinal: u32) -> Result<Self, GpuError> {
         let context = Driver::load()?.context(ordinal)?;
         let kernel = Arc::new(CopyKernel::load(&context)?);
-        let graveyard = Graveyard::default();
-        Ok(Self { inner: Arc::new(Inner { context, ordinal, kernel, graveyard }) })
+        let words = Words::default();
+        Ok(Self { inner: Arc::new(Inner { context, ordinal, kernel, words }) })
     }
 
     /// As the driver counts the GPUs that this process sees.
@@ -134,12 +135,6 @@ impl CudaDevice {
             flush_by_host: options & 1 != 0,
             ordering: ask(Attribute::CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING),
         }
-    }
-
-    /// Makes what RDMA devices have written to the GPU so far visible to its kernels and copies. See
-    /// [`crate::ReadRule`] for when that is needed.
-    pub fn flush_rdma_writes(&self) -> Result<(), GpuError> {
-        sys::flush_rdma_writes(self.context())
     }
 
     /// Copies all of `from` to `to`, of the same length, with the driver's plain copy, and waits.
@@ -185,6 +180,20 @@ impl Device for CudaDevice {
 
     fn queue(&self, pinned: &Arc<CudaPinned>) -> Result<CudaQueue, GpuError> {
         CudaQueue::new(self.context(), &self.inner.kernel, pinned)
+    }
+}
+
+impl RdmaDevice for CudaDevice {
+    fn facts_of(&self, region: &MemoryRegion) -> Option<RdmaFacts> {
+        self.owns(region).then(|| self.rdma_facts())
+    }
+
+    fn export_dmabuf(&self, region: &MemoryRegion) -> Result<Export, GpuError> {
+        memory::export(self, region)
+    }
+
+    fn flush_rdma_writes(&self) -> Result<(), GpuError> {
+        sys::flush_rdma_writes(self.context())
     }
 }
 

@@ -10,6 +10,7 @@
 //! copy was to reach it, or a batch of other tables while one was offered in part.
 
 mod queue;
+mod stream;
 mod world;
 
 use std::ptr::NonNull;
@@ -18,9 +19,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use transport_core::memory::{DeviceBytes, MemoryRegion};
 
 pub use queue::MockQueue;
+pub use stream::{MockEvent, MockStream};
 use world::World;
 
+use crate::cuda::RdmaFacts;
 use crate::device::Device;
+use crate::direct::{Export, RdmaDevice};
 use crate::pull::Handle;
 use crate::{DeviceFault, GpuError};
 
@@ -54,6 +58,8 @@ pub struct MockStats {
     pub pieces: u64,
     /// Bytes copied, both ways.
     pub bytes: u64,
+    /// Flushes of what NICs have written.
+    pub flushes: u64,
     /// Things that no caller may do.
     pub violations: u64,
 }
@@ -85,6 +91,11 @@ impl MockDevice {
     /// While true, no queue moves: a device that hangs.
     pub fn hang(&self, hangs: bool) {
         self.world().hangs = hangs;
+    }
+
+    /// From now on no flush succeeds.
+    pub fn fail_flushes(&self, fault: DeviceFault) {
+        self.world().flush_fault = Some(fault);
     }
 
     /// What was done so far.
@@ -147,6 +158,27 @@ impl Device for MockDevice {
 
     fn queue(&self, pinned: &Arc<MemoryRegion>) -> Result<MockQueue, GpuError> {
         Ok(MockQueue::new(self.clone(), (**pinned).clone()))
+    }
+}
+
+/// Its memory is registered by address or not at all, and NICs' writes to it take a flush. A NIC that
+/// asks the system for the memory learns that there is none.
+impl RdmaDevice for MockDevice {
+    fn facts_of(&self, region: &MemoryRegion) -> Option<RdmaFacts> {
+        let facts =
+            RdmaFacts { dma_buf: false, peer_memory: true, flush_by_host: true, ordering: 0 };
+        self.owns(region).then_some(facts)
+    }
+
+    fn export_dmabuf(&self, region: &MemoryRegion) -> Result<Export, GpuError> {
+        let (address, len) = (region.as_ptr() as u64, region.len());
+        Err(GpuError::NotDeviceMemory { address, len, ordinal: 0 })
+    }
+
+    fn flush_rdma_writes(&self) -> Result<(), GpuError> {
+        let mut world = self.world();
+        world.stats.flushes += 1;
+        world.flush_fault.map_or(Ok(()), |fault| Err(GpuError::Driver(fault.0)))
     }
 }
 

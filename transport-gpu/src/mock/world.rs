@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use transport_core::memory::MemoryRegion;
 use transport_core::rng::Rng;
 
+use super::stream::Step;
 use super::{MockConfig, MockStats};
 use crate::DeviceFault;
 use crate::strided::Tile;
@@ -19,10 +20,12 @@ pub(super) struct World {
     pub(super) config: MockConfig,
     pub(super) stats: MockStats,
     pub(super) hangs: bool,
+    pub(super) flush_fault: Option<DeviceFault>,
     memory: BTreeMap<u64, Vec<u8>>,
     next: u64,
     queues: BTreeMap<u64, Line>,
     numbers: u64,
+    streams: Vec<Stream>,
     rng: Rng,
     /// The batch that fails, counted from now, and how.
     failing: Option<(u64, DeviceFault)>,
@@ -37,6 +40,13 @@ struct Line {
     jobs: VecDeque<Job>,
     finished: u64,
     fault: Option<DeviceFault>,
+}
+
+/// What one of the caller's streams has done, and still has to do.
+#[derive(Debug, Default)]
+struct Stream {
+    done: u64,
+    steps: VecDeque<Step>,
 }
 
 /// Between which memories a job copies.
@@ -63,10 +73,23 @@ pub(super) struct Job {
 
 impl World {
     pub(super) fn new(seed: u64, config: MockConfig) -> Self {
-        let (stats, memory, queues, buffer) = Default::default();
+        let (stats, memory, queues, streams, buffer) = Default::default();
         let rng = Rng::new(seed);
-        let (next, numbers, hangs, failing) = (FIRST, 0, false, None);
-        Self { config, stats, hangs, memory, next, queues, numbers, rng, failing, buffer }
+        let (next, numbers, hangs, flush_fault, failing) = (FIRST, 0, false, None, None);
+        Self {
+            config,
+            stats,
+            hangs,
+            flush_fault,
+            memory,
+            next,
+            queues,
+            numbers,
+            streams,
+            rng,
+            failing,
+            buffer,
+        }
     }
 
     pub(super) fn allocate(&mut self, len: usize) -> Option<u64> {
@@ -118,8 +141,55 @@ impl World {
         }
     }
 
-    /// A look at `queue`: any of the queues moves, then it says how far it is.
+    pub(super) fn new_stream(&mut self) -> u64 {
+        self.streams.push(Stream::default());
+        self.streams.len() as u64 - 1
+    }
+
+    pub(super) fn give(&mut self, stream: u64, step: Step) {
+        self.streams[stream as usize].steps.push_back(step);
+    }
+
+    /// Steps that a stream was given so far.
+    pub(super) fn given(&self, stream: u64) -> u64 {
+        let stream = &self.streams[stream as usize];
+        stream.done + stream.steps.len() as u64
+    }
+
+    /// Steps that it has done.
+    pub(super) fn done(&self, stream: u64) -> u64 {
+        self.streams[stream as usize].done
+    }
+
+    /// Any of the streams may move.
+    pub(super) fn advance_streams(&mut self) {
+        if self.streams.is_empty() {
+            return;
+        }
+        let chosen = self.rng.index(self.streams.len());
+        let late = self.rng.below(u64::from(self.config.delay) + 1) > 0;
+        let Some(stream) = self.streams.get_mut(chosen).filter(|_| !self.hangs && !late) else {
+            return;
+        };
+        let open = |word: &MemoryRegion, value: u32| {
+            let mut bytes = [0; 4];
+            word.read(0, &mut bytes).is_ok() && u32::from_ne_bytes(bytes) >= value
+        };
+        match stream.steps.front() {
+            Some(Step::Wait { word, value }) if !open(word, *value) => return,
+            None => return,
+            Some(_) => stream.done += 1,
+        }
+        if let Some(Step::Copy { from, to, len }) = stream.steps.pop_front() {
+            let mut bytes = vec![0; len];
+            let copied = self.load(from, &mut bytes) && self.store(to, &bytes);
+            self.stats.violations += u64::from(!copied);
+        }
+    }
+
+    /// A look at `queue`: any of the queues moves, and any of the streams, then it says how far it is.
     pub(super) fn look(&mut self, queue: u64) -> Result<u64, DeviceFault> {
+        self.advance_streams();
         let numbers: Vec<u64> = self.queues.keys().copied().collect();
         if let Some(moved) = numbers.get(self.rng.index(numbers.len())) {
             self.advance(*moved);

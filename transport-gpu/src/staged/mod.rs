@@ -40,6 +40,11 @@
 mod context;
 mod endpoint;
 mod fabric;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+#[cfg(test)]
+mod golden;
 mod grants;
 mod inlet;
 mod outgoing;
@@ -182,6 +187,11 @@ impl<E: Endpoint, D: Device> Staged<E, D> {
     pub fn is_copying(&self) -> bool {
         let busy = |peer: &Peer| peer.path.as_ref().is_some_and(path::Path::is_busy);
         self.peers.values().any(busy)
+    }
+
+    /// Whether events wait to be taken.
+    pub(crate) fn has_events(&self) -> bool {
+        !self.shared.events.is_empty()
     }
 
     /// Does something with the path to a peer, if there is one.

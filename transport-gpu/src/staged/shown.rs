@@ -94,11 +94,14 @@ impl Opened {
         (total, first): (u64, u64),
         handles: &[Handle],
     ) -> Result<bool, PathError> {
+        if self.all.is_some() {
+            return Err(PathError::Protocol("regions out of order"));
+        }
         if self.failed || machine() != Some(theirs) {
             self.failed = true;
             return Ok(false);
         }
-        let follows = first == self.growing.len() as u64 && self.all.is_none();
+        let follows = first == self.growing.len() as u64;
         let end = first.checked_add(handles.len() as u64);
         if !follows || total > MAX_REGIONS as u64 || end.is_none_or(|end| end > total) {
             return Err(PathError::Protocol("regions out of order"));

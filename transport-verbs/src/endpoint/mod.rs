@@ -224,6 +224,14 @@ impl VerbsEndpoint {
         Ok(())
     }
 
+    /// Withdraws what [`Self::register_dmabuf`] or [`Self::register`] has registered, before the
+    /// region is in tables that are bound or granted: after that it stays registered as long as those
+    /// are.
+    pub fn deregister(&mut self, region: &MemoryRegion) {
+        self.exported.retain(|registered| !registered.is_of(region));
+        self.memory.forget(region);
+    }
+
     /// Pairs of ports, ours and the peer's by index, that make no rail, and why.
     pub fn unfit_ports(&self, peer: PeerId) -> &[(u8, u8, Unfit)] {
         let path = self.peers.get(&peer).and_then(|peer| peer.path.as_ref());

@@ -3,6 +3,7 @@
 
 mod binary;
 mod decisions;
+mod device;
 mod text;
 
 use crate::vectors::vectors;
@@ -23,8 +24,10 @@ pub(crate) fn all() -> Vec<Seed> {
     let tcp =
         vectors("tcp-vectors").into_iter().map(|(name, bytes)| (tcp_target(name), name, bytes));
     let verbs = vectors("verbs-vectors").into_iter().map(|(name, bytes)| verbs_input(name, bytes));
-    let made = [binary::seeds(), decisions::seeds(), text::seeds()].concat();
-    let all = control.chain(tcp).chain(verbs).chain(made);
+    let gpu =
+        vectors("gpu-vectors").into_iter().map(|(name, bytes)| (gpu_target(name), name, bytes));
+    let made = [binary::seeds(), decisions::seeds(), device::seeds(), text::seeds()].concat();
+    let all = control.chain(tcp).chain(verbs).chain(gpu).chain(made);
     all.map(|(target, name, bytes)| Seed { target, name: name.to_owned(), bytes }).collect()
 }
 
@@ -46,6 +49,14 @@ fn verbs_input(name: &'static str, bytes: Vec<u8>) -> Made {
         _ => ("verbs_control", 1),
     };
     (target, name, bytes[skip..].to_vec())
+}
+
+fn gpu_target(name: &str) -> &'static str {
+    match name {
+        _ if name.contains("address") => "gpu_address",
+        _ if name.contains("chunk") => "gpu_chunks",
+        _ => "gpu_control",
+    }
 }
 
 fn tcp_target(name: &str) -> &'static str {

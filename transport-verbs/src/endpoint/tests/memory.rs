@@ -90,3 +90,19 @@ fn memory_of_another_device_that_cannot_be_registered_is_refused_and_leaves_noth
     assert!(endpoint.exported.is_empty());
     assert!(endpoint.memory.region(&region).unwrap().is_host());
 }
+
+#[test]
+fn m1_memory_of_another_device_is_kept_until_it_is_withdrawn() {
+    let mut endpoint = VerbsEndpoint::new(config(&["rxc"])).unwrap();
+    let (region, freed) = owned(10_000);
+    endpoint.register(&region).unwrap();
+    let (other, _) = owned(4096);
+    endpoint.deregister(&other);
+    assert_eq!(endpoint.exported.len(), 1, "another region was withdrawn");
+    let again = endpoint.memory.region(&region).unwrap();
+    assert!(Arc::ptr_eq(&again, &endpoint.exported[0]));
+    drop(again);
+    endpoint.deregister(&region);
+    drop(region);
+    assert!(freed.load(Ordering::Relaxed), "the device reaches what was withdrawn");
+}

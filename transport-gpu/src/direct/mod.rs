@@ -9,8 +9,10 @@
 //!    `nvidia-peermem` is loaded.
 //! 3. [`Way::Staged`]: through pinned host memory ([`crate::Staged`]).
 //!
-//! This crate knows no NIC: whoever has one implements [`Nic`] for it. None of this has been run on
-//! a GPU yet.
+//! [`Direct`] puts the first or second around an endpoint whose NIC reaches the memory: that of
+//! `transport_verbs` with the feature `verbs`, or whatever implements [`Nic`]. What a GPU takes part in
+//! has not been run on one yet; what stands above it was, over Soft-RoCE and memory that stands for a
+//! device's.
 //!
 //! # When a kernel may read
 //!
@@ -22,6 +24,12 @@
 //! `CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS` (which flushes the device has; bit 0 is
 //! `cuFlushGPUDirectRDMAWrites`). A device that promises neither is staged. A kernel that runs while
 //! the bytes come and looks for them itself is beyond all of this: it is not supported.
+//!
+//! Whoever uses [`Direct`] need not mind: it reports an arrival after the flush.
+
+mod endpoint;
+#[cfg(feature = "verbs")]
+mod verbs;
 
 use std::fmt;
 use std::io;
@@ -29,10 +37,26 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use transport_core::memory::MemoryRegion;
 
+pub use endpoint::Direct;
+
 use crate::GpuError;
 use crate::cuda::RdmaFacts;
 
-/// A NIC that may register a GPU's memory.
+/// A device whose memory NICs may reach.
+pub trait RdmaDevice: Send + Sync {
+    /// What it says of NICs that reach `region`; `None` for memory that is not its own.
+    fn facts_of(&self, region: &MemoryRegion) -> Option<RdmaFacts>;
+
+    /// Exports a region as a DMA-BUF, from the host's page that it begins in to the one that it ends
+    /// in.
+    fn export_dmabuf(&self, region: &MemoryRegion) -> Result<Export, GpuError>;
+
+    /// Makes what NICs have written to the device so far visible to its kernels and copies.
+    fn flush_rdma_writes(&self) -> Result<(), GpuError>;
+}
+
+/// A NIC that may register a GPU's memory. A registration lasts until it is withdrawn or the NIC's
+/// owner is gone.
 pub trait Nic {
     /// Registers `region`, whose first byte is `offset` bytes into what `fd` exports.
     fn register_dmabuf(
@@ -44,6 +68,9 @@ pub trait Nic {
 
     /// Registers `region` by its address, as if it were host memory.
     fn register_plain(&mut self, region: &MemoryRegion) -> io::Result<()>;
+
+    /// Withdraws a region that was registered and is in no tables yet.
+    fn deregister(&mut self, region: &MemoryRegion);
 }
 
 /// Device memory exported as a DMA-BUF.
@@ -55,8 +82,8 @@ pub struct Export {
     pub offset: u64,
 }
 
-/// How a NIC reaches the memory.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// How a NIC reaches the memory; the best way is the least.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Way {
     /// By a DMA-BUF.
     DmaBuf,
@@ -78,6 +105,8 @@ pub enum Why {
     Nic(i32),
     /// The device neither orders a NIC's writes nor can be told to flush them.
     NoOrder,
+    /// It is not this device's memory.
+    NotOurs,
 }
 
 /// What has to happen between an arrival and the launch of a kernel that reads it. See the module.
@@ -85,7 +114,7 @@ pub enum Why {
 pub enum ReadRule {
     /// Nothing: the GPU's own kernels see a NIC's writes in order.
     Launch,
-    /// [`crate::CudaDevice::flush_rdma_writes`], once for all that has arrived before.
+    /// [`RdmaDevice::flush_rdma_writes`], once for all that has arrived before.
     FlushThenLaunch,
     /// Nothing: the copy that brought it was waited for.
     Copied,
@@ -103,20 +132,21 @@ pub struct DirectPath {
 }
 
 impl DirectPath {
-    /// Registers a region with a NIC in the best way that works. `export` is
-    /// [`crate::GpuRegion::export`].
+    /// Whether the NIC reaches the memory by itself.
+    pub fn is_direct(&self) -> bool {
+        self.way != Way::Staged
+    }
+
+    /// Registers a region of `device` with a NIC in the best way that works.
     pub fn take(
-        facts: RdmaFacts,
+        device: &(impl RdmaDevice + ?Sized),
         region: &MemoryRegion,
-        export: impl FnOnce() -> Result<Export, GpuError>,
         nic: &mut impl Nic,
     ) -> Self {
+        let Some(facts) = device.facts_of(region) else { return Self::none(Why::NotOurs) };
+        let Some(rule) = ReadRule::of(facts) else { return Self::none(Why::NoOrder) };
         let mut passed_over = Vec::new();
-        let Some(rule) = ReadRule::of(facts) else {
-            passed_over.extend([Way::DmaBuf, Way::PeerMemory].map(|way| (way, Why::NoOrder)));
-            return Self { way: Way::Staged, passed_over, rule: ReadRule::Copied };
-        };
-        match by_dmabuf(facts, region, export, nic) {
+        match by_dmabuf(facts, region, device, nic) {
             Ok(()) => return Self { way: Way::DmaBuf, passed_over, rule },
             Err(why) => passed_over.push((Way::DmaBuf, why)),
         }
@@ -126,16 +156,22 @@ impl DirectPath {
         }
         Self { way: Way::Staged, passed_over, rule: ReadRule::Copied }
     }
+
+    /// Neither direct way, for one reason.
+    fn none(why: Why) -> Self {
+        let passed_over = [Way::DmaBuf, Way::PeerMemory].map(|way| (way, why)).into();
+        Self { way: Way::Staged, passed_over, rule: ReadRule::Copied }
+    }
 }
 
 fn by_dmabuf(
     facts: RdmaFacts,
     region: &MemoryRegion,
-    export: impl FnOnce() -> Result<Export, GpuError>,
+    device: &(impl RdmaDevice + ?Sized),
     nic: &mut impl Nic,
 ) -> Result<(), Why> {
     facts.dma_buf.then_some(()).ok_or(Why::Unsupported)?;
-    let Export { fd, offset } = export().map_err(Why::Export)?;
+    let Export { fd, offset } = device.export_dmabuf(region).map_err(Why::Export)?;
     nic.register_dmabuf(region, fd.as_fd(), offset).map_err(|error| refused(&error))
 }
 
@@ -179,6 +215,7 @@ impl fmt::Display for Why {
                 write!(f, "the NIC's driver: {}", io::Error::from_raw_os_error(*errno))
             }
             Self::NoOrder => f.write_str("the GPU neither orders nor flushes a NIC's writes"),
+            Self::NotOurs => f.write_str("it is memory of another device"),
         }
     }
 }
@@ -191,78 +228,4 @@ impl fmt::Display for DirectPath {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ABLE: RdmaFacts =
-        RdmaFacts { dma_buf: true, peer_memory: true, flush_by_host: true, ordering: 100 };
-
-    /// A NIC that takes or refuses, and says what it was asked.
-    struct Scripted {
-        dmabuf: Option<i32>,
-        plain: Option<i32>,
-        asked: Vec<Way>,
-    }
-
-    impl Scripted {
-        fn answer(refusal: Option<i32>) -> io::Result<()> {
-            refusal.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
-        }
-    }
-
-    impl Nic for Scripted {
-        fn register_dmabuf(
-            &mut self,
-            _: &MemoryRegion,
-            _: BorrowedFd<'_>,
-            at: u64,
-        ) -> io::Result<()> {
-            assert_eq!(at, 512);
-            self.asked.push(Way::DmaBuf);
-            Self::answer(self.dmabuf)
-        }
-
-        fn register_plain(&mut self, _: &MemoryRegion) -> io::Result<()> {
-            self.asked.push(Way::PeerMemory);
-            Self::answer(self.plain)
-        }
-    }
-
-    fn take(facts: RdmaFacts, dmabuf: Option<i32>, plain: Option<i32>) -> (DirectPath, Vec<Way>) {
-        let region = MemoryRegion::allocate(8).unwrap();
-        let mut nic = Scripted { dmabuf, plain, asked: vec![] };
-        let export = || {
-            let fd = std::fs::File::open("/dev/null").unwrap().into();
-            Ok(Export { fd, offset: 512 })
-        };
-        (DirectPath::take(facts, &region, export, &mut nic), nic.asked)
-    }
-
-    #[test]
-    fn the_best_way_that_works_is_taken_and_the_others_say_why_not() {
-        let (path, asked) = take(ABLE, None, None);
-        assert_eq!((path.way, path.passed_over, asked), (Way::DmaBuf, vec![], vec![Way::DmaBuf]));
-        let (path, _) = take(ABLE, Some(libc::EOPNOTSUPP), None);
-        let why = Why::Nic(libc::EOPNOTSUPP);
-        assert_eq!((path.way, &path.passed_over[..]), (Way::PeerMemory, &[(Way::DmaBuf, why)][..]));
-        assert!(path.to_string().contains("not DMA-BUF: the NIC's driver"), "{path}");
-        let (path, asked) = take(RdmaFacts { dma_buf: false, ..ABLE }, None, Some(libc::EFAULT));
-        let expected = [(Way::DmaBuf, Why::Unsupported), (Way::PeerMemory, Why::Nic(libc::EFAULT))];
-        assert_eq!((path.way, &path.passed_over[..]), (Way::Staged, &expected[..]));
-        assert_eq!((path.rule, asked), (ReadRule::Copied, vec![Way::PeerMemory]));
-    }
-
-    #[test]
-    fn what_neither_orders_nor_flushes_is_staged() {
-        let rule =
-            |ordering, flush_by_host| ReadRule::of(RdmaFacts { ordering, flush_by_host, ..ABLE });
-        assert_eq!(rule(100, false), Some(ReadRule::Launch));
-        assert_eq!(rule(200, true), Some(ReadRule::Launch));
-        assert_eq!(rule(0, true), Some(ReadRule::FlushThenLaunch));
-        assert_eq!(rule(0, false), None);
-        let blind = RdmaFacts { ordering: 0, flush_by_host: false, ..ABLE };
-        let (path, asked) = take(blind, None, None);
-        assert_eq!((path.way, path.rule, asked), (Way::Staged, ReadRule::Copied, vec![]));
-        assert!(path.passed_over.iter().all(|(_, why)| *why == Why::NoOrder));
-    }
-}
+mod tests;
