@@ -18,8 +18,8 @@ fn loopback(model: &str, options: &str) -> Output {
 #[track_caller]
 fn report(model: &str, options: &str, status: i32) -> serde_json::Value {
     let output = loopback(model, options);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{options}: {stderr}");
+    let [said, stderr] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert_eq!(output.status.code(), Some(status), "{options}: {said} {stderr}");
     serde_json::from_slice(&output.stdout).expect("one line of JSON")
 }
 

@@ -316,9 +316,11 @@ impl<'a> Engine<'a> {
         self.workload.moved_bytes(sending.pages, request.input_length)
     }
 
-    /// The other side is gone: what has not begun will not, and what waits for it waits in vain.
+    /// The other side is gone: what has not begun will not, and what waits for it waits in vain. What
+    /// is all sent ends by itself: it may have arrived, and one rank hear of that before another.
     fn give_up(&mut self, side: &Side, reason: &str) {
-        self.rooms.iter().for_each(|sending| side.cancel(RoomId(sending.room)));
+        let unsent = self.rooms.iter().filter(|sending| !sending.all_sent);
+        unsent.for_each(|sending| side.cancel(RoomId(sending.room)));
         for room in self.mine.drain(..).skip(self.next) {
             let what = format!("not begun: the decode side is gone ({reason})");
             self.recorder.failed(room, what);
