@@ -211,7 +211,10 @@ impl Landed {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use proptest::prelude::*;
 
     fn grant(slot: u32, generation: u32) -> Arc<Grant> {
         let id = GrantId { slot, generation };
@@ -277,5 +280,20 @@ mod tests {
             grants.record(&record).is_err()
         });
         assert!(refused);
+    }
+
+    proptest! {
+        /// Against the set of all that have landed.
+        #[test]
+        fn g3_deliveries_count_once_in_any_order_of_parts_and_numbers(
+            landings in prop::collection::vec((any::<bool>(), 0u32..200), 1..300),
+        ) {
+            let (mut landed, mut all) = (Landed::default(), BTreeSet::new());
+            for (aux, sequence) in landings {
+                let part = if aux { Part::Aux } else { Part::Kv };
+                prop_assert_eq!(landed.contains(part, sequence), all.contains(&(part, sequence)));
+                prop_assert_eq!(landed.insert(part, sequence), Ok(all.insert((part, sequence))));
+            }
+        }
     }
 }
