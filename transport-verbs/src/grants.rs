@@ -159,35 +159,62 @@ impl InForce {
     }
 }
 
-/// The deliveries that have landed, by part and number.
-#[derive(Debug, Default)]
+/// The deliveries that have landed, by part and number: 64 numbers in a word.
+#[derive(Debug)]
 struct Landed {
-    /// 64 numbers in a word.
-    words: BTreeMap<(Part, u32), u64>,
+    /// The word that was touched last, most often the next one too. It is not among the others.
+    latest: Word,
+    bits: u64,
+    others: BTreeMap<Word, u64>,
+}
+
+/// A part, and its deliveries' numbers divided by 64.
+type Word = (Part, u32);
+
+impl Default for Landed {
+    fn default() -> Self {
+        Self { latest: (Part::Kv, 0), bits: 0, others: BTreeMap::new() }
+    }
 }
 
 impl Landed {
     fn contains(&self, part: Part, sequence: u32) -> bool {
-        let word = self.words.get(&(part, sequence / 64));
-        word.is_some_and(|word| word >> (sequence % 64) & 1 == 1)
+        let word = (part, sequence / 64);
+        let other = || self.others.get(&word).copied().unwrap_or(0);
+        let bits = if word == self.latest { self.bits } else { other() };
+        bits >> (sequence % 64) & 1 == 1
     }
 
     /// False when it was there.
     fn insert(&mut self, part: Part, sequence: u32) -> Result<bool, PathError> {
-        if self.words.len() >= MAX_WORDS {
+        if (part, sequence / 64) != self.latest {
+            self.turn_to((part, sequence / 64))?;
+        }
+        let bit = 1 << (sequence % 64);
+        let fresh = self.bits & bit == 0;
+        self.bits |= bit;
+        Ok(fresh)
+    }
+
+    fn turn_to(&mut self, word: Word) -> Result<(), PathError> {
+        if self.others.len() + 1 >= MAX_WORDS {
             return Err(PathError::Protocol("too many deliveries under one grant"));
         }
-        let word = self.words.entry((part, sequence / 64)).or_default();
-        let bit = 1 << (sequence % 64);
-        let fresh = *word & bit == 0;
-        *word |= bit;
-        Ok(fresh)
+        let bits = self.others.remove(&word).unwrap_or(0);
+        if self.bits != 0 {
+            self.others.insert(self.latest, self.bits);
+        }
+        (self.latest, self.bits) = (word, bits);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use proptest::prelude::*;
 
     fn grant(slot: u32, generation: u32) -> Arc<Grant> {
         let id = GrantId { slot, generation };
@@ -253,5 +280,20 @@ mod tests {
             grants.record(&record).is_err()
         });
         assert!(refused);
+    }
+
+    proptest! {
+        /// Against the set of all that have landed.
+        #[test]
+        fn g3_deliveries_count_once_in_any_order_of_parts_and_numbers(
+            landings in prop::collection::vec((any::<bool>(), 0u32..200), 1..300),
+        ) {
+            let (mut landed, mut all) = (Landed::default(), BTreeSet::new());
+            for (aux, sequence) in landings {
+                let part = if aux { Part::Aux } else { Part::Kv };
+                prop_assert_eq!(landed.contains(part, sequence), all.contains(&(part, sequence)));
+                prop_assert_eq!(landed.insert(part, sequence), Ok(all.insert((part, sequence))));
+            }
+        }
     }
 }

@@ -18,8 +18,8 @@ use crate::sys::{
     Registration,
 };
 
-/// Completions taken at once.
-const BATCH: usize = 64;
+/// News taken at once.
+pub(crate) const BATCH: usize = 64;
 
 /// An open device.
 #[derive(Debug)]

@@ -56,6 +56,8 @@ pub(crate) struct Path {
     dialler: bool,
     their_ports: Vec<PortAddress>,
     pub(crate) rails: Vec<Rail>,
+    /// How many of them are up, as far as was noticed.
+    working: usize,
     /// Ports, ours and the peer's, that make no rail.
     pub(crate) unfit: Vec<(u8, u8, Unfit)>,
     outbox: Outbox,
@@ -132,6 +134,7 @@ impl Path {
             dialler,
             their_ports,
             rails,
+            working: 0,
             unfit,
             outbox: Outbox::new(config.depth),
             stranded: VecDeque::new(),
@@ -185,10 +188,15 @@ impl Path {
         }
     }
 
+    /// Whether a turn would find nothing to do.
+    pub(crate) fn is_quiet(&self, now: Instant) -> bool {
+        let works = self.outbox.len() > 0 || self.ending.is_some() || !self.ended.is_empty();
+        !works && now < self.look_at && !self.rails.iter().any(Rail::is_draining)
+    }
+
     /// One turn. Whether something moved, and the reason once the path has ended: then everything
     /// of it is over, and has been reported but the end itself.
     pub(crate) fn turn(&mut self, ctx: &mut Context<'_>) -> (bool, Option<PathError>) {
-        let up = self.rails_up();
         let mut moved = self.poll_rails(ctx);
         if let Some(reason) = self.ending {
             if !self.rails.iter().all(Rail::is_down) {
@@ -198,7 +206,8 @@ impl Path {
             return (true, Some(reason));
         }
         moved |= self.pump(ctx);
-        (self.rails_up()..up).for_each(|_| self.lost_rail(ctx));
+        let lost = self.working - self.rails_up().min(self.working);
+        self.lost_rails(lost, ctx);
         if ctx.now >= self.look_at {
             self.look_at = ctx.now + CLOCKS;
             self.look_at_clocks(ctx);
@@ -260,19 +269,28 @@ impl Path {
 
     /// Reports writes whose last shares are over.
     fn report(&mut self, ctx: &mut Context<'_>) {
+        if self.ended.is_empty() {
+            return;
+        }
         for (share, result) in self.ended.drain(..) {
             ctx.events.extend(self.outbox.ended(share, result));
         }
     }
 
-    /// Hands writes to the rails, each to the one with the least under way.
-    fn pump(&mut self, ctx: &mut Context<'_>) -> bool {
+    /// Hands writes to the rails, each to the one with the least under way. Nothing happens if the
+    /// path ends.
+    pub(crate) fn pump(&mut self, ctx: &mut Context<'_>) -> bool {
         let mut moved = false;
-        for rail in &mut self.rails {
+        if self.is_ending() {
+            return false;
+        }
+        for rail in self.rails.iter_mut().filter(|rail| rail.is_posting()) {
             let Context { entries, stats, .. } = ctx;
             moved |= rail.pump(ctx.now, &mut Work { outbox: &self.outbox, entries, stats });
         }
-        while let Some(rail) = self.idlest() {
+        while self.has_shares()
+            && let Some(rail) = self.idlest()
+        {
             let Some(share) = self.next_share(ctx) else { break };
             moved = true;
             self.carry(rail, share, ctx);
@@ -282,6 +300,11 @@ impl Path {
         }
         self.report(ctx);
         moved
+    }
+
+    /// Whether something waits for a rail.
+    fn has_shares(&self) -> bool {
+        !self.stranded.is_empty() || self.outbox.front().is_some()
     }
 
     /// The rail that has room for a share and the fewest bytes under way.
@@ -309,12 +332,11 @@ impl Path {
         if let Some(share) = self.stranded.pop_front() {
             return Some(share);
         }
-        let rails = self.rails_up();
         loop {
             match self.permission(ctx) {
                 None => return None,
                 Some(Ok(granted)) => {
-                    let (write, shares) = self.outbox.begin(granted, rails)?;
+                    let (write, shares) = self.outbox.begin(granted, self.working)?;
                     // The others are for whoever is idlest next.
                     self.stranded.extend((1..shares).map(|index| Share { write, index }));
                     return Some(Share { write, index: 0 });

@@ -127,6 +127,15 @@ impl Rail {
         matches!(self.state, State::Down)
     }
 
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self.state, State::Draining(..))
+    }
+
+    /// Whether a share is being posted.
+    pub(crate) fn is_posting(&self) -> bool {
+        self.live().is_some_and(|live| live.line.current().is_some())
+    }
+
     pub(crate) fn is_opening(&self) -> bool {
         matches!(self.state, State::Opening(_))
     }

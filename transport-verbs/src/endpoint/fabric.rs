@@ -86,7 +86,10 @@ impl Fabric for VerbsEndpoint {
 
     fn post(&mut self, write: Write) -> Result<(), PostError> {
         match self.peers.get_mut(&write.peer).and_then(|peer| peer.path.as_mut()) {
-            Some(path) => path.post(write),
+            Some(path) => {
+                self.posted = true;
+                path.post(write)
+            }
             None => Err(PostError::NoPath(write)),
         }
     }

@@ -164,6 +164,7 @@ impl VerbsEndpoint {
     /// Hands the fabric's messages to the links.
     pub(super) fn flush_all(&mut self) -> bool {
         let mut moved = false;
+        self.unsaid = false;
         for (peer, known) in &mut self.peers {
             while let Some(message) = known.out.front() {
                 match self.links.send(*peer, message) {

@@ -84,7 +84,12 @@ pub struct VerbsEndpoint {
     stats: VerbsStats,
     /// Whether devices were asked to tell of news.
     armed: bool,
-    turns: u64,
+    /// When they were asked for notices.
+    notices_seen: Instant,
+    /// Writes were posted since the last turn.
+    posted: bool,
+    /// The fabric may have messages that no link has taken.
+    unsaid: bool,
     /// Whether links are looked at in the next turn.
     links_due: bool,
     /// When they were looked at.

@@ -8,16 +8,17 @@ use transport_core::link::Endpoint;
 use transport_tcp::Park;
 
 use super::{VerbsEndpoint, context};
-use crate::nic::News;
+use crate::nic::{BATCH, News};
 use crate::sys::Notice;
 
 /// Events that may wait for the owner; beyond this we take no news until they are polled.
 const MAX_EVENTS: usize = 16 << 10;
-/// Devices that nobody waited for are asked for notices in every so many turns: it is a system
-/// call, and they are rare.
-const NOTICES: u64 = 64;
+/// Devices that nobody waited for are asked for notices so often: it is a system call, and they are
+/// rare.
+const NOTICES: Duration = Duration::from_millis(1);
 /// Links of an endpoint that does not wait are looked at so often, and in every turn while something
-/// happens on them: looking is a system call, too.
+/// happens on them: looking is a system call, too. A turn that brings something from devices leaves
+/// it to a later one, for as long again at most.
 const LINKS: Duration = Duration::from_micros(50);
 /// News taken in one turn, at most so many times a batch.
 const BATCHES: usize = 64;
@@ -25,11 +26,10 @@ const BATCHES: usize = 64;
 impl Endpoint for VerbsEndpoint {
     fn progress(&mut self, now: Instant) -> bool {
         self.now = self.now.max(now);
-        self.turns += 1;
         let mut moved = self.hear();
         moved |= self.work();
-        moved |= self.flush_all();
-        if self.links_due || self.now - self.links_seen >= LINKS {
+        moved |= self.unsaid && self.flush_all();
+        if self.looks_at_links(moved) {
             self.links_seen = self.now;
             self.links_due = self.links.progress(now);
             self.unread = true;
@@ -55,7 +55,7 @@ impl VerbsEndpoint {
     /// waiting for that. False when something is there already: take a turn instead.
     pub fn listen(&mut self) -> bool {
         // Links that were not looked at to the end tell nobody of the rest.
-        if self.links_due || self.has_work() {
+        if self.links_due || self.posted || self.has_work() {
             return false;
         }
         // What came before devices were asked to tell is not told of.
@@ -86,7 +86,16 @@ impl VerbsEndpoint {
         if asked {
             self.nics.iter_mut().for_each(|nic| nic.hear());
         }
-        (asked || self.turns.is_multiple_of(NOTICES)) && self.take_notices()
+        let due = asked || self.now - self.notices_seen >= NOTICES;
+        if due {
+            self.notices_seen = self.now;
+        }
+        due && self.take_notices()
+    }
+
+    fn looks_at_links(&self, moved: bool) -> bool {
+        let pause = if moved { LINKS * 2 } else { LINKS };
+        self.links_due || self.now - self.links_seen >= pause
     }
 
     /// Asks devices to tell of news. True when one was not asked before.
@@ -102,17 +111,33 @@ impl VerbsEndpoint {
         fresh
     }
 
-    /// Takes what devices report, and hands them what can be.
+    /// Hands devices what can be, and takes what they report. What was posted goes first: a peer
+    /// waits for it.
     fn work(&mut self) -> bool {
-        let mut moved = self.take_news();
+        let mut moved = std::mem::take(&mut self.posted) && self.pump();
+        // Before paths: what came over a pair is taken before that is destroyed.
+        moved |= self.take_news();
         for (peer, known) in &mut self.peers {
-            let Some(path) = &mut known.path else { continue };
-            let (stirred, ended) = path.turn(&mut context!(self, *peer, known));
-            moved |= stirred;
-            self.ended.extend(ended.map(|reason| (*peer, reason)));
+            if let Some(path) = known.path.as_mut().filter(|path| !path.is_quiet(self.now)) {
+                let (stirred, ended) = path.turn(&mut context!(self, *peer, known));
+                moved |= stirred;
+                self.ended.extend(ended.map(|reason| (*peer, reason)));
+            }
+            self.unsaid |= !known.out.is_empty();
         }
         while let Some((peer, reason)) = self.ended.pop() {
             self.drop_path(peer, reason);
+        }
+        moved
+    }
+
+    /// Hands devices what was posted.
+    fn pump(&mut self) -> bool {
+        let mut moved = false;
+        for (peer, known) in &mut self.peers {
+            if let Some(path) = &mut known.path {
+                moved |= path.pump(&mut context!(self, *peer, known));
+            }
         }
         moved
     }
@@ -134,19 +159,22 @@ impl VerbsEndpoint {
         let mut moved = false;
         for nic in 0..self.nics.len() {
             for _ in 0..BATCHES {
-                if self.events.len() >= MAX_EVENTS || !self.take_batch(nic) {
+                if self.events.len() >= MAX_EVENTS {
                     break;
                 }
-                moved = true;
+                let came = self.take_batch(nic);
+                moved |= came > 0;
+                if came < BATCH {
+                    break;
+                }
             }
         }
         moved
     }
 
-    /// Takes a batch of a device's news. False when there are none.
-    fn take_batch(&mut self, nic: usize) -> bool {
+    /// Takes a batch of a device's news: how many.
+    fn take_batch(&mut self, nic: usize) -> usize {
         let came = match self.nics[nic].poll() {
-            Ok(0) => return false,
             Ok(came) => came,
             Err(_) => return self.device_failed(nic),
         };
@@ -160,17 +188,17 @@ impl VerbsEndpoint {
                 }
             });
         }
-        true
+        came
     }
 
-    /// Everything over a device fails. False.
-    fn device_failed(&mut self, nic: usize) -> bool {
+    /// Everything over a device fails. No news.
+    fn device_failed(&mut self, nic: usize) -> usize {
         for port in 0..self.ports.len() {
             if self.ports[port].nic == nic && self.ports[port].active {
                 self.port_changed(port, false);
             }
         }
-        false
+        0
     }
 
     fn take_notices(&mut self) -> bool {

@@ -190,6 +190,7 @@ impl Path {
             return;
         }
         ctx.stats.rails_up += 1;
+        self.working += 1;
         self.deadline = transport_core::Instant::FAR;
         if !std::mem::replace(&mut self.up, true) {
             ctx.events.push_back(FabricEvent::PathUp { peer: ctx.peer });
@@ -199,14 +200,15 @@ impl Path {
     fn fail_rail(&mut self, index: usize, error: i32, ctx: &mut Context<'_>) {
         let was_up = self.rails[index].is_up();
         if self.rails[index].fail(error, ctx.now) && was_up {
-            self.lost_rail(ctx);
+            self.lost_rails(1, ctx);
         }
     }
 
-    /// A rail that was up has failed.
-    pub(super) fn lost_rail(&mut self, ctx: &mut Context<'_>) {
-        ctx.stats.rails_down += 1;
-        if !self.rails.iter().any(|rail| rail.is_up()) {
+    /// So many rails that were up have failed.
+    pub(super) fn lost_rails(&mut self, lost: usize, ctx: &mut Context<'_>) {
+        ctx.stats.rails_down += lost as u64;
+        self.working -= lost.min(self.working);
+        if lost > 0 && !self.rails.iter().any(|rail| rail.is_up()) {
             self.deadline = ctx.now + ctx.config.path_timeout;
         }
     }

@@ -40,6 +40,19 @@ fn counter(device: &str, name: &str) -> u64 {
 }
 
 #[test]
+fn nobody_sleeps_on_a_write_that_no_device_has() {
+    let mut world = World::new(&["rxc"], &["rxc"], (4, 64));
+    let grant = world.grant(1, vec![0]);
+    while !world.source.endpoint.listen() {
+        world.turn();
+    }
+    let write = world.source.write(0, &grant, 0, &[0]);
+    world.source.endpoint.post(write).unwrap();
+    assert!(!world.source.endpoint.listen(), "a turn is due");
+    world.settle(1);
+}
+
+#[test]
 fn a_wire_that_loses_and_repeats_packets_loses_no_byte() {
     let before = counter("rxa", "completer_retry_err") + counter("rxb", "out_of_seq_request");
     let mut world = World::new(&["rxa"], &["rxb"], (64, 4096));
