@@ -15,7 +15,7 @@ pub(crate) enum Step {
     /// Its scheduler has opened the room. Of prefill: the grant is not read. Of decode: the grant is
     /// in force and not sent.
     Open,
-    /// The grant is known to both. No byte was written.
+    /// The grant is known to both. No byte is known to have come.
     Grant,
     /// One of two chunks has landed, the other is on its way.
     Chunks,
@@ -63,7 +63,7 @@ impl Step {
             (Self::Open, Role::Decode) => matches!(event, Event::Grant { .. }),
             (Self::Grant, Role::Prefill) => matches!(event, Event::Post(_)),
             (Self::Grant, Role::Decode) => {
-                matches!(received(event), Some(Message::Accept { .. }))
+                matches!(received(event), Some(Message::Accept { .. } | Message::Manifest(_)))
             }
             (Self::Chunks, Role::Prefill) => {
                 matches!(event, Event::Fabric(FabricEvent::Completed { .. }))

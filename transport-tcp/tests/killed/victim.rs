@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
+use std::time::Duration;
 
 use transport_core::decorate::Tracer;
 use transport_core::disagg::node::NodeEvent;
@@ -26,11 +27,14 @@ const ADDRESS: &str = "VICTIM_ADDRESS";
 /// What it says when it is where it was told to wait.
 const THERE: &str = "there";
 
+/// Nothing that the test waits for takes this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// The process, seen from the test.
 pub(crate) struct Victim {
     child: Child,
     orders: ChildStdin,
-    lines: BufReader<ChildStdout>,
+    lines: Receiver<String>,
     step: Option<Step>,
     /// What it said while the test waited for something else.
     heard: Vec<String>,
@@ -50,7 +54,7 @@ impl Victim {
             .spawn()
             .expect("a process");
         let orders = child.stdin.take().expect("a pipe");
-        let lines = BufReader::new(child.stdout.take().expect("a pipe"));
+        let lines = lines_of(child.stdout.take().expect("a pipe"));
         Self { child, orders, lines, step, heard: vec![] }
     }
 
@@ -83,9 +87,8 @@ impl Victim {
             return rest;
         }
         loop {
-            let mut line = String::new();
-            let read = self.lines.read_line(&mut line).expect("a pipe");
-            assert!(read > 0, "the victim ended before {begin:?}");
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|error| panic!("before {begin:?}: {error}"));
             if let Some(rest) = found(&line) {
                 return rest;
             }
@@ -119,6 +122,16 @@ impl Victim {
         let status = Command::new("kill").args([signal, &process]).status();
         assert!(status.expect("the command kill").success());
     }
+}
+
+/// What a process says, line by line until it ends.
+fn lines_of(output: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut all = BufReader::new(output).lines().map_while(Result::ok);
+        all.try_for_each(|line| sender.send(line))
+    });
+    lines
 }
 
 impl Drop for Victim {
