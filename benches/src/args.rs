@@ -473,6 +473,11 @@ impl Fault {
 }
 
 impl RunArgs {
+    /// How long the other side may take to come.
+    pub fn patience(&self) -> Duration {
+        self.transfer.stall().max(Duration::from_secs(600))
+    }
+
     /// What no single value shows.
     fn check(&self) -> Result<(), CombinationError> {
         let chunk_tokens = self.transfer.chunk_tokens;

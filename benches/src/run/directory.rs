@@ -19,7 +19,6 @@ use transport_tcp::bootstrap::{
 };
 
 use super::link::{Line, say};
-use super::node::patience;
 use super::{RunError, read_key};
 use crate::args::{HostPort, PrefillMeeting, RankArgs, Routing, RunArgs};
 use crate::workload::Workload;
@@ -40,7 +39,7 @@ impl Found {
     /// Waits for the instance whose directory is at `address`.
     pub(super) fn wait(address: &HostPort, args: &RunArgs) -> Result<Self, RunError> {
         let directory = client(address, key(args)?);
-        let instance = wait_until_ready(&*directory, patience(args));
+        let instance = wait_until_ready(&*directory, args.patience());
         let instance = instance.map_err(|error| wrong(&error))?.value;
         Ok(Self { directory, instance })
     }

@@ -290,7 +290,7 @@ impl Started {
     fn ready(self, common: &Common<'_>, finding: Option<&Finding>) -> Result<RankNode, RunError> {
         let rank = self.rank;
         let (peers, mut missing) = (common.counterparts(rank).len(), common.siblings(rank));
-        let patience = patience(common.args);
+        let patience = common.args.patience();
         let start = std::time::Instant::now();
         let mut ready = BTreeMap::new();
         while start.elapsed() < patience {
@@ -322,11 +322,6 @@ impl Started {
         let Self { client, completions, driver, .. } = self;
         RankNode { client, completions, peers: ready.iter().map(group).collect(), driver }
     }
-}
-
-/// How long the other side may take to come.
-pub(super) fn patience(args: &RunArgs) -> Duration {
-    args.transfer.stall().max(Duration::from_secs(600))
 }
 
 /// An address of this host where a port that is open there can be dialled.

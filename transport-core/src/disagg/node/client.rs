@@ -1,4 +1,4 @@
-//! The scheduler's side of a node: submit from any thread, look at a room with one atomic load.
+//! The scheduler's side of a node: submit from any thread.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -7,11 +7,11 @@ use core::task::Waker;
 use thiserror::Error;
 
 use super::config::NodeEvent;
+use super::handle::RoomHandle;
 use super::request::{Ask, Chunk, Open, Receive, Request, RequestKind};
 use crate::disagg::RoomId;
-use crate::disagg::room::RoomState;
 use crate::queue::{SubmitError, Submitter};
-use crate::sync::{ArrayQueue, AtomicUsize, Ordering};
+use crate::sync::ArrayQueue;
 
 /// Submits requests to a node, from any thread. Clones share the node's queue. A request that the
 /// node's role does not serve completes at once with [`Cause::WrongRole`](crate::disagg::Cause).
@@ -39,8 +39,7 @@ impl Client {
 
     /// Decode: opens a room and grants its pages. The completion brings them back.
     pub fn receive(&self, receive: Receive) -> Result<RoomHandle, Rejected<Receive>> {
-        let cell = Arc::new(RoomCell::new());
-        let handle = RoomHandle { cell: cell.clone() };
+        let (handle, cell) = RoomHandle::new();
         self.submit(RequestKind::Receive(receive, cell), |kind| match kind {
             RequestKind::Receive(receive, _) => Some(receive),
             _ => None,
@@ -86,8 +85,7 @@ impl Client {
     }
 
     fn open_at(&self, open: Open, dp_rank: Option<u32>) -> Result<RoomHandle, Rejected<Open>> {
-        let cell = Arc::new(RoomCell::new());
-        let handle = RoomHandle { cell: cell.clone() };
+        let (handle, cell) = RoomHandle::new();
         self.submit(RequestKind::Open(open, dp_rank, cell), |kind| match kind {
             RequestKind::Open(open, ..) => Some(open),
             _ => None,
@@ -138,77 +136,4 @@ pub enum Rejected<R> {
     /// The node is gone.
     #[error("the node is gone")]
     Gone(Option<R>),
-}
-
-/// One room, seen from any thread.
-#[derive(Clone, Debug)]
-pub struct RoomHandle {
-    cell: Arc<RoomCell>,
-}
-
-impl RoomHandle {
-    /// The room's state now: one atomic load. Never blocks, locks, allocates or fails.
-    pub fn poll(&self) -> RoomState {
-        self.cell.state()
-    }
-
-    /// Pages of the request's start that the decode side holds already: prefill need not send
-    /// them. Known from [`RoomState::WaitingForInput`] on.
-    pub fn prefix_pages(&self) -> Option<u32> {
-        self.cell.prefix_pages()
-    }
-}
-
-/// A room's state and prefix, published by the node's thread: in two words, for together they do
-/// not fit one of 32 bits.
-#[derive(Debug)]
-pub(crate) struct RoomCell {
-    state: AtomicUsize,
-    /// Known before the state leaves Bootstrapping, and the same ever after.
-    prefix_pages: AtomicUsize,
-}
-
-impl RoomCell {
-    fn new() -> Self {
-        let state = AtomicUsize::new(RoomState::Bootstrapping as usize);
-        Self { state, prefix_pages: AtomicUsize::new(0) }
-    }
-
-    /// Release: who sees the state sees what the node did before.
-    pub(super) fn store(&self, state: RoomState, prefix_pages: u32) {
-        self.prefix_pages.store(prefix_pages as usize, Ordering::Relaxed);
-        self.state.store(state as usize, Ordering::Release);
-    }
-
-    fn state(&self) -> RoomState {
-        match self.state.load(Ordering::Acquire) {
-            0 => RoomState::Bootstrapping,
-            1 => RoomState::WaitingForInput,
-            2 => RoomState::Transferring,
-            3 => RoomState::Success,
-            _ => RoomState::Failed,
-        }
-    }
-
-    /// Relaxed: a state that is no longer Bootstrapping was acquired first.
-    fn prefix_pages(&self) -> Option<u32> {
-        let known = self.state() != RoomState::Bootstrapping;
-        known.then(|| self.prefix_pages.load(Ordering::Relaxed) as u32)
-    }
-}
-
-#[cfg(all(test, not(transport_loom)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_of_any_length_is_seen_once_the_state_says_that_it_is_known() {
-        let cell = Arc::new(RoomCell::new());
-        let handle = RoomHandle { cell: cell.clone() };
-        assert_eq!((handle.poll(), handle.prefix_pages()), (RoomState::Bootstrapping, None));
-        for state in [RoomState::WaitingForInput, RoomState::Success, RoomState::Failed] {
-            cell.store(state, u32::MAX);
-            assert_eq!((handle.poll(), handle.prefix_pages()), (state, Some(u32::MAX)));
-        }
-    }
 }

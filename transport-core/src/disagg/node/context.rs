@@ -4,21 +4,22 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
+use super::address::Address;
 use super::config::{NodeConfig, NodeEvent, NodeStats};
 use super::farewell::Farewells;
 use super::request::{Lease, Request, lists};
 use super::timers::Timers;
 use crate::Instant;
+use crate::disagg::Cause;
 use crate::disagg::room::{Deadlines, Note};
 use crate::disagg::topology::Rank;
 use crate::disagg::trust::{End, Handshake, Mint};
-use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
 use crate::link::{Endpoint, MAX_MESSAGE};
 use crate::memory::{CacheTables, PagedTable};
 use crate::queue::Port;
 use crate::sync::ArrayQueue;
-use crate::transfer::{Grant, GrantId, MAX_COMPONENTS, Part};
+use crate::transfer::{Grant, MAX_COMPONENTS, Part};
 use crate::wire::{self, AuxRecord, GrantOffer, Message, Stated, WireError};
 
 #[derive(Debug)]
@@ -41,14 +42,6 @@ pub(super) struct Context<E> {
     free_aux_lists: Vec<Arc<[u32]>>,
     /// Reused for every message and aux record.
     bytes: Vec<u8>,
-}
-
-/// What a message about a room names.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Address {
-    pub(super) peer: PeerId,
-    pub(super) room: RoomId,
-    pub(super) grant: GrantId,
 }
 
 impl<E: Endpoint> Context<E> {

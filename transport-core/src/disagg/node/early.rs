@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use hashbrown::HashMap;
 
-use super::context::Address;
+use super::address::Address;
 use crate::Instant;
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;

@@ -12,7 +12,7 @@ use core::time::Duration;
 
 use hashbrown::HashMap;
 
-use super::context::Address;
+use super::address::Address;
 use crate::Instant;
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;

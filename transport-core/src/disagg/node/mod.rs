@@ -7,6 +7,7 @@
 //!
 //! [`Completions`]: crate::queue::Completions
 
+mod address;
 mod asks;
 mod client;
 mod config;
@@ -16,6 +17,7 @@ mod desk;
 mod early;
 mod farewell;
 mod group;
+mod handle;
 mod misroutes;
 mod pairing;
 mod peers;
@@ -31,14 +33,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-pub use client::{Client, Rejected, RoomHandle};
+pub use client::{Client, Rejected};
 pub use config::{Model, NodeConfig, NodeError, NodeEvent, NodeStats};
+pub use handle::RoomHandle;
 use request::RequestKind;
 pub use request::{
     Ask, Chunk, Completion, Last, Lease, Open, Readiness, Receive, Request, SourceReady,
 };
 
-use self::context::{Address, Context};
+use self::address::Address;
+use self::context::Context;
 use self::decode::DecodeSide;
 use self::peers::{PeerChange, Peers, Standing, mirrored};
 use self::prefill::PrefillSide;

@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use super::client::RoomCell;
+use super::handle::RoomCell;
 #[cfg(doc)]
 use crate::disagg::Cause;
 use crate::disagg::admission::{Amounts, Answer};

@@ -2,7 +2,8 @@
 
 use super::DecodeSide;
 use crate::disagg::Cause;
-use crate::disagg::node::context::{Address, Context};
+use crate::disagg::node::address::Address;
+use crate::disagg::node::context::Context;
 use crate::disagg::room::Note;
 use crate::fabric::PeerId;
 use crate::link::Endpoint;

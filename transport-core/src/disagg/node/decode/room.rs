@@ -3,9 +3,9 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::disagg::node::client::RoomCell;
 use crate::disagg::node::context::Context;
 use crate::disagg::node::desk::Desk;
+use crate::disagg::node::handle::RoomCell;
 use crate::disagg::node::request::{Completion, Lease, Request};
 use crate::disagg::node::slab::Legs;
 use crate::disagg::room::{RoomState, Together};

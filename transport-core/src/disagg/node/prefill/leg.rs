@@ -7,7 +7,8 @@ use alloc::vec::Vec;
 
 use super::chunks::Started;
 use crate::Instant;
-use crate::disagg::node::context::{Address, Context};
+use crate::disagg::node::address::Address;
+use crate::disagg::node::context::Context;
 use crate::disagg::node::pairing::{Pairing, Split, items_of};
 use crate::disagg::node::request::Lease;
 use crate::disagg::node::timers::Armed;

@@ -2,7 +2,8 @@
 
 use super::PrefillSide;
 use crate::disagg::Cause;
-use crate::disagg::node::context::{Address, Context};
+use crate::disagg::node::address::Address;
+use crate::disagg::node::context::Context;
 use crate::disagg::node::peers::Peers;
 use crate::disagg::room::Note;
 use crate::fabric::PeerId;
