@@ -6,10 +6,15 @@ use std::process::{Command, Stdio};
 
 use processes::{children, wait_for};
 
+/// Small, so that the sides are soon there.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/models/tiny-latent.json");
+
+/// There are so many requests that it would not have been over, had all met meanwhile.
 #[test]
 fn a_side_that_dies_before_all_have_met_ends_the_run_and_is_named() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kvperf"));
-    command.args(["loopback", "--prefill-dp", "2"]).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(["loopback", "--model", MODEL, "--prefill-dp", "2", "--requests", "500"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
     let mut parent = command.spawn().expect("it starts");
     let sides = wait_for("three sides", || {
         let sides = children(&parent);
