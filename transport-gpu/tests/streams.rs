@@ -2,17 +2,18 @@
 //! read before the source's kernel has run (M4), and the target's kernel, queued before its room
 //! has arrived, runs after.
 
+mod engine;
+
 use std::sync::Arc;
 
 use transport_core::Instant;
 use transport_core::conformance::Harness;
+use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{
-    Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, NodeEvent, Open, Receive,
-    Request, SourceReady,
+    Chunk, Client, Completion, Last, Lease, Node, NodeEvent, Open, Receive, Request, SourceReady,
 };
-use transport_core::disagg::{DType, KvLayout, RoomId};
 use transport_core::fabric::PeerId;
-use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
+use transport_core::memory::MemoryRegion;
 use transport_core::queue::Completions;
 use transport_core::sim::{SimConfig, SimEndpoint, SimHarness};
 use transport_core::wire::Role;
@@ -38,22 +39,11 @@ impl Engine {
     fn new(role: Role, inner: SimEndpoint) -> Self {
         let device = MockDevice::new(3, MockConfig::default());
         let cache = device.allocate(PAGES * PAGE).unwrap();
-        let kv = PagedTable::packed(&cache, &[PAGE as u64], PAGES as u32).unwrap();
-        let aux = PagedTable::packed(&MemoryRegion::allocate(4096).unwrap(), &[256], 16).unwrap();
-        let tables = CacheTables::new(kv, aux, vec![]).unwrap();
-        let model = Model {
-            dtype: DType::BFloat16,
-            kv_layout: KvLayout::Nhd,
-            page_tokens: 16,
-            layers: 1,
-            kv_heads: 1,
-            state: vec![],
-            compat: 0,
-        };
+        let tables = engine::tables(&cache, &[PAGE as u64], PAGES);
         let staging = StagingConfig { chunk: 5000, ..StagingConfig::default() };
         let endpoint = Staged::new(inner, device.clone(), staging).unwrap();
         let (node, client, completions) =
-            Node::new(endpoint, tables, NodeConfig::new(role, 1, 7, model)).unwrap();
+            Node::new(endpoint, tables, engine::config(role)).unwrap();
         let stream = MockStream::new(&device);
         Self { device, cache, stream, node, client, completions }
     }

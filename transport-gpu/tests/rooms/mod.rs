@@ -1,14 +1,16 @@
 //! Rooms between two nodes, each on a driver thread of its own, over any endpoints and any memory.
 
+#[path = "../engine/mod.rs"]
+mod engine;
+
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{
-    Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, NodeEvent, Open, Receive,
-    Request,
+    Chunk, Client, Completion, Last, Lease, Node, NodeConfig, NodeEvent, Open, Receive, Request,
 };
-use transport_core::disagg::{DType, KvLayout, RoomId};
-use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
+use transport_core::memory::MemoryRegion;
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
 use transport_tcp::{Driver, Park};
@@ -73,20 +75,8 @@ fn place(buffer: usize, page: u32) -> Range<usize> {
 type Driven = (Driver, Client, Completions<Request>);
 
 fn drive<E: Park + Send + 'static>(role: Role, endpoint: E, pages: &MemoryRegion) -> Driven {
-    let kv = PagedTable::packed(pages, &PAGE, PAGES as u32).unwrap();
-    let aux = PagedTable::packed(&MemoryRegion::allocate(4096).unwrap(), &[256], 16).unwrap();
-    let tables = CacheTables::new(kv, aux, vec![]).unwrap();
-    let model = Model {
-        dtype: DType::BFloat16,
-        kv_layout: KvLayout::Nhd,
-        page_tokens: 16,
-        layers: 1,
-        kv_heads: 1,
-        state: vec![],
-        compat: 0,
-    };
-    let config = NodeConfig::new(role, 1, 7, model);
-    let config = NodeConfig { driver: Some(endpoint.unparker()), ..config };
+    let tables = engine::tables(pages, &PAGE, PAGES);
+    let config = NodeConfig { driver: Some(endpoint.unparker()), ..engine::config(role) };
     let (node, client, completions) = Node::new(endpoint, tables, config).unwrap();
     (Driver::spawn(node).unwrap(), client, completions)
 }
