@@ -63,7 +63,7 @@ need_package() {
 
 # What transport-verbs is built with, and the machine that it is tested in.
 need_verbs_packages() {
-    local packages='libibverbs-dev ibverbs-providers libnl-3-dev libnl-route-3-dev cmake libclang-dev pkg-config
+    local packages='libibverbs-dev ibverbs-providers libnl-3-dev libnl-route-3-dev cmake make libclang-dev pkg-config
         qemu-system-x86 busybox-static kmod cpio xz-utils iproute2 perftest'
     # shellcheck disable=SC2086
     dpkg-query -W $packages >/dev/null 2>&1 ||
