@@ -64,8 +64,8 @@ need_package() {
 # What transport-verbs is built with, and the machine that it is tested in.
 need_verbs_packages() {
     local package missing=()
-    for package in libibverbs-dev ibverbs-providers libnl-3-dev libnl-route-3-dev cmake make libclang-dev pkg-config \
-        qemu-system-x86 busybox-static kmod cpio xz-utils iproute2 perftest; do
+    for package in libibverbs-dev ibverbs-providers libnl-3-dev libnl-route-3-dev cmake make python3 libclang-dev \
+        pkg-config qemu-system-x86 busybox-static kmod cpio xz-utils iproute2 perftest; do
         # A package that another one merely recommends is known too, and not there.
         dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
     done
