@@ -136,6 +136,7 @@ stage_tsan() { # unit tests of core and TCP under ThreadSanitizer (nightly, std 
 stage_smoke() { # two processes move real KV and verify it; each injected fault is caught and named
     cargo build --release
     kvperf_says verified 0 loopback
+    kvperf_says verified 0 loopback --fabric tcp --requests 8
     kvperf_says verified 0 loopback --prefill-tp 4 --decode-tp 2 --prefill-pp 2 --requests 4
     kvperf_says verified 0 loopback --prefill-tp 2 --decode-tp 4 --decode-pp 2 --requests 4
     kvperf_says verified 0 loopback --bootstrap --prefill-dp 2 --dp-policy directory --requests 4

@@ -4,46 +4,52 @@
 //! [`Cli::parse_checked`] returns is in range, each value by itself and together.
 
 mod device;
+mod host;
 mod meeting;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::ArgPredicate;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, value_parser};
 use thiserror::Error;
+use transport_tcp::SameHost;
 
 use crate::model::{Dtype, GeometryOptions, MAX_PAGE_TOKENS, Split};
 use crate::raw::args::RawArgs;
 use crate::sweep::args::SweepArgs;
 
 pub use self::device::{DeviceArgs, DevicePath, GpuArgs, Memory};
+pub use self::host::{HostPort, HostPortError};
 pub use self::meeting::{DecodeMeeting, PrefillMeeting, Routing};
 
-/// Moves real-sized KV caches from a prefill process to a decode process, and proves every byte.
+/// Moves real-sized KV caches from a prefill process to a decode process, and proves every byte
 #[derive(Debug, Parser)]
-#[command(name = "kvperf", version, about, max_term_width = 100)]
+#[command(name = "kvperf", version, max_term_width = 100, after_help = EXIT_STATUS)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
 
+/// What the shell is told.
+const EXIT_STATUS: &str = "Exit status: 0 when all went well, 1 when a byte was wrong or a request \
+    failed, 2 when nothing could be run: an argument, a file or the other side is not what it should be.";
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a prefill and a decode process on this machine and replay requests between them
     Loopback(LoopbackArgs),
-    /// Be the decode side: wait for a prefill side, dial it, or find it through a directory
+    /// Be the decode side: wait for a prefill side (ten minutes at most), dial it, or find it
+    /// through a directory
     Decode(DecodeArgs),
-    /// Be the prefill side of a decode side on another host. Give both the same model and workload
+    /// Be the prefill side of a decode side elsewhere, which may take ten minutes to come. Give both
+    /// the same model, ranks and workload
     Prefill(PrefillArgs),
     /// Serve the directory of a prefill instance, as SGLang's nodes and this transport's look it up
     Bootstrap(BootstrapArgs),
@@ -82,7 +88,7 @@ pub struct LoopbackArgs {
 }
 
 /// Options that `--chaos` has its own idea of.
-const NOT_IN_CHAOS: [&str; 21] = [
+const NOT_IN_CHAOS: [&str; 24] = [
     "bootstrap",
     "model",
     "page_tokens",
@@ -101,7 +107,10 @@ const NOT_IN_CHAOS: [&str; 21] = [
     "pages",
     "chunk_tokens",
     "lanes",
+    "rdma_ports",
     "memory",
+    "device_path",
+    "gpu",
     "key_file",
     "verify",
 ];
@@ -127,6 +136,9 @@ pub struct ChaosNodeArgs {
     /// As of the run
     #[arg(long)]
     pub stall_seconds: u32,
+    /// As of the run
+    #[arg(long, value_enum)]
+    pub fabric: Option<Fabric>,
     /// As of the run
     #[arg(long, value_enum)]
     pub fault: Option<Fault>,
@@ -290,8 +302,9 @@ impl RankArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Workload")]
 pub struct LoadArgs {
-    /// Trace to replay, JSON lines of timestamp, input_length, output_length and hash_ids
-    /// [default: a small built-in mix]
+    /// Trace to replay: a line of JSON for each request, like {"timestamp": 0, "input_length": 700,
+    /// "output_length": 20, "hash_ids": [7, 8]}, with an id for each 512 tokens begun, equal for equal
+    /// beginnings [default: a small built-in mix]
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
     /// Replay only so many requests [default: the whole trace; 24 of the built-in mix]
@@ -320,9 +333,10 @@ pub struct TransferArgs {
     #[arg(long, value_name = "N", default_value_t = 2048,
         value_parser = value_parser!(u32).range(1..=1 << 20))]
     pub chunk_tokens: u32,
-    /// What moves the bytes. Both sides must choose the same
-    #[arg(long, value_enum, default_value_t = Fabric::Tcp)]
-    pub fabric: Fabric,
+    /// What moves the bytes. Both sides must choose the same [default: shared memory within a host,
+    /// TCP between hosts]
+    #[arg(long, value_enum)]
+    pub fabric: Option<Fabric>,
     /// Where the pages lie.
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -357,7 +371,7 @@ impl TransferArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// Check every byte
+    /// Check every byte. The decode side does, where they arrive
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub verify: bool,
     /// Print the results as one line of JSON, last on stdout
@@ -371,12 +385,31 @@ pub struct OutputArgs {
 /// What moves the bytes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
 pub enum Fabric {
-    /// RDMA if there is any here, else TCP; says which
+    /// RDMA if there is any here, else shared memory within a host and TCP between hosts; says which
     Auto,
-    /// TCP
+    /// TCP, also within a host
     Tcp,
+    /// Shared memory; fails when the two sides cannot share it
+    Local,
     /// RDMA
     Verbs,
+}
+
+impl Fabric {
+    /// What it is called on the command line.
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("no fabric is left out");
+        value.get_name().to_owned()
+    }
+
+    /// What becomes of TCP within a host.
+    pub const fn same_host(choice: Option<Self>) -> SameHost {
+        match choice {
+            Some(Self::Tcp) => SameHost::Never,
+            Some(Self::Local) => SameHost::Require,
+            Some(Self::Auto | Self::Verbs) | None => SameHost::Upgrade,
+        }
+    }
 }
 
 /// What is broken on purpose, once.
@@ -450,12 +483,26 @@ impl Command {
             Self::Prefill(prefill) => prefill.meeting.check(&prefill.run)?,
             _ => {}
         }
+        let transfer = self.run_args().map(|run| &run.transfer);
+        let (fault, fabric) = (transfer.and_then(|t| t.fault), transfer.and_then(|t| t.fabric));
         let chaos = matches!(self, Self::Loopback(LoopbackArgs { chaos: Some(_), .. }));
-        let fault = self.run_args().and_then(|run| run.transfer.fault);
-        match fault.filter(|fault| fault.needs_chaos() && !chaos) {
-            Some(fault) => Err(CombinationError::NeedsChaos { fault }),
-            None => Ok(()),
+        match (fault, fabric) {
+            (Some(fault), _) if fault.needs_chaos() && !chaos => {
+                Err(CombinationError::NeedsChaos { fault })
+            }
+            (Some(fault), _) if self.is_by_itself() && !fault.is_at(self) => {
+                Err(CombinationError::OtherSide { fault })
+            }
+            (_, Some(Fabric::Verbs | Fabric::Auto)) if chaos => Err(CombinationError::ChaosFabric),
+            _ => Ok(()),
         }
+    }
+
+    /// Whether it is one side that a person started, and not `loopback`, which hands both the same
+    /// options.
+    fn is_by_itself(&self) -> bool {
+        let side = matches!(self, Self::Decode(_) | Self::Prefill(_));
+        side && self.run_args().is_some_and(|run| !run.output.child)
     }
 }
 
@@ -464,6 +511,12 @@ impl Fault {
     pub fn name(self) -> String {
         let value = self.to_possible_value().expect("no fault is left out");
         value.get_name().to_owned()
+    }
+
+    /// Whether that side is where it is injected.
+    const fn is_at(self, side: &Command) -> bool {
+        let misroutes = matches!(self, Self::Misroute);
+        matches!(side, Command::Prefill(_)) == misroutes
     }
 
     /// Whether it is one of an engine, and not of the fabric.
@@ -521,6 +574,10 @@ enum CombinationError {
     NoSuchGroup { rank: u32, groups: u32 },
     #[error("--fault {} is found with --chaos only", fault.name())]
     NeedsChaos { fault: Fault },
+    #[error("--fault {} is the other side's: give it there, or to loopback", fault.name())]
+    OtherSide { fault: Fault },
+    #[error("--chaos goes over --fabric tcp or local")]
+    ChaosFabric,
     #[error("the {side} side has {ranks} ranks, but at most {MOST_RANKS} are supported")]
     Ranks { side: &'static str, ranks: u32 },
 }
@@ -530,60 +587,4 @@ fn speed(text: &str) -> Result<f64, String> {
     // A NaN is in no range.
     let sensible = (1e-3..=1e6).contains(&times);
     sensible.then_some(times).ok_or_else(|| format!("{times} is not within 0.001..=1000000"))
-}
-
-/// A host and a port that are looked up when they are needed.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HostPort {
-    host: String,
-    port: u16,
-}
-
-impl HostPort {
-    /// The addresses of the host, in the order to try them.
-    ///
-    /// # Errors
-    ///
-    /// When the name cannot be looked up or has no address.
-    pub fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
-        let addresses: Vec<_> = (self.host.as_str(), self.port).to_socket_addrs()?.collect();
-        if addresses.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{self} has no address")));
-        }
-        Ok(addresses)
-    }
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-/// Why a text names no host and port.
-#[derive(Clone, Copy, Debug, Error)]
-pub enum HostPortError {
-    /// No colon and number at the end.
-    #[error("no port: expected HOST:PORT")]
-    NoPort,
-    /// The number is 0 or too large.
-    #[error("the port is not within 1..=65535")]
-    Port,
-    /// No host, or an IPv6 address without brackets.
-    #[error("no host: expected a name, an IPv4 address or an IPv6 address in brackets")]
-    Host,
-}
-
-impl FromStr for HostPort {
-    type Err = HostPortError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (host, port) = text.rsplit_once(':').ok_or(HostPortError::NoPort)?;
-        let port = port.parse().ok().filter(|port| *port > 0).ok_or(HostPortError::Port)?;
-        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let plain = Some(host).filter(|host| !host.is_empty() && !host.contains([':', '[', ']']));
-        let host = bracketed.or(plain).ok_or(HostPortError::Host)?.to_owned();
-        Ok(Self { host, port })
-    }
 }

@@ -100,6 +100,10 @@ mod tests {
         std::thread::sleep(Duration::from_millis(30));
         let slept = thread() - cpu;
         assert!(slept < wall.elapsed() / 2, "{slept:?} of CPU time asleep");
+        let (cpu, wall) = (thread(), Instant::now());
+        burn(Duration::from_millis(5));
+        let worked = thread() - cpu;
+        assert!((Duration::from_millis(5)..=wall.elapsed()).contains(&worked), "{worked:?}");
     }
 
     #[test]

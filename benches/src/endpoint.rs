@@ -22,10 +22,12 @@ use transport_tcp::{Park, Targets, TcpConfig, TcpEndpoint};
 use transport_verbs::{OpenError, VerbsConfig, VerbsEndpoint};
 
 use crate::args::Fabric as Choice;
+use crate::taken::{PathKind, Taken};
 
 /// Said when RDMA is asked for and not in this program.
 #[cfg(not(feature = "verbs"))]
-pub(crate) const NOT_BUILT: &str = "this kvperf was built without it (cargo --features verbs)";
+pub(crate) const NOT_BUILT: &str =
+    "this kvperf was built without it (cargo build --release -p kvperf --features verbs)";
 
 /// Why there is no endpoint.
 #[derive(Debug, Error)]
@@ -39,7 +41,8 @@ pub(crate) enum NoEndpoint {
 
 /// An endpoint over any fabric.
 pub(crate) enum AnyEndpoint {
-    Tcp(Box<TcpEndpoint>),
+    /// Notes over what its paths go.
+    Tcp(Box<TcpEndpoint>, Taken),
     /// Staged for a GPU, around one of the others.
     Cuda(Box<Staged<AnyEndpoint, CudaDevice>>),
     /// Staged for a mock device, around one of the others.
@@ -61,7 +64,7 @@ pub(crate) struct Unreached {
 macro_rules! either {
     ($any:expr, $endpoint:ident => $call:expr) => {
         match $any {
-            AnyEndpoint::Tcp($endpoint) => $call,
+            AnyEndpoint::Tcp($endpoint, _) => $call,
             AnyEndpoint::Cuda($endpoint) => $call,
             AnyEndpoint::Mock($endpoint) => $call,
             #[cfg(feature = "verbs")]
@@ -73,42 +76,47 @@ macro_rules! either {
 }
 
 impl AnyEndpoint {
-    /// Over RDMA or TCP. `link` is for links, and for TCP's lanes; `ports` are the RDMA ports to
-    /// use, all if none are given.
+    /// Over RDMA, or what `link` says: it is for links, and for bytes over TCP or shared memory.
+    /// `ports` are the RDMA ports to use, all if none are given. What paths bytes take is noted in
+    /// `taken`.
     pub(crate) fn new(
-        choice: Choice,
+        choice: Option<Choice>,
         link: TcpConfig,
         ports: &[String],
+        taken: &Taken,
     ) -> Result<Self, NoEndpoint> {
         match choice {
-            Choice::Tcp => Self::tcp(link),
-            Choice::Verbs => Self::verbs(link, ports),
-            Choice::Auto => match Self::verbs(link.clone(), ports) {
+            None | Some(Choice::Tcp | Choice::Local) => Self::tcp(link, taken),
+            Some(Choice::Verbs) => Self::verbs(link, ports, taken),
+            Some(Choice::Auto) => match Self::verbs(link.clone(), ports, taken) {
                 Err(NoEndpoint::NoRdma(why)) => {
-                    eprintln!("RDMA: {why}; this run goes over TCP");
-                    Self::tcp(link)
+                    eprintln!("RDMA: {why}; this run goes without");
+                    Self::tcp(link, taken)
                 }
                 other => other,
             },
         }
     }
 
-    fn tcp(link: TcpConfig) -> Result<Self, NoEndpoint> {
-        Ok(Self::Tcp(Box::new(TcpEndpoint::new(link)?)))
+    fn tcp(link: TcpConfig, taken: &Taken) -> Result<Self, NoEndpoint> {
+        Ok(Self::Tcp(Box::new(TcpEndpoint::new(link)?), taken.clone()))
     }
 
     #[cfg(feature = "verbs")]
-    fn verbs(link: TcpConfig, ports: &[String]) -> Result<Self, NoEndpoint> {
+    fn verbs(link: TcpConfig, ports: &[String], taken: &Taken) -> Result<Self, NoEndpoint> {
         let (spin, ports) = (link.spin, ports.to_vec());
         match VerbsEndpoint::new(VerbsConfig { ports, link, spin, ..VerbsConfig::default() }) {
-            Ok(endpoint) => Ok(Self::Verbs(Box::new(endpoint))),
+            Ok(endpoint) => {
+                taken.note(PathKind::Rdma);
+                Ok(Self::Verbs(Box::new(endpoint)))
+            }
             Err(OpenError::Link(error)) => Err(error.into()),
             Err(why) => Err(NoEndpoint::NoRdma(why.to_string())),
         }
     }
 
     #[cfg(not(feature = "verbs"))]
-    fn verbs(_: TcpConfig, _: &[String]) -> Result<Self, NoEndpoint> {
+    fn verbs(_: TcpConfig, _: &[String], _: &Taken) -> Result<Self, NoEndpoint> {
         Err(NoEndpoint::NoRdma(NOT_BUILT.to_owned()))
     }
 
@@ -143,7 +151,7 @@ impl AnyEndpoint {
 
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(endpoint) => endpoint.local_addr(),
+            Self::Tcp(endpoint, _) => endpoint.local_addr(),
             #[cfg(feature = "verbs")]
             Self::Verbs(endpoint) => endpoint.local_addr(),
             #[cfg(feature = "verbs")]
@@ -156,7 +164,7 @@ impl AnyEndpoint {
     /// Whom it dials, to be told from other threads.
     pub(crate) fn targets(&self) -> Targets {
         match self {
-            Self::Tcp(endpoint) => endpoint.targets(),
+            Self::Tcp(endpoint, _) => endpoint.targets(),
             #[cfg(feature = "verbs")]
             Self::Verbs(endpoint) => endpoint.links().targets(),
             #[cfg(feature = "verbs")]
@@ -168,7 +176,7 @@ impl AnyEndpoint {
 
     pub(crate) fn dial(&mut self, address: SocketAddr) -> io::Result<PeerId> {
         match self {
-            Self::Tcp(endpoint) => endpoint.dial(address),
+            Self::Tcp(endpoint, _) => endpoint.dial(address),
             #[cfg(feature = "verbs")]
             Self::Verbs(endpoint) => endpoint.dial(address),
             #[cfg(feature = "verbs")]
@@ -218,7 +226,12 @@ impl Fabric for AnyEndpoint {
     }
 
     fn poll(&mut self, now: Instant) -> Option<FabricEvent> {
-        either!(self, endpoint => endpoint.poll(now))
+        let event = either!(self, endpoint => endpoint.poll(now));
+        if let (Self::Tcp(endpoint, taken), Some(FabricEvent::PathUp { peer })) = (self, &event) {
+            let shared = endpoint.is_same_host(*peer);
+            taken.note(if shared { PathKind::SharedMemory } else { PathKind::Tcp });
+        }
+        event
     }
 }
 

@@ -31,5 +31,6 @@ pub mod run;
 #[allow(unsafe_code)]
 pub mod signal;
 pub mod sweep;
+mod taken;
 pub mod trace;
 pub mod workload;

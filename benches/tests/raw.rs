@@ -20,11 +20,19 @@ fn lines(arguments: &str) -> Vec<Value> {
 
 #[test]
 fn every_fabric_and_every_limit_moves_every_page_to_its_place() {
-    for fabric in ["local", "tcp", "auto", "bare-tcp", "memcpy"] {
+    let (shared, tcp) = (Value::from("shared memory"), Value::from("TCP"));
+    for (fabric, over) in [
+        ("local", &shared),
+        ("tcp", &tcp),
+        ("auto", &shared),
+        ("bare-tcp", &Value::Null),
+        ("memcpy", &Value::Null),
+    ] {
         let lines = lines(&format!("raw --fabric {fabric} --iters 3 --workload W2,W3,W4"));
         let said = |key: &str| lines.iter().map(|line| line[key].clone()).collect::<Vec<_>>();
         assert_eq!(said("workload"), ["W2", "W3", "W4"], "{fabric}");
         assert_eq!(said("verified"), [true; 3], "{fabric}");
+        assert!(lines.iter().all(|line| line["over"] == *over), "{fabric}: {lines:?}");
     }
 }
 

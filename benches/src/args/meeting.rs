@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::{CombinationError, Fault, HostPort, RunArgs};
 
@@ -28,20 +28,15 @@ pub struct DecodeMeeting {
 /// How a prefill side meets the decode side: it dials, or waits to be dialled.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Meeting")]
+#[command(group = ArgGroup::new("meets").required(true))]
 pub struct PrefillMeeting {
     /// Where the decode side listens, like `10.0.0.7:7420`, `[fe80::1]:7420` or `decode-host:7420`.
     /// For a side of several ranks the first one's, the others following at the next ports, or all
     /// in the order of ranks: `a:7420,b:7420`
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        value_delimiter = ',',
-        required_unless_present = "listen",
-        conflicts_with = "listen"
-    )]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', group = "meets")]
     pub connect: Vec<HostPort>,
     /// Address to wait at, like `0.0.0.0:7430` or `[::]:7430`. Further ranks wait at the next ports
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", group = "meets")]
     pub listen: Option<SocketAddr>,
     /// Register at this directory, like `10.0.0.7:8998`, for as long as this runs
     #[arg(

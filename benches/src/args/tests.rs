@@ -56,18 +56,45 @@ fn chaos_has_its_own_workload_and_stalls_sooner() {
     assert_eq!(loopback("--chaos 20 --stall-seconds 5").transfer.stall_seconds, 5);
     assert_eq!(loopback("").transfer.stall_seconds, 30);
     assert_refused("kvperf loopback --chaos 0", &["--chaos", "1..=86400"]);
-    for option in NOT_IN_CHAOS.map(|option| option.replace('_', "-")) {
-        let value = match &option[..] {
-            "bootstrap" => "",
-            "dp-policy" => "follow",
-            "dtype" => "bf16",
-            "memory" => "cuda",
-            "verify" => "true",
-            _ => "1",
-        };
-        let line = format!("kvperf loopback --chaos 20 --{option} {value}");
-        assert_refused(&line, &["--chaos", &option, "cannot be used with"]);
+    for fabric in ["auto", "verbs"] {
+        assert_refused(&format!("kvperf loopback --chaos 1 --fabric {fabric}"), &["tcp or local"]);
     }
+}
+
+/// Whatever options there are: chaos minds one, or refuses it by name.
+#[test]
+fn no_option_is_ignored_in_chaos() {
+    const MINDED: [&str; 8] =
+        ["chaos", "seed", "stall-seconds", "fault", "fabric", "json", "child", "help"];
+    let cli = Cli::command();
+    let loopback = cli.find_subcommand("loopback").expect("it is there");
+    let options = loopback.get_arguments().filter(|arg| {
+        let name = arg.get_long().expect("nothing goes by its place");
+        !MINDED.contains(&name)
+    });
+    let mut refused = 0;
+    for option in options {
+        let name = option.get_long().expect("nothing goes by its place");
+        let values = option.get_possible_values();
+        let first = values.first().map_or("1", |value| value.get_name());
+        let value = if option.get_action().takes_values() { first } else { "" };
+        let line = format!("kvperf loopback --chaos 20 --{name} {value}");
+        assert_refused(&line, &["--chaos", name, "cannot be used with"]);
+        refused += 1;
+    }
+    assert_eq!(refused, NOT_IN_CHAOS.len());
+}
+
+/// A side that is started by itself would ignore it; `loopback` hands it to both.
+#[test]
+fn a_fault_is_given_to_the_side_that_it_is_injected_at() {
+    assert_refused("kvperf prefill --connect a:1 --fault drop-aux", &["drop-aux", "other side"]);
+    assert!(parse("kvperf decode --listen [::]:1 --fault drop-aux").is_ok());
+    let groups = "--prefill-dp 2 --fault misroute";
+    assert_refused(&format!("kvperf decode --bootstrap a:1 {groups}"), &["misroute", "other side"]);
+    let line = format!("kvperf prefill --listen 10.0.0.7:1 --bootstrap a:1 {groups}");
+    assert!(parse(&line).is_ok());
+    assert!(parse("kvperf prefill --connect a:1 --fault drop-aux --child").is_ok());
 }
 
 #[test]

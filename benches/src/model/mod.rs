@@ -160,6 +160,12 @@ impl Geometry {
         tokens.div_ceil(self.page_tokens)
     }
 
+    /// Items that a prompt of `tokens` tokens takes of each state component.
+    pub fn state_items(&self, tokens: u32) -> Vec<usize> {
+        let items = |state: &StateGeometry| state.items.count(tokens, self.page_tokens) as usize;
+        self.states.iter().map(items).collect()
+    }
+
     /// Bytes of all state components of a prompt of `tokens` tokens.
     pub fn state_bytes(&self, tokens: u32) -> u64 {
         let bytes = |state: &StateGeometry| {

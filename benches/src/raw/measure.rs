@@ -35,6 +35,8 @@ pub(super) struct Measured {
     pub(super) rss_mb: u64,
     /// Whether every byte was as it must be, twice.
     pub(super) verified: bool,
+    /// What the bytes went over, if a transport moved them.
+    pub(super) over: Option<String>,
 }
 
 /// Deliveries read from these items.
@@ -63,7 +65,8 @@ pub(super) fn sender(
     })?;
     // Nobody listens any more if it fails.
     let _ = side.say(&Message::Bye);
-    Ok((measured, theirs))
+    let over = Some(side.taken.to_string());
+    Ok((Measured { over, ..measured }, theirs))
 }
 
 /// Receives the workload; `tell` is given the address to wait at.
@@ -239,7 +242,7 @@ impl Meter {
 
     pub(super) fn stop(self, stamps: Vec<u64>, verified: bool) -> Measured {
         let cpu = cpu::process().as_secs_f64() - self.cpu;
-        Measured { stamps, cpu, rss_mb: resident_mb(), verified }
+        Measured { stamps, cpu, rss_mb: resident_mb(), verified, over: None }
     }
 }
 

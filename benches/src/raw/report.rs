@@ -11,6 +11,9 @@ use super::work::Workload;
 pub struct Line {
     /// What moved the bytes.
     pub peer: String,
+    /// What the bytes went over; nothing for a limit without a transport.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
     /// W1 to W5; `pages` for other numbers and sizes of pages.
     pub workload: String,
     /// Bytes of a request.
@@ -66,6 +69,7 @@ impl Line {
         };
         Self {
             peer: args.fabric.label().to_owned(),
+            over: sent.over.clone(),
             workload: workload.to_owned(),
             bytes: work.bytes(),
             pages: work.pages(),

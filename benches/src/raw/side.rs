@@ -20,6 +20,7 @@ use super::work::Workload;
 use crate::args::Fabric as Choice;
 use crate::cpu;
 use crate::endpoint::AnyEndpoint;
+use crate::taken::Taken;
 
 /// Longest sleep; whatever ends it earlier rings.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -47,6 +48,8 @@ pub(super) enum Message {
 pub(super) struct Side {
     pub(super) endpoint: AnyEndpoint,
     pub(super) pool: Pool,
+    /// What the bytes go over.
+    pub(super) taken: Taken,
     peer: PeerId,
     inbox: VecDeque<Message>,
     /// Counts what arrives under the grant that is in force.
@@ -78,7 +81,8 @@ impl Side {
             same_host: args.fabric.same_host(),
             ..TcpConfig::default()
         };
-        let mut endpoint = AnyEndpoint::new(endpoint_of(args.fabric), config, &args.rdma_ports)?;
+        let (choice, taken) = (endpoint_of(args.fabric), Taken::default());
+        let mut endpoint = AnyEndpoint::new(choice, config, &args.rdma_ports, &taken)?;
         let sends = dial.is_some() || work.is_ping_pong();
         let shown = sends && args.memory == Memory::Own && args.fabric.shows();
         let pool = Pool::new(work, shown)?;
@@ -88,6 +92,7 @@ impl Side {
         Ok(Self {
             endpoint,
             pool,
+            taken,
             peer,
             inbox: VecDeque::new(),
             gate: None,
@@ -256,8 +261,8 @@ impl Side {
 }
 
 /// What carries messages and bytes.
-fn endpoint_of(fabric: FabricName) -> Choice {
-    if fabric == FabricName::Verbs { Choice::Verbs } else { Choice::Tcp }
+fn endpoint_of(fabric: FabricName) -> Option<Choice> {
+    (fabric == FabricName::Verbs).then_some(Choice::Verbs)
 }
 
 /// Both sides know the lists, so only the grant's name and tag are sent.

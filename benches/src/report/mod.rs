@@ -60,9 +60,25 @@ pub struct Problem {
     pub what: String,
 }
 
+/// Whose report it is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Of {
+    /// The side that sends.
+    Prefill,
+    /// The side that receives, and checks.
+    Decode,
+    /// Both together.
+    Both,
+}
+
 /// What is measured over the run as a whole.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Run<'a> {
+    /// Whose it is.
+    pub of: Of,
+    /// What the bytes went over.
+    pub over: String,
     /// The model's name.
     pub model: &'a str,
     /// Whether bytes were to be checked.
@@ -140,7 +156,9 @@ impl Recorder {
         let seconds = run.transfer.as_secs_f64();
         let gigabytes = self.bytes as f64 / 1e9;
         Report {
+            of: run.of,
             model: run.model.to_owned(),
+            over: run.over,
             requests: self.ended(),
             bytes: self.bytes,
             pages: self.pages,
@@ -183,8 +201,12 @@ fn ratio(amount: f64, per: f64) -> f64 {
 /// The results of a run. `Display` is the table, [`Report::to_json`] the line of JSON.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Report {
+    /// Whose it is.
+    pub of: Of,
     /// The model's name.
     pub model: String,
+    /// What the bytes went over: shared memory, TCP, RDMA.
+    pub over: String,
     /// Requests that ended, completed or failed.
     pub requests: u64,
     /// Bytes moved by requests that completed.
@@ -205,9 +227,9 @@ pub struct Report {
     pub p99_us: u64,
     /// All of them.
     pub max_us: u64,
-    /// CPU seconds per GB moved, both sides together.
+    /// CPU seconds per GB moved, of both sides in a report of both.
     pub cpu_s_per_gb: f64,
-    /// CPU seconds of both sides, without making and checking the pattern.
+    /// CPU seconds, likewise, without making and checking the pattern.
     pub cpu_s: f64,
     /// Seconds while at least one request was on its way.
     pub transfer_s: f64,
@@ -242,6 +264,7 @@ impl Report {
     /// does not know of.
     #[must_use]
     pub fn merged(mut self, other: Self) -> Self {
+        self.of = Of::Both;
         self.cpu_s += other.cpu_s;
         self.cpu_s_per_gb = ratio(self.cpu_s, self.bytes as f64 / 1e9);
         let known = |problem: &Problem| self.problems.iter().any(|ours| ours.room == problem.room);

@@ -4,6 +4,8 @@ use super::*;
 
 fn run(verify: bool) -> Run<'static> {
     Run {
+        of: Of::Decode,
+        over: "TCP".to_owned(),
         model: "llama-3.1-8b",
         verify,
         wall: Duration::from_secs(5),

@@ -12,7 +12,8 @@ use crate::args::BootstrapArgs;
 pub fn run(args: &BootstrapArgs) -> Result<(), RunError> {
     let key = args.key_file.as_deref().map(read_key).transpose()?;
     let config = BootstrapConfig { key, ..BootstrapConfig::default() };
-    let server = BootstrapServer::bind(args.listen, config).map_err(RunError::io("listening"))?;
+    let busy = RunError::io(format!("listening at {}", args.listen));
+    let server = BootstrapServer::bind(args.listen, config).map_err(busy)?;
     for warning in server.warnings() {
         eprintln!("warning: {warning}");
     }

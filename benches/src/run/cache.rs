@@ -348,6 +348,14 @@ impl Pool {
     }
 }
 
+/// So many items of each pool, or nothing at all where one of them has too few.
+pub fn take_all(pools: &mut [Pool], counts: &[usize]) -> Option<Vec<Vec<u32>>> {
+    let enough = pools.iter().zip(counts).all(|(pool, count)| pool.free() >= *count);
+    let pools = pools.iter_mut().zip(counts).filter(|_| enough);
+    let taken = pools.filter_map(|(pool, count)| pool.take(*count)).collect();
+    enough.then_some(taken)
+}
+
 /// Bytes of the shortest run that is written anywhere, or [`SPOILT_STRETCH`] when all are longer.
 fn shortest_write(topology: &Topology, part: Part) -> usize {
     let ranks = |side| topology.layout(side).sizes().group(0);

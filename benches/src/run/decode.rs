@@ -12,7 +12,7 @@ use transport_core::transfer::Part;
 use transport_core::wire::Role;
 use transport_tcp::bootstrap::SharedDirectory;
 
-use super::cache::{Cache, Pool, Sizes, Wrong};
+use super::cache::{Cache, Pool, Sizes, Wrong, take_all};
 use super::directory::Found;
 use super::gather::Done;
 use super::link::{News, tell_waiting};
@@ -26,7 +26,7 @@ use crate::args::{DecodeMeeting, RunArgs};
 use crate::cpu::{self, Excluded};
 use crate::pattern::{self, Content};
 use crate::prefix::{Hold, PrefixCache};
-use crate::report::{Completed, InFlight, Recorder, Report, Run};
+use crate::report::{Completed, InFlight, Of, Recorder, Report, Run};
 use crate::trace::{Request, pages_in_blocks};
 use crate::workload::Workload;
 
@@ -162,7 +162,8 @@ impl<'a> Engine<'a> {
         self.final_check();
         news.finish();
         let (model, verify) = (self.workload.geometry.name.as_str(), self.verify);
-        Ok(self.recorder.finish(Run { model, verify, wall, transfer, cpu }))
+        let (of, over) = (Of::Decode, side.over());
+        Ok(self.recorder.finish(Run { of, model, over, verify, wall, transfer, cpu }))
     }
 
     /// Grants pages to the next requests, as far as there are pages and it is known who has them.
@@ -179,7 +180,12 @@ impl<'a> Engine<'a> {
                 Some(Ok(group)) if self.gone.contains(&group) => {
                     self.not_begun(news, format!("group {group} of the prefill side is gone"));
                 }
-                Some(Ok(group)) if !self.grant(side, request, group) => break,
+                Some(Ok(group)) if !self.grant(side, request, group) => {
+                    if !self.active.is_empty() {
+                        break;
+                    }
+                    self.not_begun(news, "a node that is gone has kept pages that it would need");
+                }
                 Some(Ok(_)) => self.next += 1,
                 Some(Err(reason)) => self.not_begun(news, reason),
             }
@@ -238,16 +244,14 @@ impl<'a> Engine<'a> {
         true
     }
 
-    /// Pages, and the items of each state component.
+    /// Pages, and the items of each state component; nothing if there are too few of one.
     fn take_items(&mut self, request: &Request, pages: usize) -> Option<(Vec<u32>, Vec<Vec<u32>>)> {
-        let geometry = &self.workload.geometry;
-        let count = |k: usize| {
-            geometry.states[k].items.count(request.input_length, geometry.page_tokens) as usize
-        };
-        let enough = self.state.iter().enumerate().all(|(k, pool)| pool.free() >= count(k));
-        let pages = self.pages.take(pages).filter(|_| enough)?;
-        let state = self.state.iter_mut().enumerate().map(|(k, pool)| pool.take(count(k)));
-        Some((pages, state.collect::<Option<_>>()?))
+        if self.pages.free() < pages {
+            return None;
+        }
+        let counts = self.workload.geometry.state_items(request.input_length);
+        let state = take_all(&mut self.state, &counts)?;
+        Some((self.pages.take(pages)?, state))
     }
 
     fn expose(&mut self, room: u64, pages: &[u32], state: &[Vec<u32>]) {

@@ -11,12 +11,15 @@ use super::RunError;
 /// are none of either.
 pub fn text() -> Result<String, RunError> {
     let topology = PciTopology::read();
-    let gpus = gpu_text(&topology, CudaDevice::count());
-    match (rdma_text(), topology.gpus.is_empty()) {
-        (Ok(rdma), _) => Ok(rdma + &gpus),
-        (Err(why), false) => Ok(format!("{why}\n{gpus}")),
-        (Err(RunError::NoRdma(why)), true) => Err(RunError::NoRdma(why + "; " + gpus.trim_end())),
-        (Err(why), true) => Err(why),
+    let driver = CudaDevice::count();
+    // A GPU that a container is given need not be on the PCIe tree that it sees.
+    let any = !topology.gpus.is_empty() || driver.as_ref().is_ok_and(|count| *count > 0);
+    let gpus = gpu_text(&topology, driver);
+    match rdma_text() {
+        Ok(rdma) => Ok(rdma + &gpus),
+        Err(why) if any => Ok(format!("{why}\n{gpus}")),
+        Err(RunError::NoRdma(why)) => Err(RunError::NoRdma(why + "; " + gpus.trim_end())),
+        Err(why) => Err(why),
     }
 }
 

@@ -112,12 +112,8 @@ impl Side {
 
     fn spawn(name: &'static str, meeting: &[&str]) -> Result<Self, RunError> {
         let this = env::current_exe().map_err(RunError::io("cannot find this program"))?;
-        // The children take the very options of this process; only the subcommand differs, and how
-        // they meet.
-        let ours = |word: &OsString| word == "loopback" || word == "--bootstrap";
-        let options = env::args_os().skip(1).filter(|word| !ours(word));
         let mut command = Command::new(this);
-        command.arg(name).args(meeting).args(options).arg("--child");
+        command.arg(name).args(meeting).args(childrens(env::args_os().skip(1))).arg("--child");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(RunError::io("cannot start a process"))?;
         let out = child.stdout.take().expect("its output is a pipe");
@@ -152,5 +148,27 @@ impl Drop for Side {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What children are told of this process's arguments: its very options. Only the subcommand differs,
+/// which is the first word that is called so, and how they meet.
+fn childrens(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut subcommand = Some("loopback");
+    arguments.filter(move |word| {
+        let named = subcommand.take_if(|name| word == name).is_some();
+        !named && word != "--bootstrap"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_are_told_all_options_also_a_value_that_is_called_as_the_subcommand() {
+        let line = "loopback --bootstrap --key-file loopback --seed 3";
+        let told: Vec<_> = childrens(line.split(' ').map(OsString::from)).collect();
+        assert_eq!(told, ["--key-file", "loopback", "--seed", "3"]);
     }
 }

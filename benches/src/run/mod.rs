@@ -52,7 +52,7 @@ pub enum RunError {
     #[error("{what}: {source}")]
     Io {
         /// What was tried.
-        what: &'static str,
+        what: String,
         /// What the system said.
         source: io::Error,
     },
@@ -64,8 +64,8 @@ pub enum RunError {
         /// How short it is.
         source: KeyTooShort,
     },
-    /// The pool does not fit the machine's memory. Give fewer `--pages`.
-    #[error("no memory for a cache of {bytes} bytes")]
+    /// The pool does not fit the machine's memory.
+    #[error("no memory for a cache of {bytes} bytes: give fewer --pages")]
     Memory {
         /// Bytes asked for.
         bytes: u64,
@@ -100,28 +100,33 @@ pub enum RunError {
 
 /// The shared key in a file, blanks at its ends left out.
 fn read_key(path: &Path) -> Result<SharedKey, RunError> {
-    let bytes = fs::read(path).map_err(RunError::io("reading the key"))?;
+    let unreadable = || RunError::io(format!("the key in {}", path.display()));
+    let bytes = fs::read(path).map_err(unreadable())?;
     let wrong = |source| RunError::Key { path: path.to_owned(), source };
     SharedKey::new(bytes.trim_ascii()).map_err(wrong)
 }
 
 /// The first address of each host.
 fn resolve(hosts: &[HostPort]) -> Result<Vec<SocketAddr>, RunError> {
-    let first = |host: &HostPort| Ok(host.resolve()?[0]);
-    hosts.iter().map(first).collect::<io::Result<_>>().map_err(RunError::io("looking up a host"))
-}
-
-impl From<NoEndpoint> for RunError {
-    fn from(why: NoEndpoint) -> Self {
-        match why {
-            NoEndpoint::Port(source) => Self::io("cannot open the port")(source),
-            NoEndpoint::NoRdma(why) => Self::NoRdma(why),
-        }
-    }
+    let unknown = |host: &HostPort| RunError::io(format!("looking up {host}"));
+    hosts.iter().map(|host| Ok(host.resolve().map_err(unknown(host))?[0])).collect()
 }
 
 impl RunError {
-    fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { what, source }
+    /// Why there is no endpoint that listens there.
+    fn no_endpoint(why: NoEndpoint, listen: Option<SocketAddr>) -> Self {
+        match why {
+            NoEndpoint::Port(source) => Self::io(opening(listen))(source),
+            NoEndpoint::NoRdma(why) => Self::NoRdma(why),
+        }
     }
+
+    fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what: what.into(), source }
+    }
+}
+
+/// What is tried when an endpoint is made.
+fn opening(listen: Option<SocketAddr>) -> String {
+    listen.map_or("opening a socket".to_owned(), |listen| format!("listening at {listen}"))
 }

@@ -10,11 +10,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use transport_core::decorate::{Fault, Faulty};
-use transport_core::disagg::Cause;
 use transport_core::disagg::node::{Client, Node, NodeConfig, NodeEvent, Request};
 use transport_core::disagg::room::Deadlines;
 use transport_core::disagg::topology::{self, Rank, RankSizes};
 use transport_core::disagg::trust::SharedKey;
+use transport_core::disagg::{Cause, Field, Mismatch};
 use transport_core::fabric::PeerId;
 use transport_core::queue::Completions;
 use transport_core::wire::Role;
@@ -25,9 +25,13 @@ use super::cache::{Cache, RankCache, counterparts, other};
 use super::directory::{Found, in_directory};
 use super::side::{RankNode, Side};
 use super::{RunError, read_key};
-use crate::args::{self, RunArgs};
+use crate::args::{self, Fabric, RunArgs};
 use crate::endpoint::AnyEndpoint;
+use crate::taken::Taken;
 use crate::workload::Workload;
+
+/// How often a side that waits for the other says so.
+const SAY: Duration = Duration::from_secs(5);
 
 /// How often a side looks in the directory whether the other has moved.
 const LOOK: Duration = Duration::from_secs(2);
@@ -58,6 +62,7 @@ struct Common<'a> {
     key: Option<SharedKey>,
     workload: &'a Workload,
     args: &'a RunArgs,
+    taken: Taken,
 }
 
 impl<'a> Opened<'a> {
@@ -73,7 +78,8 @@ impl<'a> Opened<'a> {
         // Groups need not know each other, so each process is an engine of its own.
         let engine = random(u64::from_le_bytes)?;
         let listens = matches!(meet, Meet::Listen(_));
-        let common = Common { role, engine, listens, key, cache, workload, args };
+        let taken = Taken::default();
+        let common = Common { role, engine, listens, key, cache, workload, args, taken };
         let endpoints = cache.ranks.iter().map(|rank| common.endpoint(&meet, rank));
         let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
         let endpoints = common.acquaint(endpoints)?;
@@ -105,7 +111,7 @@ impl<'a> Opened<'a> {
         // All are started before any is waited for: a peer needs several of them.
         let ready = started.into_iter().map(|node| node.ready(&common, finding.as_ref()));
         let ranks = ready.collect::<Result<Vec<_>, RunError>>()?;
-        Ok(Side::new(ranks, finding))
+        Ok(Side::new(ranks, finding, common.taken))
     }
 }
 
@@ -144,10 +150,11 @@ impl Common<'_> {
             _ => None,
         };
         // 0 lets the endpoint choose.
-        let lanes = self.args.transfer.lanes.unwrap_or(0);
-        let tcp = TcpConfig { listen, lanes, ..TcpConfig::default() };
-        let transfer = &self.args.transfer;
-        let inner = AnyEndpoint::new(transfer.fabric, tcp, &transfer.rdma_ports)?;
+        let (transfer, taken) = (&self.args.transfer, &self.taken);
+        let (lanes, same_host) = (transfer.lanes.unwrap_or(0), Fabric::same_host(transfer.fabric));
+        let tcp = TcpConfig { listen, lanes, same_host, ..TcpConfig::default() };
+        let inner = AnyEndpoint::new(transfer.fabric, tcp, &transfer.rdma_ports, taken);
+        let inner = inner.map_err(|why| RunError::no_endpoint(why, listen))?;
         let mut endpoint = self.cache.memory.around(inner, self.side(), of)?;
         if let Meet::Dial(addresses) = meet {
             for address in self.addresses(addresses, rank)? {
@@ -243,11 +250,9 @@ impl Common<'_> {
         unproven && self.listens && self.key.is_some()
     }
 
-    /// Once for a run: of the two processes of a loopback, the one that listens says it, and of its
-    /// ranks the first.
+    /// Once for a process, by its first rank. Those of a loopback listen to this machine alone.
     fn warn_unprotected(&self, rank: Rank) {
-        let speaks = !self.args.output.child || self.listens;
-        if speaks && self.number(rank) == 0 {
+        if !self.args.output.child && self.number(rank) == 0 {
             eprintln!(
                 "warning: no shared key (--key-file): whoever reaches the port can take part"
             );
@@ -292,7 +297,7 @@ impl Started {
         let (peers, mut missing) = (common.counterparts(rank).len(), common.siblings(rank));
         let patience = common.args.patience();
         let start = std::time::Instant::now();
-        let mut ready = BTreeMap::new();
+        let (mut ready, mut said) = (BTreeMap::new(), Duration::ZERO);
         while start.elapsed() < patience {
             match self.client.poll_event() {
                 Some(NodeEvent::PeerReady { peer, rank, .. }) => _ = ready.insert(rank, peer),
@@ -302,12 +307,17 @@ impl Started {
                     eprintln!("turned away: {cause}");
                 }
                 Some(NodeEvent::PeerRefused { cause, .. }) => {
-                    return Err(RunError::Peer(cause.to_string()));
+                    return Err(RunError::Peer(format!("{cause}{}", hint(cause))));
                 }
                 _ => std::thread::sleep(Duration::from_millis(1)),
             }
             if ready.len() == peers && missing == 0 {
                 return Ok(self.met(&ready, common.other_sizes()));
+            }
+            if start.elapsed() > said + SAY {
+                said += SAY;
+                let came = ready.len();
+                eprintln!("{came} of {peers} peers came so far; waiting for {patience:?} at most");
             }
         }
         let came = ready.len();
@@ -321,6 +331,16 @@ impl Started {
         let group = |(number, peer): (&u32, &PeerId)| (*peer, number / sizes.group_ranks());
         let Self { client, completions, driver, .. } = self;
         RankNode { client, completions, peers: ready.iter().map(group).collect(), driver }
+    }
+}
+
+/// What to do about a refusal whose words do not say it.
+fn hint(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Layout(Mismatch { field: Field::Compat, .. }) => {
+            " (give both sides the same --trace, --requests, --seed and ranks)"
+        }
+        _ => "",
     }
 }
 

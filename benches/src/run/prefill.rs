@@ -15,7 +15,7 @@ use transport_core::transfer::Part;
 use transport_core::wire::Role;
 use transport_tcp::bootstrap::SharedDirectory;
 
-use super::cache::{Cache, Pool, Sizes};
+use super::cache::{Cache, Pool, Sizes, take_all};
 use super::directory::Presence;
 use super::gather::Done;
 use super::link::{News, tell_waiting};
@@ -27,7 +27,7 @@ use super::{RunError, resolve};
 use crate::args::{Fault, PrefillMeeting, RunArgs};
 use crate::cpu::{self, Excluded};
 use crate::pattern::{self, Content};
-use crate::report::{Completed, InFlight, Recorder, Report, Run};
+use crate::report::{Completed, InFlight, Of, Recorder, Report, Run};
 use crate::workload::Workload;
 
 /// CPU time of "computing": not the transport's.
@@ -163,7 +163,8 @@ impl<'a> Engine<'a> {
         let cpu = cpu::process().saturating_sub(PATTERN.total()).saturating_sub(cpu);
         news.finish();
         let model = self.workload.geometry.name.as_str();
-        self.recorder.finish(Run { model, verify: false, wall, transfer, cpu })
+        let (of, over) = (Of::Prefill, side.over());
+        self.recorder.finish(Run { of, model, over, verify: false, wall, transfer, cpu })
     }
 
     fn patience(&self) -> Duration {
@@ -222,7 +223,8 @@ impl<'a> Engine<'a> {
         let geometry = &self.workload.geometry;
         let total = geometry.pages(request.input_length);
         let end = (first + self.chunk_pages).min(total);
-        let state = if end == total { self.take_state(request.input_length)? } else { Vec::new() };
+        let counts = geometry.state_items(request.input_length);
+        let state = if end == total { take_all(&mut self.state, &counts)? } else { Vec::new() };
         let Some(pages) = self.pages.take((end - first) as usize) else {
             self.give_state(&state);
             return None;
@@ -247,17 +249,6 @@ impl<'a> Engine<'a> {
         let mut aux = vec![0; self.workload.geometry.aux_bytes as usize];
         pattern::fill(Content::aux(room).in_buffer(0), &mut aux);
         ComputedLast { aux, state: state.into_iter().map(Arc::from).collect() }
-    }
-
-    /// State items for a prompt of `tokens`; none of any component if one has too few.
-    fn take_state(&mut self, tokens: u32) -> Option<Vec<Vec<u32>>> {
-        let geometry = &self.workload.geometry;
-        let count =
-            |k: usize| geometry.states[k].items.count(tokens, geometry.page_tokens) as usize;
-        let enough = self.state.iter().enumerate().all(|(k, pool)| pool.free() >= count(k));
-        let pools = self.state.iter_mut().enumerate().filter(|_| enough);
-        let taken: Option<Vec<_>> = pools.map(|(k, pool)| pool.take(count(k))).collect();
-        taken.filter(|_| enough)
     }
 
     fn give_state(&mut self, state: &[Vec<u32>]) {

@@ -14,6 +14,7 @@ use transport_tcp::Driver;
 use transport_tcp::bootstrap::Finding;
 
 use super::gather::{Done, Gather, Gathered};
+use crate::taken::Taken;
 
 /// One side's nodes, running.
 pub(super) struct Side {
@@ -21,6 +22,7 @@ pub(super) struct Side {
     gather: Gather,
     /// Goes on looking where the other side is.
     finding: Option<Finding>,
+    taken: Taken,
 }
 
 /// One rank's node.
@@ -44,8 +46,13 @@ impl RankNode {
 
 impl Side {
     /// Of nodes that have met their peers.
-    pub(super) fn new(ranks: Vec<RankNode>, finding: Option<Finding>) -> Self {
-        Self { gather: Gather::new(ranks.len()), ranks, finding }
+    pub(super) fn new(ranks: Vec<RankNode>, finding: Option<Finding>, taken: Taken) -> Self {
+        Self { gather: Gather::new(ranks.len()), ranks, finding, taken }
+    }
+
+    /// What its bytes go over.
+    pub(super) fn over(&self) -> String {
+        self.taken.to_string()
     }
 
     /// What is over on all ranks next, or nothing for at most `patience`.

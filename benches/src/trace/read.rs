@@ -19,14 +19,19 @@ const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// Why a trace cannot be used: which file and line, and what is wrong there.
 #[derive(Debug, Error)]
-#[error("{file}:{line}: {problem}")]
+#[error("{file}{}: {problem}", at(.line))]
 pub struct TraceError {
     /// The file as it was named.
     pub file: String,
-    /// Line number, from 1; the number of lines read, when the whole file is at fault.
+    /// Line number, from 1; 0 when the whole file is at fault.
     pub line: u64,
     /// What is wrong.
     pub problem: LineProblem,
+}
+
+/// Behind a file's name; nothing when the whole file is at fault.
+fn at(line: &u64) -> String {
+    if *line == 0 { String::new() } else { format!(":{line}") }
 }
 
 /// What is wrong with a line of a trace.
@@ -268,7 +273,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_named() {
         let error = read_file(Path::new("no/such.jsonl"), None).unwrap_err().to_string();
-        assert!(error.starts_with("no/such.jsonl:0: "), "{error}");
+        assert!(error.starts_with("no/such.jsonl: "), "{error}");
     }
 
     #[test]

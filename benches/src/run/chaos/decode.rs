@@ -10,7 +10,7 @@ use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{Completion, Lease, Receive};
 use transport_core::transfer::Part;
 
-use super::super::cache::{Cache, Pool, Wrong};
+use super::super::cache::{Cache, Pool, Wrong, take_all};
 use super::super::link::say;
 use super::child::{Age, Engine, World, name_of, say_ended};
 use super::plan::{Cancel, Plan, state_items};
@@ -70,11 +70,11 @@ impl<'a> Decode<'a> {
         let counts: Vec<_> =
             states.iter().map(|state| state_items(state.items, plan, tokens)).collect();
         let pages = (plan.pages - plan.prefix) as usize;
-        let enough = self.pages.free() >= pages
-            && self.state.iter().zip(&counts).all(|(pool, count)| pool.free() >= *count);
-        let pages = self.pages.take(pages).filter(|_| enough)?;
-        let state = self.state.iter_mut().zip(&counts).map(|(pool, count)| pool.take(*count));
-        Some(Items { pages, state: state.collect::<Option<_>>()? })
+        if self.pages.free() < pages {
+            return None;
+        }
+        let state = take_all(&mut self.state, &counts)?;
+        Some(Items { pages: self.pages.take(pages)?, state })
     }
 
     /// Every byte of what is about to be granted must still be poison.

@@ -1,6 +1,6 @@
 //! Nodes that are killed, stopped and restarted while requests go between them.
 //!
-//! For proving, with real processes over TCP, that whatever happens to a node, no byte is wrong, no
+//! For proving, with real processes over shared memory or TCP, that whatever happens to a node, no byte is wrong, no
 //! page is lost and no room is without an end for those that live, and that they serve on by
 //! themselves. Not for speed. Everything is drawn from a seed, but processes take their own time: a
 //! run is alike, and never the same, when it is repeated.

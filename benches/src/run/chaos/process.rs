@@ -142,5 +142,6 @@ fn options(node: NodeId, life: u32, addresses: &[SocketAddr], args: &RunArgs) ->
     let broken = node == NodeId::new(Side::Decode, 0);
     let fault = args.transfer.fault.filter(|_| broken);
     options.extend(fault.map(|fault| format!("--fault={}", fault.name())));
+    options.extend(args.transfer.fabric.map(|fabric| format!("--fabric={}", fabric.name())));
     options
 }

@@ -15,12 +15,12 @@ use transport_core::queue::Completions;
 use transport_core::wire::Role;
 use transport_tcp::{Driver, Park, TcpConfig, TcpEndpoint};
 
-use super::super::RunError;
 use super::super::cache::Cache;
 use super::super::node::{in_fabric, random};
 use super::super::side::Unpark;
+use super::super::{RunError, opening};
 use super::plan::{HEARTBEAT, MISSED, Timing};
-use crate::args::ChaosNodeArgs;
+use crate::args::{ChaosNodeArgs, Fabric};
 
 /// How long a node that was started again tries to get its port back.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
@@ -109,9 +109,10 @@ fn endpoint(args: &ChaosNodeArgs) -> Result<TcpEndpoint, RunError> {
         preface_timeout: Duration::from_secs(1),
         path_timeout: Duration::from_secs(2),
         redial_most: Duration::from_millis(500),
+        same_host: Fabric::same_host(args.fabric),
         ..TcpConfig::default()
     };
-    let mut endpoint = open(&tcp).map_err(RunError::io("cannot open the port"))?;
+    let mut endpoint = open(&tcp).map_err(RunError::io(opening(args.listen)))?;
     for address in &args.connect {
         endpoint.dial(*address).map_err(RunError::io("cannot dial"))?;
     }
