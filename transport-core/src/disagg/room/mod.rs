@@ -37,7 +37,9 @@ pub struct Deadlines {
     pub bootstrap: Duration,
     /// For the first chunk after the grant, and for each further chunk to be computed.
     pub waiting: Duration,
-    /// Without any progress while something is in flight.
+    /// Without any progress of the room while it has something in flight, which it has from the moment
+    /// its chunk is handed in: what others have queued before it for the same peer must be over in this
+    /// time, so it must be longer than that takes at the path's rate.
     pub stall: Duration,
     /// For writes to drain before the path is torn down, and for the other side to hear the reason.
     pub drain: Duration,
