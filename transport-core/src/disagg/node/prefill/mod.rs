@@ -303,7 +303,7 @@ impl PrefillSide {
         let unposted = self.spare_writes.take();
         let leg = Leg::new((room.id, key), (peer, pairing), from.grant, machine, unposted);
         let leg = self.legs.insert(leg);
-        room.legs.push(leg);
+        room.join(&mut self.legs, leg);
         if all_there {
             ctx.timers.disarm(&mut room.armed);
         }
