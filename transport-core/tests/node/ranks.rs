@@ -148,6 +148,22 @@ fn p1_context_parallel_ranks_hold_shares_of_the_request_whoever_grants_first() {
     }
 }
 
+/// Chunks that begin behind all that one of two decode ranks holds, and chunks too short for all of
+/// two prefill ranks.
+#[test]
+fn p1_a_rank_to_which_nothing_of_a_chunk_goes_is_none_the_worse() {
+    let engine = engine(KvLayout::Nhd);
+    let two = Layout { cp: 2, ..engine.clone() };
+    for prefill in [&engine, &two] {
+        let mut request = Request::new((prefill, &two), SimConfig::checked(), 40);
+        request.begin();
+        request.finish(&[4, 4, 2]);
+    }
+    let mut large = two;
+    large.kv.tokens = 8;
+    hand_over(&large, &engine, SimConfig::checked());
+}
+
 #[test]
 fn p1_pages_of_other_sizes() {
     for layout in [KvLayout::Nhd, KvLayout::Hnd] {

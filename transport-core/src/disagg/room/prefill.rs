@@ -65,7 +65,7 @@ struct Failing {
 /// What the machine needs to know of a chunk.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkShape<'a> {
-    /// First granted position of its KV items.
+    /// First granted position of its KV items, if there are any.
     pub first: u32,
     /// KV items in it; may be none.
     pub pages: u32,
@@ -189,13 +189,16 @@ impl PrefillRoom {
         if self.manifest.is_some() {
             return Err(Cause::AfterLast);
         }
-        let sent = u64::from(chunk.first) + u64::from(chunk.pages);
-        let granted = grant.kv.len() as u64;
-        if sent > granted {
-            return Err(Cause::PagesMismatch { sent, granted });
-        }
-        if chunk.pages > 0 && self.deliveries == *deliveries {
-            return Err(Cause::TooMany { limit: u64::from(*deliveries) });
+        // One without pages is nowhere, and no delivery.
+        if chunk.pages > 0 {
+            let sent = u64::from(chunk.first) + u64::from(chunk.pages);
+            let granted = grant.kv.len() as u64;
+            if sent > granted {
+                return Err(Cause::PagesMismatch { sent, granted });
+            }
+            if self.deliveries == *deliveries {
+                return Err(Cause::TooMany { limit: u64::from(*deliveries) });
+            }
         }
         if chunk.is_last {
             check_state(chunk.state, &grant.state)?;
