@@ -92,10 +92,12 @@ fn posted() -> Stage {
     stage
 }
 
-/// One that waits to hear that all of it is there.
+/// One that waits to hear that all of it is there. Its chunk has been read, so that is over.
 fn sent() -> Stage {
     let mut stage = posted();
     stage.writes_end(Ok(()));
+    let chunk = stage.completions.pop();
+    assert!(matches!(chunk, Some(Completion::ChunkSent { result: Ok(()), .. })), "{chunk:?}");
     stage
 }
 
@@ -104,14 +106,14 @@ fn completes(stage: &mut Stage) {
     stage.say(PEER, &Message::Complete { room, grant });
 }
 
-/// How the room ended, if it did. Its only chunk ends before it, and in the same way.
+/// How the room ended, if it did. A chunk that ends with it does so before, and in the same way.
 fn closed(stage: &mut Stage) -> Option<Result<(), Cause>> {
-    let mut chunk = Ok(());
+    let mut chunk = None;
     loop {
         match stage.completions.pop()? {
-            Completion::ChunkSent { result, .. } => chunk = result,
+            Completion::ChunkSent { result, .. } => chunk = Some(result),
             Completion::Closed { result, .. } => {
-                assert!(chunk.is_ok() || chunk == result, "{chunk:?}, then {result:?}");
+                assert!(chunk.is_none_or(|chunk| chunk == result), "{chunk:?}, then {result:?}");
                 return Some(result.map_err(|failure| failure.cause));
             }
             other => panic!("{other:?}"),

@@ -475,7 +475,7 @@ impl PrefillSide {
             Action::CancelWrites => {
                 let Some(room) = room else { return };
                 for write in leg.cancel(ctx, key.slot, room.chunks.in_flight()) {
-                    room.chunks.uncount(leg::named(write.id).1);
+                    room.chunks.drop_write(leg::named(write.id).1);
                     leg.machine.handle_write(ctx.now, Err(WriteError::Cancelled), out);
                 }
             }
