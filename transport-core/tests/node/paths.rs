@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use transport_core::disagg::node::{Completion, Lease, NodeEvent, Receive};
+use transport_core::disagg::node::{Completion, Lease, NodeEvent, Open, Receive};
 use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::{FabricEvent, PathError, PeerId, WriteError};
 use transport_core::wire::{Message, Role};
@@ -150,6 +150,21 @@ fn a_room_of_which_a_leaving_peer_said_nothing_fails_with_its_link() {
     stage.link_down(PEER);
     let reason = PathError::ClosedByPeer;
     assert_eq!(closed(&mut stage), Some(Err(Cause::PeerDown(reason))));
+    assert_eq!(stage.events(), [NodeEvent::PeerDown { peer: PEER, reason }]);
+}
+
+#[test]
+fn a_room_that_is_opened_while_the_path_of_its_grant_ends_fails_at_once() {
+    let mut stage = Stage::new(Role::Prefill);
+    stage.meet(PEER);
+    busy::grant(&mut stage, PEER, 1, &[1]);
+    stage.link_down(PEER);
+    stage.client.open(Open { room: RoomId(1) }).unwrap();
+    stage.turn();
+    let reason = PathError::ClosedByPeer;
+    assert_eq!(closed(&mut stage), Some(Err(Cause::PeerDown(reason))));
+    assert_eq!(stage.events(), []);
+    stage.path_ends(PEER);
     assert_eq!(stage.events(), [NodeEvent::PeerDown { peer: PEER, reason }]);
 }
 

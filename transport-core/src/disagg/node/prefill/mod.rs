@@ -289,6 +289,7 @@ impl PrefillSide {
         (peer, offer): (PeerId, GrantOffer),
     ) {
         let from = Address { peer, room: offer.room, grant: offer.grant.id };
+        // No grant of a peer is kept for longer than its link lives.
         let Some(pairing) = peers.pairing(peer) else { return };
         let Some(room) = self.rooms.get_mut(key).filter(|room| room.waits_for(pairing)) else {
             return self.refuse(ctx, from, Cause::DuplicateRoom);
@@ -314,6 +315,19 @@ impl PrefillSide {
         self.legs.get_mut(leg).into_iter().for_each(|leg| leg.accept(ctx));
     }
 
+    /// A peer's link is down. What it granted to rooms that are not open is no use any more; those
+    /// that are open end with its path.
+    pub(super) fn forget_early<E: Endpoint>(
+        &mut self,
+        ctx: &Context<E>,
+        peer: PeerId,
+        reason: PathError,
+    ) {
+        for room in self.early.remove_peer(peer) {
+            self.doomed.insert(ctx.now, Some(peer), room, Cause::PeerDown(reason));
+        }
+    }
+
     /// The path is down: nothing is read for the peer any more.
     pub(super) fn path_down<E: Endpoint>(
         &mut self,
@@ -321,9 +335,7 @@ impl PrefillSide {
         peer: PeerId,
         reason: PathError,
     ) {
-        for room in self.early.remove_peer(peer) {
-            self.doomed.insert(ctx.now, Some(peer), room, Cause::PeerDown(reason));
-        }
+        self.forget_early(ctx, peer, reason);
         for key in self.legs.keys(|leg| leg.peer == peer) {
             self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
         }
