@@ -273,6 +273,7 @@ impl PrefillSide {
         // Sooner than the decode side gives up, so that it hears the reason and need not guess.
         let (came, expires) = (ctx.now, ctx.now + wait.min(ctx.deadlines().bootstrap) * 9 / 10);
         if let Err(full) = self.early.insert(Early { peer, offer, came, expires }) {
+            self.doom(ctx, from, full);
             return self.refuse(ctx, from, full);
         }
         // What an earlier grant came to is no concern of this one.
