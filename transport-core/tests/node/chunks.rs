@@ -1,18 +1,22 @@
-//! What a chunk's completion says: that all of it was sent is said of no chunk of which that is not
-//! true, however its room ends.
+//! What a prefill engine hears of chunks and rooms that fail: that all of it was sent is said of no
+//! chunk of which that is not true, and that a room fails is said at once.
 
 use std::sync::Arc;
 
-use transport_core::disagg::node::{Chunk, Completion, Last, Lease, Open};
-use transport_core::disagg::{Cause, RoomId};
-use transport_core::fabric::{PeerId, WriteError};
+use transport_core::disagg::node::{Chunk, Completion, Last, Lease, Open, RoomHandle};
+use transport_core::disagg::room::RoomState;
+use transport_core::disagg::topology::{Component, Layout, Rank, Side, Topology};
+use transport_core::disagg::{Cause, DType, KvLayout, RoomId};
+use transport_core::fabric::{PeerId, Refusal, WriteError};
 use transport_core::transfer::Grant;
 use transport_core::wire::{GrantOffer, Message, Role};
 
 use super::busy::grant_id;
+use super::group::{rank_config, rank_tables};
 use super::scripted::Stage;
 
 const PEER: PeerId = PeerId(4);
+const OTHER: PeerId = PeerId(5);
 const ROOM: RoomId = RoomId(1);
 
 /// A prefill node that was granted so many pages and those items of state, in so many deliveries,
@@ -22,11 +26,34 @@ fn stage(pages: u32, state: &[u32], deliveries: u32, writes: usize) -> Stage {
     stage.meet(PEER);
     stage.script.borrow_mut().room.insert(PEER, writes);
     stage.client.open(Open { room: ROOM }).unwrap();
-    let (kv, state) = ((0..pages).collect(), [Arc::from(state)].into());
-    let grant = Grant { id: grant_id(ROOM.0), tag: 3, kv, aux: [0], state };
-    let offer = GrantOffer { room: ROOM, grant, prefix_pages: 0, deliveries, deadline_ms: 20_000 };
-    stage.say(PEER, &Message::Grant(offer));
+    let state = [Arc::from(state)].into();
+    stage.say(PEER, &Message::Grant(offer(pages, state, deliveries)));
     stage
+}
+
+fn offer(pages: u32, state: Box<[Arc<[u32]>]>, deliveries: u32) -> GrantOffer {
+    let (id, kv) = (grant_id(ROOM.0), (0..pages).collect());
+    let grant = Grant { id, tag: 3, kv, aux: [0], state };
+    GrantOffer { room: ROOM, grant, prefix_pages: 0, deliveries, deadline_ms: 20_000 }
+}
+
+/// A prefill node that both ranks of a decode engine have granted so many pages.
+fn two_readers(pages: u32) -> (Stage, RoomHandle) {
+    let kv = Component::kv(KvLayout::Nhd, 4, 2, 8, 1);
+    let (dtype, stages) = (DType::BFloat16, vec![1]);
+    let prefill = Layout { dtype, dp: 1, tp: 1, cp: 1, stages, kv, state: vec![] };
+    let decode = Layout { tp: 2, ..prefill.clone() };
+    let (first, both) = (Rank { dp: 0, tp: 0, pp: 0, cp: 0 }, (prefill.clone(), decode.clone()));
+    let tables = rank_tables(&Topology::new(both.0, both.1).unwrap(), Side::Prefill, first);
+    let config = rank_config(Role::Prefill, &prefill, first);
+    let mut stage = Stage::with(tables, config, Some(decode));
+    let handle = stage.client.open(Open { room: ROOM }).unwrap();
+    for (rank, peer) in (0..).zip([PEER, OTHER]) {
+        stage.meet_rank(peer, rank);
+        stage.script.borrow_mut().room.insert(peer, 9);
+        stage.say(peer, &Message::Grant(offer(pages, [].into(), 4)));
+    }
+    (stage, handle)
 }
 
 /// Hands in a chunk of one page; the last has that state, too.
@@ -87,4 +114,41 @@ fn a_chunk_of_which_some_was_posted_was_not_sent_even_if_that_landed() {
         stage.writes_end(result);
         assert_eq!(ends(&mut stage), [Err(Cause::Cancelled); 2]);
     }
+}
+
+fn abort(drained: bool) -> Message {
+    let (grant, cause) = (grant_id(ROOM.0), Cause::Cancelled);
+    Message::Abort { room: ROOM, grant, cause, drained }
+}
+
+#[test]
+fn r3_a_room_fails_with_the_first_of_its_readers_though_writes_to_that_are_in_flight() {
+    let (mut stage, handle) = two_readers(2);
+    chunk(&mut stage, 2, None);
+    assert_eq!(handle.poll(), RoomState::Transferring);
+    stage.say(PEER, &abort(false));
+    assert_eq!(handle.poll(), RoomState::Failed);
+    assert!(stage.script.borrow().said.contains(&(OTHER, abort(false))), "it goes on for nothing");
+    chunk(&mut stage, 3, None);
+    let cancelled = Err(Cause::Cancelled);
+    assert_eq!(ends(&mut stage), [cancelled], "the second chunk is not even begun");
+    stage.writes_end(Err(WriteError::Cancelled));
+    assert_eq!(ends(&mut stage), [cancelled; 2]);
+}
+
+/// The reader knows why it refuses a write; nothing is made up meanwhile.
+#[test]
+fn a_room_of_which_a_write_was_refused_shows_that_it_fails_and_says_why_when_it_knows() {
+    let mut stage = Stage::new(Role::Prefill);
+    stage.meet(PEER);
+    stage.script.borrow_mut().room.insert(PEER, 9);
+    let handle = stage.client.open(Open { room: ROOM }).unwrap();
+    stage.say(PEER, &Message::Grant(offer(2, [Arc::from([])].into(), 4)));
+    chunk(&mut stage, 2, None);
+    stage.writes_end(Err(WriteError::Refused(Refusal::NoGrant)));
+    assert_eq!(handle.poll(), RoomState::Failed);
+    let refused = Cause::Refused(Refusal::NoGrant);
+    assert_eq!(ends(&mut stage), [Err(refused)], "the chunk");
+    stage.say(PEER, &abort(true));
+    assert_eq!(ends(&mut stage), [Err(Cause::Cancelled)], "the room");
 }

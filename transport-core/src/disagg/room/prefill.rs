@@ -104,10 +104,10 @@ impl PrefillRoom {
         }
     }
 
-    /// Why it failed, once it has.
+    /// Why it failed, once that is known: the target's reason to refuse a write may be on its way.
     pub fn failure(&self) -> Option<Cause> {
         match self.phase {
-            Phase::Draining(failing) | Phase::Telling(failing) => Some(failing.cause),
+            Phase::Draining(failing) | Phase::Telling(failing) => failing.known(),
             Phase::Over { failure } => failure,
             _ => None,
         }
@@ -454,6 +454,11 @@ impl Failing {
             alone: false,
             tear_down: false,
         }
+    }
+
+    /// The reason, unless we only infer it from a refusal.
+    fn known(self) -> Option<Cause> {
+        (!self.provisional || self.answer).then_some(self.cause)
     }
 
     /// The other side gave its reason: it replaces one that we only inferred from a refusal.

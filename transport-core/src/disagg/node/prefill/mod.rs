@@ -1,7 +1,7 @@
 //! A node's prefill side: rooms that send.
 //!
 //! A [`Room`] is one request; it has a [`Leg`] for each decode rank that it writes to, made when
-//! that rank's grant comes. Events go to legs; that a leg has ended goes to its room as an
+//! that rank's grant comes. Events go to legs; that a leg fails or has ended goes to its room as an
 //! [`Outcome`], and from there to the other legs: all succeed, or all fail for the first reason (R3).
 
 mod asking;
@@ -77,13 +77,13 @@ pub(super) struct PrefillSide {
     outcomes: VecDeque<Outcome>,
 }
 
-/// A leg has ended: no source is read for it any more.
+/// What a leg has come to, for its room.
 #[derive(Clone, Copy, Debug)]
-struct Outcome {
-    leg: GrantId,
-    room: GrantId,
-    peer: PeerId,
-    result: Result<(), Cause>,
+enum Outcome {
+    /// It fails; sources may still be read for it.
+    Failed { room: GrantId, peer: PeerId, cause: Cause },
+    /// It has ended: no source is read for it any more.
+    Ended { leg: GrantId, room: GrantId, peer: PeerId, result: Result<(), Cause> },
 }
 
 impl PrefillSide {
@@ -465,10 +465,18 @@ impl PrefillSide {
         self.actions = actions;
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Prefill(key), &mut leg.armed, leg.machine.deadline());
-        if leg.machine.state() != before {
-            let room = self.rooms.get_mut(leg.room);
-            room.into_iter().for_each(|room| room.show(&mut self.legs));
+        let state = leg.machine.state();
+        if state == before && state != RoomState::Failed {
+            return;
         }
+        let (room, peer) = (leg.room, leg.peer);
+        // A leg that drains says so before it has ended: the others would go on for nothing. Its
+        // reason may come later than that it fails.
+        if let Some(cause) = leg.machine.failure() {
+            self.outcomes.push_back(Outcome::Failed { room, peer, cause });
+        }
+        let room = self.rooms.get_mut(room);
+        room.into_iter().for_each(|room| room.show(&mut self.legs));
     }
 
     fn carry_out<E: Endpoint>(
@@ -497,7 +505,7 @@ impl PrefillSide {
             Action::End(result) => {
                 leg.end(ctx);
                 let (room, peer) = (leg.room, leg.peer);
-                self.outcomes.push_back(Outcome { leg: key, room, peer, result });
+                self.outcomes.push_back(Outcome::Ended { leg: key, room, peer, result });
             }
             Action::Retire => self.retire(ctx, key),
             Action::Arm | Action::Revoke | Action::CheckAux | Action::Ready | Action::Doubt(_) => {}

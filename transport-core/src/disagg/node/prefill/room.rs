@@ -126,14 +126,23 @@ impl Room {
         let state = match (self.together.failed(), self.together.awaited()) {
             (Some(_), _) => RoomState::Failed,
             (None, 1..) => RoomState::Bootstrapping,
-            (None, 0) => {
-                let state = |leg: &GrantId| legs.get_mut(*leg).map(|leg| leg.machine.state());
-                let least = self.legs.iter().filter_map(state).min();
-                // Over is what `finish` says.
-                least.unwrap_or(RoomState::Transferring).min(RoomState::Transferring)
-            }
+            (None, 0) => self.slowest(legs),
         };
         self.cell.store(state, self.prefix_pages);
+    }
+
+    /// The state of the slowest leg, or of one that fails.
+    fn slowest(&self, legs: &mut Slab<Leg>) -> RoomState {
+        // Over is what `finish` says.
+        let mut least = RoomState::Transferring;
+        for leg in &self.legs {
+            match legs.get_mut(*leg).map(|leg| leg.machine.state()) {
+                Some(RoomState::Failed) => return RoomState::Failed,
+                Some(state) => least = least.min(state),
+                None => {}
+            }
+        }
+        least
     }
 
     pub(super) fn failure(&self) -> Option<Failure> {
