@@ -1,6 +1,7 @@
 //! What a prefill engine hears of chunks and rooms that fail: that all of it was sent is said of no
 //! chunk of which that is not true, and that a room fails is said at once.
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use transport_core::disagg::node::{Chunk, Completion, Last, Lease, Open, RoomHandle};
@@ -8,12 +9,14 @@ use transport_core::disagg::room::RoomState;
 use transport_core::disagg::topology::{Component, Layout, Rank, Side, Topology};
 use transport_core::disagg::{Cause, DType, KvLayout, RoomId};
 use transport_core::fabric::{PeerId, Refusal, WriteError};
+use transport_core::memory::{DeviceBytes, MemoryRegion, PagedTable};
 use transport_core::transfer::Grant;
 use transport_core::wire::{GrantOffer, Message, Role};
 
 use super::busy::grant_id;
 use super::group::{rank_config, rank_tables};
 use super::scripted::Stage;
+use super::world::{config, tables_with};
 
 const PEER: PeerId = PeerId(4);
 const OTHER: PeerId = PeerId(5);
@@ -151,4 +154,36 @@ fn a_room_of_which_a_write_was_refused_shows_that_it_fails_and_says_why_when_it_
     assert_eq!(ends(&mut stage), [Err(refused)], "the chunk");
     stage.say(PEER, &abort(true));
     assert_eq!(ends(&mut stage), [Err(Cause::Cancelled)], "the room");
+}
+
+/// A device that takes nothing.
+struct Dead;
+
+impl DeviceBytes for Dead {
+    fn read(&self, _: usize, _: &mut [u8]) -> bool {
+        false
+    }
+
+    fn write(&self, _: usize, _: &[u8]) -> bool {
+        false
+    }
+}
+
+#[test]
+fn an_aux_record_that_its_device_does_not_take_is_not_sent() {
+    let device = MemoryRegion::of_device(NonNull::dangling(), 128, Dead);
+    let tables = tables_with(PagedTable::packed(&device, &[128], 1).unwrap());
+    let mut stage = Stage::with(tables, config(Role::Prefill, 1), None);
+    stage.meet(PEER);
+    stage.script.borrow_mut().room.insert(PEER, 9);
+    // The only slot is free again each time.
+    for generation in 0..2 {
+        stage.client.open(Open { room: ROOM }).unwrap();
+        let mut offer = offer(1, [Arc::from([])].into(), 4);
+        offer.grant.id.generation = generation;
+        stage.say(PEER, &Message::Grant(offer));
+        chunk(&mut stage, 2, Some(&[]));
+        assert_eq!(ends(&mut stage), [Err(Cause::SourceFailed); 2]);
+    }
+    assert_eq!(stage.script.borrow().posted, []);
 }

@@ -247,7 +247,10 @@ fn write_aux<E: Endpoint>(
     }
     let full = Cause::TooMany { limit: ctx.aux_slots() };
     let slot = ctx.take_aux_list().ok_or(full)?;
-    ctx.write_aux(slot[0], record, payload);
+    if !ctx.write_aux(slot[0], record, payload) {
+        ctx.return_aux_list(slot);
+        return Err(Cause::SourceFailed);
+    }
     Ok(slot)
 }
 
