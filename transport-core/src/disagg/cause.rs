@@ -205,7 +205,8 @@ pub enum Cause {
     /// Both nodes have the same role: one must prefill, the other decode.
     #[error("both nodes have the same role")]
     SameRole,
-    /// The chunk's fence reported that its source will never be ready.
+    /// The chunk's fence reported that its source will never be ready, or the device did not take the
+    /// aux record that goes with it.
     #[error("the source of a chunk never became ready")]
     SourceFailed,
     /// The sending engine waited too long with its next chunk, or the target with its answer.

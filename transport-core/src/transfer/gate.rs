@@ -10,8 +10,9 @@
 //!
 //! So it reaches zero once, in the hands of one thread, after the manifest and as many distinct
 //! deliveries as it states. That thread then looks whether they are *the stated ones*: all bits it
-//! needs were set before the counter's updates it has seen. If not, the writer lied, and the gate
-//! is poisoned (G4). The last writer to finish moves the gate from open to complete by one
+//! needs were set before the counter's updates it has seen. If not, the writer lied, and so it did
+//! when there is less left than is to be taken away, for more came than it states: the gate is
+//! poisoned (G4). The last writer to finish moves the gate from open to complete by one
 //! compare-exchange, which poison competes for: complete is said once, and never after poison.
 
 use alloc::boxed::Box;
@@ -205,17 +206,19 @@ impl ArrivalGate {
         self.writer.iter().chain(&self.others)
     }
 
-    /// Takes `amount` from the missing counter; whoever brings it to zero finishes the writer.
+    /// Takes `amount` from the missing counter; whoever brings it to zero finishes the writer. There
+    /// is less than that when more came than the writer states.
     fn take(&self, writer: &Writer, amount: usize) -> Report {
         if self.state() != GateState::Open {
             return Report::Late;
         }
         // AcqRel: the one who brings it to zero sees all bits and bytes that were counted before.
         let order = ordering(Ordering::AcqRel, Fault::GateCount);
-        if writer.missing.fetch_sub(amount, order) != amount {
+        let missing = writer.missing.fetch_sub(amount, order);
+        if missing > amount {
             return Report::Counted;
         }
-        if !writer.is_fulfilled() {
+        if missing < amount || !writer.is_fulfilled() {
             return self.contradiction();
         }
         if self.unfinished.fetch_sub(1, Ordering::AcqRel) != 1 {

@@ -90,6 +90,22 @@ fn g2_as_many_deliveries_as_stated_but_not_the_stated_ones_is_a_contradiction() 
 }
 
 #[test]
+fn g2_more_deliveries_than_stated_are_a_contradiction_as_soon_as_both_are_known() {
+    let manifest = Manifest { kv: 2, aux: false, state: StateMask::EMPTY };
+    let gate = ArrivalGate::new(&[0], 100);
+    for sequence in 0..3 {
+        assert_eq!(gate.arrived(0, Part::Kv, sequence), Report::Counted);
+    }
+    assert_eq!(gate.manifest(0, manifest), Report::Contradiction);
+    assert_eq!(gate.state(), GateState::Poisoned);
+    // One that comes when its writer is finished, and another is not.
+    let gate = ArrivalGate::new(&[0, 1], 100);
+    gate.manifest(0, manifest);
+    assert_eq!([0, 1].map(|n| gate.arrived(0, Part::Kv, n)), [Report::Counted; 2]);
+    assert_eq!(gate.arrived(0, Part::Aux, 0), Report::Contradiction);
+}
+
+#[test]
 fn g2_one_state_component_does_not_stand_for_another() {
     let gate = ArrivalGate::new(&[0], 4);
     gate.manifest(0, Manifest { kv: 0, aux: false, state: STATE });

@@ -36,6 +36,10 @@ impl Turn<'_> {
             }
             self.complete_prefill(rank);
         }
+        let machine = self.world.legs[leg].prefill.machine.as_ref();
+        if let Some(cause) = machine.and_then(PrefillRoom::failure) {
+            self.fail_prefill(rank, cause);
+        }
     }
 
     fn prefill_action(&mut self, at: usize, action: Action, out: &mut Vec<Action>) {

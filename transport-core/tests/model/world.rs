@@ -7,7 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use transport_core::disagg::Cause;
-use transport_core::disagg::room::{Note, Together};
+use transport_core::disagg::room::{Note, RoomState, Together};
 use transport_core::fabric::PathError;
 
 use super::broken::Broken;
@@ -120,8 +120,9 @@ impl World {
     /// Whether a leg goes on though its room has failed.
     pub(crate) fn is_left_alone(&self, leg: &Leg) -> bool {
         let failed = |rank: &Rank| rank.together.failed().is_some();
-        let decode = leg.decode.machine.as_ref().is_some_and(|room| room.failure().is_none());
-        let prefill = leg.prefill.machine.as_ref().is_some_and(|room| room.failure().is_none());
+        let goes_on = |state| state != RoomState::Failed;
+        let decode = leg.decode.machine.as_ref().is_some_and(|room| goes_on(room.state()));
+        let prefill = leg.prefill.machine.as_ref().is_some_and(|room| goes_on(room.state()));
         (decode && failed(&self.decode[leg.decode_rank]))
             || (prefill && failed(&self.prefill[leg.prefill_rank]))
     }

@@ -26,11 +26,16 @@ fn stage() -> Stage {
 
 /// Opens a room that the peer has granted a page.
 fn open(stage: &mut Stage, peer: PeerId, room: u64) {
-    let state = [Arc::from([])].into();
-    let grant = Grant { id: grant_id(room), tag: 3, kv: Arc::from([1]), aux: [0], state };
+    stage.client.open(Open { room: RoomId(room) }).unwrap();
+    grant(stage, peer, room, &[1]);
+}
+
+/// The peer grants those pages.
+pub(crate) fn grant(stage: &mut Stage, peer: PeerId, room: u64, pages: &[u32]) {
+    let (kv, state) = (Arc::from(pages), [Arc::from([])].into());
+    let grant = Grant { id: grant_id(room), tag: 3, kv, aux: [0], state };
     let room = RoomId(room);
     let offer = GrantOffer { room, grant, prefix_pages: 0, deliveries: 4, deadline_ms: 20_000 };
-    stage.client.open(Open { room }).unwrap();
     stage.say(peer, &Message::Grant(offer));
 }
 

@@ -2,13 +2,14 @@
 //! byte of a cache says what it is of the model, so that wherever it lands it can be told right from
 //! wrong.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use transport_core::Instant;
 use transport_core::disagg::node::{
     Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, Open, Receive, Request,
 };
-use transport_core::disagg::topology::{Axes, Component, Layout, Rank, Side, Topology};
+use transport_core::disagg::topology::{Axes, Component, Layout, Rank, Side, Topology, page_share};
 use transport_core::disagg::{KvLayout, RoomId, StateKind};
 use transport_core::fabric::PeerId;
 use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
@@ -88,8 +89,8 @@ impl World {
         self.run_until(end, |_| false);
     }
 
-    /// Every decode rank receives `room` into `pages` of its pool, whoever of the prefill group it
-    /// happens to name.
+    /// Every decode rank receives `room` into its share of `pages` of its pool, whoever of the
+    /// prefill group it happens to name.
     pub(crate) fn receive(&self, room: u64, pages: &[u32]) {
         (0..self.decode.len()).for_each(|index| self.receive_at(index, room, pages, 0));
     }
@@ -98,9 +99,22 @@ impl World {
     pub(crate) fn receive_at(&self, index: usize, room: u64, pages: &[u32], attempt: u32) {
         let member = &self.decode[index];
         let peer = PeerId((index % self.prefill.len()) as u32);
-        let (state, pages, room) = (member.state_items(room), Lease::new(pages), RoomId(room));
+        let (state, pages) =
+            (member.state_items(room), Lease::new(&pages[self.share(index, pages)]));
+        let room = RoomId(room);
         let receive = Receive { room, peer, pages, state, prefix_pages: 0, attempt };
         member.client.receive(receive).expect("room in the queue");
+    }
+
+    /// Which of a request's pages a decode rank has.
+    fn share(&self, index: usize, pages: &[u32]) -> Range<usize> {
+        let (cp, rank) = (self.topology.layout(Side::Decode).cp, self.decode[index].rank);
+        let share = page_share(pages.len() as u32, cp, rank.cp);
+        share.start as usize..share.end as usize
+    }
+
+    pub(crate) fn page_tokens(&self, side: Side) -> u64 {
+        self.topology.layout(side).kv.tokens.into()
     }
 
     /// Every prefill rank that has a part in it opens `room`.
@@ -148,8 +162,9 @@ impl World {
     #[track_caller]
     pub(crate) fn check(&self, room: u64, pages: &[u32], tokens: u64) {
         let layout = self.topology.layout(Side::Decode);
-        for member in &self.decode {
-            for (index, page) in (0u64..).zip(pages) {
+        for (rank, member) in self.decode.iter().enumerate() {
+            let share = self.share(rank, pages);
+            for (index, page) in (share.start as u64..).zip(&pages[share]) {
                 let token = index * u64::from(layout.kv.tokens);
                 member.check(layout, Part::Kv, &layout.kv, *page, token, tokens);
             }

@@ -4,6 +4,7 @@
 mod admission;
 mod asks;
 mod busy;
+mod chunks;
 mod endings;
 mod faults;
 mod group;

@@ -399,23 +399,55 @@ fn r7_what_nobody_hears_is_told_for_the_time_of_a_drain() {
     assert_eq!(stage.hear(0, Duration::from_secs(1)), []);
 }
 
+/// An offer of that room, with so many pages.
+fn offer_of(room: u64, pages: u32) -> GrantOffer {
+    let mut offer = offer();
+    (offer.room, offer.grant.id.slot) = (RoomId(room), room as u32);
+    offer.grant.kv = (0..pages).collect();
+    offer
+}
+
+fn accepts(heard: &[Message]) -> bool {
+    matches!(heard, [Message::Accept { .. }])
+}
+
 #[test]
 fn early_grants_of_one_peer_leave_room_for_those_of_another() {
-    let config = NodeConfig { early_items: 1000, ..config(Role::Prefill, 1) };
-    let mut stage = Stage::with(config, 2);
-    let long = |room: u64, items: u32| {
-        let mut offer = offer();
-        (offer.room, offer.grant.id.slot) = (RoomId(room), room as u32);
-        offer.grant.kv = (0..items).collect();
-        Message::Grant(offer)
+    let bounded = |config, pages, limit| {
+        let mut stage = Stage::with(config, 2);
+        let mut takes =
+            |peer, room| accepts(&stage.say(peer, Message::Grant(offer_of(room, pages))));
+        assert_eq!((0..100).filter(|room| takes(0, *room)).count(), 5, "half of all");
+        assert!(takes(1, 200));
+        let offer = offer_of(7, pages);
+        let refused = abort(offer.room, offer.grant.id, Cause::TooMany { limit });
+        assert_eq!(stage.say(0, Message::Grant(offer)), [refused]);
     };
-    let accepts = |heard: Vec<Message>| matches!(heard[..], [Message::Accept { .. }]);
-    let taken = (0..100).filter(|room| accepts(stage.say(0, long(*room, 100)))).count();
-    assert_eq!(taken, 5, "half of all");
-    let id = GrantId { slot: 7, ..offer_id() };
-    let refused = abort(RoomId(7), id, Cause::TooMany { limit: 1000 });
-    assert_eq!(stage.say(0, long(7, 100)), [refused]);
-    assert!(accepts(stage.say(1, long(200, 100))));
+    let base = config(Role::Prefill, 1);
+    bounded(NodeConfig { early_items: 1000, ..base.clone() }, 100, 1000);
+    bounded(NodeConfig { max_rooms: 5, ..base }, 0, 5);
+}
+
+#[test]
+fn a_room_whose_early_grant_was_one_too_many_fails_when_it_is_opened() {
+    let mut stage = Stage::with(NodeConfig { max_rooms: 5, ..config(Role::Prefill, 1) }, 1);
+    (0..6).for_each(|room| _ = stage.say(0, Message::Grant(offer_of(room, 1))));
+    stage.side.open(5);
+    stage.run_for(Duration::from_millis(50));
+    let [Completion::Closed { room: RoomId(5), result, .. }] = &stage.side.done[..] else {
+        panic!("{:?}", stage.side.done)
+    };
+    let cause = result.map_err(|failure| failure.cause);
+    assert_eq!(cause, Err(Cause::TooMany { limit: 5 }));
+    // One for which there is a place later is as good as any.
+    stage.side.client.cancel(RoomId(0)).unwrap();
+    stage.run_for(Duration::from_millis(50));
+    let mut again = offer_of(5, 1);
+    again.grant.id.generation += 1;
+    assert!(accepts(&stage.say(0, Message::Grant(again))));
+    let handle = stage.side.open(5);
+    stage.run_for(Duration::from_millis(50));
+    assert_eq!(handle.poll(), RoomState::WaitingForInput);
 }
 
 /// A prefill node that remembers little, and the tests' two peers: the second will abort a lot.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use transport_core::disagg::node::{Completion, Lease, NodeEvent, Receive};
+use transport_core::disagg::node::{Completion, Lease, NodeEvent, Open, Receive};
 use transport_core::disagg::{Cause, RoomId};
 use transport_core::fabric::{FabricEvent, PathError, PeerId, WriteError};
 use transport_core::wire::{Message, Role};
@@ -92,10 +92,12 @@ fn posted() -> Stage {
     stage
 }
 
-/// One that waits to hear that all of it is there.
+/// One that waits to hear that all of it is there. Its chunk has been read, so that is over.
 fn sent() -> Stage {
     let mut stage = posted();
     stage.writes_end(Ok(()));
+    let chunk = stage.completions.pop();
+    assert!(matches!(chunk, Some(Completion::ChunkSent { result: Ok(()), .. })), "{chunk:?}");
     stage
 }
 
@@ -104,14 +106,14 @@ fn completes(stage: &mut Stage) {
     stage.say(PEER, &Message::Complete { room, grant });
 }
 
-/// How the room ended, if it did. Its only chunk ends before it, and in the same way.
+/// How the room ended, if it did. A chunk that ends with it does so before, and in the same way.
 fn closed(stage: &mut Stage) -> Option<Result<(), Cause>> {
-    let mut chunk = Ok(());
+    let mut chunk = None;
     loop {
         match stage.completions.pop()? {
-            Completion::ChunkSent { result, .. } => chunk = result,
+            Completion::ChunkSent { result, .. } => chunk = Some(result),
             Completion::Closed { result, .. } => {
-                assert!(chunk.is_ok() || chunk == result, "{chunk:?}, then {result:?}");
+                assert!(chunk.is_none_or(|chunk| chunk == result), "{chunk:?}, then {result:?}");
                 return Some(result.map_err(|failure| failure.cause));
             }
             other => panic!("{other:?}"),
@@ -148,6 +150,21 @@ fn a_room_of_which_a_leaving_peer_said_nothing_fails_with_its_link() {
     stage.link_down(PEER);
     let reason = PathError::ClosedByPeer;
     assert_eq!(closed(&mut stage), Some(Err(Cause::PeerDown(reason))));
+    assert_eq!(stage.events(), [NodeEvent::PeerDown { peer: PEER, reason }]);
+}
+
+#[test]
+fn a_room_that_is_opened_while_the_path_of_its_grant_ends_fails_at_once() {
+    let mut stage = Stage::new(Role::Prefill);
+    stage.meet(PEER);
+    busy::grant(&mut stage, PEER, 1, &[1]);
+    stage.link_down(PEER);
+    stage.client.open(Open { room: RoomId(1) }).unwrap();
+    stage.turn();
+    let reason = PathError::ClosedByPeer;
+    assert_eq!(closed(&mut stage), Some(Err(Cause::PeerDown(reason))));
+    assert_eq!(stage.events(), []);
+    stage.path_ends(PEER);
     assert_eq!(stage.events(), [NodeEvent::PeerDown { peer: PEER, reason }]);
 }
 

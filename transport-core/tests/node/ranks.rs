@@ -12,6 +12,8 @@ use transport_core::wire::Role;
 use super::group::{AUX, World, rank_config, rank_tables};
 use super::world::next_event;
 
+const MINUTE: Duration = Duration::from_secs(60);
+
 /// 4 layers of 4 heads, pages of 4 tokens, and a recurrent state in two of the layers.
 fn engine(layout: KvLayout) -> Layout {
     let heads = if layout == KvLayout::Mla { 1 } else { 4 };
@@ -33,33 +35,68 @@ fn is_success(completion: &Completion) -> bool {
     }
 }
 
+/// A request of so many tokens, on its way through two engines.
+struct Request {
+    world: World,
+    tokens: u32,
+    granted: Vec<u32>,
+    sent: Vec<u32>,
+}
+
+impl Request {
+    fn new((prefill, decode): (&Layout, &Layout), sim: SimConfig, tokens: u32) -> Self {
+        let pages = |layout: &Layout| 0..tokens.div_ceil(layout.kv.tokens);
+        let granted = pages(decode).map(|page| (page * 7 + 3) % 24).collect();
+        let sent = pages(prefill).map(|page| (page * 5 + 1) % 24).collect();
+        Self { world: World::new(prefill, decode, sim), tokens, granted, sent }
+    }
+
+    /// All decode ranks receive it before it is opened.
+    fn begin(&mut self) {
+        self.world.receive(9, &self.granted);
+        self.world.open(9);
+    }
+
+    /// Decode ranks receive it one after another, while it is open already.
+    fn begin_in_order(&mut self, ranks: impl IntoIterator<Item = usize>) {
+        self.world.open(9);
+        for rank in ranks {
+            self.world.receive_at(rank, 9, &self.granted, 0);
+            self.world.run_for(Duration::from_millis(1));
+        }
+    }
+
+    /// Sends it in chunks of so many pages, and looks at every byte.
+    fn finish(mut self, chunks: &[usize]) {
+        let (mut from, tokens) = (0, self.world.page_tokens(Side::Prefill));
+        for pages in chunks {
+            let (chunk, to) = (from..from + pages, from + pages);
+            let first = from as u64 * tokens;
+            self.world.send(9, first, &self.sent[chunk], to == self.sent.len());
+            self.world.run_for(Duration::from_millis(5));
+            from = to;
+        }
+        let (senders, end) = (self.world.sending(), self.world.net.now() + MINUTE);
+        let all = |w: &World| {
+            let sent: usize = w.prefill.iter().map(|m| m.done.len()).sum();
+            w.decode.iter().all(|m| m.done.len() == 1) && sent == senders * (chunks.len() + 1)
+        };
+        let ended = self.world.run_until(end, all);
+        for member in self.world.prefill.iter().chain(&self.world.decode) {
+            let (rank, done) = (member.rank, &member.done);
+            assert!(ended && done.iter().all(is_success), "{rank}, {chunks:?}: {done:?}");
+        }
+        self.world.check(9, &self.granted, self.tokens.into());
+    }
+}
+
 /// Hands over a request of 12 tokens in two chunks, and looks at every byte.
 fn hand_over(prefill: &Layout, decode: &Layout, sim: SimConfig) {
-    let mut world = World::new(prefill, decode, sim);
-    let pages = |layout: &Layout| 12u32.div_ceil(layout.kv.tokens);
-    let (from, to) = (pages(prefill), pages(decode));
-    let granted: Vec<u32> = (0..to).map(|page| (page * 7 + 3) % 24).collect();
-    let sent: Vec<u32> = (0..from).map(|page| (page * 5 + 1) % 24).collect();
-    let (first, second) = sent.split_at(sent.len().div_ceil(2));
-    world.receive(9, &granted);
-    world.open(9);
-    world.send(9, 0, first, second.is_empty());
-    world.run_for(Duration::from_millis(5));
-    if !second.is_empty() {
-        let token = first.len() as u64 * u64::from(prefill.kv.tokens);
-        world.send(9, token, second, true);
-    }
-    let chunks = 1 + usize::from(!second.is_empty());
-    let (senders, end) = (world.sending(), world.net.now() + Duration::from_secs(60));
-    let all = |w: &World| {
-        let sent: usize = w.prefill.iter().map(|m| m.done.len()).sum();
-        w.decode.iter().all(|m| m.done.len() == 1) && sent == senders * (chunks + 1)
-    };
-    let ended = world.run_until(end, all);
-    for member in world.prefill.iter().chain(&world.decode) {
-        assert!(ended && member.done.iter().all(is_success), "{}: {:?}", member.rank, member.done);
-    }
-    world.check(9, &granted, 12);
+    let mut request = Request::new((prefill, decode), sim, 12);
+    let (pages, first) = (request.sent.len(), request.sent.len().div_ceil(2));
+    request.begin();
+    let chunks = [first, pages - first];
+    request.finish(if pages > 1 { &chunks } else { &chunks[..1] });
 }
 
 fn both_ways(one: &Layout, other: &Layout) {
@@ -97,6 +134,34 @@ fn p1_context_parallel_ranks_send_shares_of_every_chunk() {
     let prefill = Layout { cp: 2, ..split(&engine, 2, &[4]) };
     hand_over(&prefill, &engine, SimConfig::checked());
     hand_over(&prefill, &engine, SimConfig::rdma());
+}
+
+/// 40 tokens are 10 pages here and there, of which each decode rank has 5.
+#[test]
+fn p1_context_parallel_ranks_hold_shares_of_the_request_whoever_grants_first() {
+    let engine = engine(KvLayout::Nhd);
+    let decode = Layout { cp: 2, ..engine.clone() };
+    for order in [[0, 1], [1, 0]] {
+        let mut request = Request::new((&engine, &decode), SimConfig::checked(), 40);
+        request.begin_in_order(order);
+        request.finish(&[5, 5]);
+    }
+}
+
+/// Chunks that begin behind all that one of two decode ranks holds, and chunks too short for all of
+/// two prefill ranks.
+#[test]
+fn p1_a_rank_to_which_nothing_of_a_chunk_goes_is_none_the_worse() {
+    let engine = engine(KvLayout::Nhd);
+    let two = Layout { cp: 2, ..engine.clone() };
+    for prefill in [&engine, &two] {
+        let mut request = Request::new((prefill, &two), SimConfig::checked(), 40);
+        request.begin();
+        request.finish(&[4, 4, 2]);
+    }
+    let mut large = two;
+    large.kv.tokens = 8;
+    hand_over(&large, &engine, SimConfig::checked());
 }
 
 #[test]

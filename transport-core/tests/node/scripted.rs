@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transport_core::Instant;
-use transport_core::disagg::node::{Client, Node, NodeEvent, Request};
+use transport_core::disagg::node::{Client, Node, NodeConfig, NodeEvent, Request};
+use transport_core::disagg::topology::Layout;
 use transport_core::fabric::{
     Fabric, FabricError, FabricEvent, PathError, PeerId, PostError, Revoked, Write, WriteError,
     WriteId,
@@ -16,7 +17,7 @@ use transport_core::link::{Endpoint, Link, LinkEvent, SendError};
 use transport_core::memory::CacheTables;
 use transport_core::queue::Completions;
 use transport_core::transfer::{Grant, GrantId};
-use transport_core::wire::{Hello, Message, Role, encode};
+use transport_core::wire::{Hello, Message, Role, decode, encode};
 
 use super::world::{config, next_event, tables};
 
@@ -34,6 +35,8 @@ pub(crate) struct Script {
     /// Writes taken that have not been completed.
     in_flight: Vec<WriteId>,
     pub(crate) closed: Vec<PeerId>,
+    /// What the node said, and to whom.
+    pub(crate) said: Vec<(PeerId, Message)>,
 }
 
 /// An endpoint on which nothing happens by itself.
@@ -89,7 +92,8 @@ impl Fabric for Scripted {
 }
 
 impl Link for Scripted {
-    fn send(&mut self, _: PeerId, _: &[u8]) -> Result<(), SendError> {
+    fn send(&mut self, peer: PeerId, message: &[u8]) -> Result<(), SendError> {
+        self.0.borrow_mut().said.push((peer, decode(message).unwrap()));
         Ok(())
     }
 
@@ -118,20 +122,32 @@ pub(crate) struct Stage {
     pub(crate) client: Client,
     pub(crate) completions: Completions<Request>,
     pub(crate) now: Instant,
+    /// The peers' engine, if it has several ranks.
+    layout: Option<Layout>,
 }
 
 impl Stage {
     pub(crate) fn new(role: Role) -> Self {
-        let endpoint = Scripted::default();
+        Self::with(tables(), config(role, 1), None)
+    }
+
+    /// A node whose peers are ranks of that engine.
+    pub(crate) fn with(tables: CacheTables, config: NodeConfig, layout: Option<Layout>) -> Self {
+        let (endpoint, role) = (Scripted::default(), config.role);
         let script = endpoint.0.clone();
-        let (node, client, completions) = Node::new(endpoint, tables(), config(role, 1)).unwrap();
-        Self { role, script, node, client, completions, now: Instant::ZERO }
+        let (node, client, completions) = Node::new(endpoint, tables, config).unwrap();
+        Self { role, script, node, client, completions, now: Instant::ZERO, layout }
     }
 
     /// Makes a peer ready.
     pub(crate) fn meet(&mut self, peer: PeerId) {
+        self.meet_rank(peer, 0);
+    }
+
+    /// Makes that rank of the peers' engine ready.
+    pub(crate) fn meet_rank(&mut self, peer: PeerId, rank: u32) {
         self.link_up(peer);
-        self.hello(peer);
+        self.hello_of(peer, rank);
         self.fabric(FabricEvent::PathUp { peer });
         assert!(matches!(self.events()[..], [NodeEvent::PeerReady { .. }]));
     }
@@ -155,18 +171,15 @@ impl Stage {
     }
 
     pub(crate) fn hello(&mut self, peer: PeerId) {
+        self.hello_of(peer, 0);
+    }
+
+    fn hello_of(&mut self, peer: PeerId, rank: u32) {
         let geometry = self.node.geometry().clone();
         let prefill = Role::Prefill;
         let role = if self.role == prefill { Role::Decode } else { prefill };
-        let hello = Hello {
-            incarnation: 9,
-            role,
-            rank: 0,
-            geometry,
-            address: vec![],
-            engine: 0,
-            layout: None,
-        };
+        let (address, layout) = (vec![], self.layout.clone());
+        let hello = Hello { incarnation: 9, role, rank, geometry, address, engine: 0, layout };
         self.say(peer, &Message::Hello(hello.into()));
     }
 

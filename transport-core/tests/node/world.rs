@@ -42,8 +42,12 @@ pub(crate) struct World {
 }
 
 pub(crate) fn tables() -> CacheTables {
+    tables_with(table(1, 8, 128, 0))
+}
+
+pub(crate) fn tables_with(aux: PagedTable) -> CacheTables {
     let kv = table(KV_BUFFERS, PAGES, PAGE_BYTES, 0);
-    CacheTables::new(kv, table(1, 8, 128, 0), vec![table(2, STATE_ITEMS, 20, 4)]).unwrap()
+    CacheTables::new(kv, aux, vec![table(2, STATE_ITEMS, 20, 4)]).unwrap()
 }
 
 fn table(buffers: usize, items: u32, item_bytes: u64, gap: u64) -> PagedTable {

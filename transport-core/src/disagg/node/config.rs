@@ -64,7 +64,8 @@ pub struct NodeConfig {
     pub handshake: Duration,
     /// Most requests between submission and the taking of their completions; at most 2^24.
     pub depth: usize,
-    /// Most rooms at a time, and most grants held for rooms that are not open yet.
+    /// Most rooms at a time, and most grants of one peer held for rooms that are not open yet: of all
+    /// peers twice as many, and a peer with more than one may have as many as it leaves free.
     pub max_rooms: usize,
     /// Most pages and state items in such held grants, of all peers together; four bytes of memory
     /// each. A peer may have as many as it leaves free: half if it is alone.

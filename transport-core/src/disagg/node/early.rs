@@ -1,9 +1,9 @@
 //! Grants for rooms that are not open here yet: accepted, kept for a while, bounded.
 //!
 //! A grant's message is small, for runs of items are short to say, but its lists are not. So not
-//! only the grants are counted, but their items too. Invariant: no peer holds more items than it
-//! left free when it was given the last of them. One peer alone may have half of all, two may have
-//! a third each, and what others take is never all.
+//! only the grants are counted, but their items too. Invariant: no peer holds more items, or more
+//! than one grant and more grants, than it left free when it was given the last of them. One peer
+//! alone may have half of all, two may have a third each, and what others take is never all.
 
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
@@ -23,15 +23,19 @@ pub(super) struct EarlyGrants {
     /// By room; in order of whose they are, for all decode ranks of a group grant their parts of one
     /// room. Hashed, since every open asks for its room, and mostly finds nothing.
     grants: Table<RoomId, Vec<Early>>,
-    /// How many there are.
-    len: usize,
     /// All of them, soonest to expire first.
     expiring: BTreeSet<(Instant, RoomId, PeerId)>,
-    /// Items held for each peer, and for all.
-    held: HashMap<PeerId, u64>,
+    /// What is held for each peer, and for all.
+    held: HashMap<PeerId, Held>,
+    all: Held,
+    /// Most that may be held: of grants, for one peer alone; of items, for all.
+    most: Held,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Held {
+    grants: usize,
     items: u64,
-    most_grants: usize,
-    most_items: u64,
 }
 
 #[derive(Debug)]
@@ -43,9 +47,11 @@ pub(super) struct Early {
 }
 
 impl EarlyGrants {
-    pub(super) fn new(most_grants: usize, most_items: u64) -> Self {
-        let (grants, expiring, held) = (Table::default(), BTreeSet::new(), HashMap::new());
-        Self { grants, len: 0, expiring, held, items: 0, most_grants, most_items }
+    /// Up to `grants` for a peer that has the table for itself, and `items` in all.
+    pub(super) fn new(grants: usize, items: u64) -> Self {
+        let (table, expiring, held) = (Table::default(), BTreeSet::new(), HashMap::new());
+        let (all, most) = (Held::default(), Held { grants, items });
+        Self { grants: table, expiring, held, all, most }
     }
 
     /// What is kept of a peer for a room.
@@ -66,23 +72,30 @@ impl EarlyGrants {
 
     /// Keeps a grant of a peer that has none for the room, if there is a place for it.
     pub(super) fn insert(&mut self, early: Early) -> Result<(), Cause> {
-        if self.len >= self.most_grants {
-            return Err(Cause::TooMany { limit: self.most_grants as u64 });
-        }
         let items = items(&early.offer.grant);
-        let held = self.held.get(&early.peer).copied().unwrap_or(0) + items;
-        let free = self.most_items.saturating_sub(self.items + items);
-        if items > 0 && held > free {
-            return Err(Cause::TooMany { limit: self.most_items });
-        }
-        self.items += items;
+        let held = self.held.get(&early.peer).copied().unwrap_or_default().with(items);
+        let all = self.all.with(items);
+        self.check(items, held, all)?;
+        self.all = all;
         self.held.insert(early.peer, held);
         let room = early.offer.room;
         self.expiring.insert((early.expires, room, early.peer));
         let of_room = self.grants.get_or_insert(room, Vec::new());
         let place = of_room.partition_point(|other| other.peer < early.peer);
         of_room.insert(place, early);
-        self.len += 1;
+        Ok(())
+    }
+
+    /// Whether a grant of so many items may be kept with which its peer and all hold so much.
+    fn check(&self, items: u64, held: Held, all: Held) -> Result<(), Cause> {
+        let free = self.most.grants.saturating_mul(2).checked_sub(all.grants);
+        if free.is_none_or(|free| held.grants > free.max(1)) {
+            return Err(Cause::TooMany { limit: self.most.grants as u64 });
+        }
+        let free = self.most.items.saturating_sub(all.items);
+        if items > 0 && held.items > free {
+            return Err(Cause::TooMany { limit: self.most.items });
+        }
         Ok(())
     }
 
@@ -93,12 +106,11 @@ impl EarlyGrants {
         if of_room.is_empty() {
             self.grants.remove(&room);
         }
-        self.len -= 1;
         self.expiring.remove(&(early.expires, room, peer));
         let items = items(&early.offer.grant);
-        self.items -= items;
+        self.all = self.all.without(items);
         if let Some(held) = self.held.get_mut(&early.peer) {
-            *held -= items;
+            *held = held.without(items);
         }
         Some(early)
     }
@@ -123,6 +135,18 @@ impl EarlyGrants {
 impl Early {
     pub(super) fn address(&self) -> Address {
         Address { peer: self.peer, room: self.offer.room, grant: self.offer.grant.id }
+    }
+}
+
+impl Held {
+    /// With a grant of so many items.
+    fn with(self, items: u64) -> Self {
+        Self { grants: self.grants + 1, items: self.items + items }
+    }
+
+    /// Without one of so many items.
+    fn without(self, items: u64) -> Self {
+        Self { grants: self.grants - 1, items: self.items - items }
     }
 }
 
@@ -165,6 +189,16 @@ mod tests {
     }
 
     #[test]
+    fn grants_that_cost_nothing_are_counted_and_the_first_of_a_peer_may_take_the_last_place() {
+        let mut grants = EarlyGrants::new(3, 12);
+        let mut taken = |peer, rooms: core::ops::Range<u64>| {
+            rooms.filter(|room| grants.insert(early(peer, *room, 0)).is_ok()).count()
+        };
+        assert_eq!([taken(1, 0..9), taken(2, 0..9), taken(3, 0..9)], [3, 1, 1]);
+        assert_eq!([taken(4, 0..9), taken(5, 0..9), taken(1, 9..20)], [1, 0, 0]);
+    }
+
+    #[test]
     fn what_is_taken_out_is_free_again_however_it_went() {
         let mut grants = EarlyGrants::new(100, 12);
         for round in 0..10 {
@@ -178,6 +212,6 @@ mod tests {
             assert!(grants.pop_expired(Instant::ZERO + Duration::from_secs(97)).is_none());
             assert_eq!(grants.remove_peer(PeerId(round)), [RoomId(1)]);
         }
-        assert_eq!((grants.items, grants.held.len(), grants.expiring.len()), (0, 0, 0));
+        assert_eq!((grants.all, grants.held.len(), grants.expiring.len()), (Held::default(), 0, 0));
     }
 }

@@ -196,6 +196,9 @@ impl<E: Endpoint> Node<E> {
 
     fn take_link_down(&mut self, peer: PeerId, reason: PathError) {
         let change = self.peers.link_down(&mut self.ctx, peer, reason);
+        if let Some(reason) = self.peers.ending(peer) {
+            self.prefill.forget_early(&self.ctx, peer, reason);
+        }
         self.take_change(change);
         // Most paths end at once: then the next life of the link need not wait for that.
         self.take_fabric();

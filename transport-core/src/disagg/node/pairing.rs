@@ -256,33 +256,86 @@ fn field_of(fact: Fact) -> Field {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disagg::topology::Component;
+    use crate::Instant;
+    use crate::disagg::room::{ChunkShape, Deadlines, PrefillRoom};
+    use crate::disagg::topology::{Component, page_share};
     use crate::disagg::{DType, KvLayout};
     use crate::memory::MemoryRegion;
+    use crate::transfer::{Grant, GrantId};
     use alloc::vec;
+    use core::ops::Range;
+    use proptest::collection::vec as vec_of;
+    use proptest::prelude::{prop_assert, proptest};
+
+    fn engine(tp: u32, cp: u32, page_tokens: u32) -> Layout {
+        let kv = Component::kv(KvLayout::Nhd, page_tokens, 2, 8, 1);
+        Layout { dtype: DType::Int8, dp: 1, tp, cp, stages: vec![1], kv, state: vec![] }
+    }
+
+    fn tables(kv: &[u64]) -> CacheTables {
+        let packed = |sizes: &[u64]| {
+            let region = MemoryRegion::allocate(4096).unwrap();
+            PagedTable::packed(&region, sizes, 3).unwrap()
+        };
+        CacheTables::new(packed(kv), packed(&[64]), vec![]).unwrap()
+    }
 
     #[test]
     fn tables_that_are_not_the_layouts_give_no_view() {
-        let engine = |tp| Layout {
-            dtype: DType::Int8,
-            dp: 1,
-            tp,
-            cp: 1,
-            stages: vec![1],
-            kv: Component::kv(KvLayout::Nhd, 4, 2, 8, 1),
-            state: vec![],
-        };
-        let topology = Topology::new(engine(2), engine(1)).unwrap();
+        let topology = Topology::new(engine(2, 1, 4), engine(1, 1, 4)).unwrap();
         let rank = Rank { dp: 0, tp: 0, pp: 0, cp: 0 };
         let route = topology.route(rank, rank).unwrap();
-        let packed = |sizes: &[u64]| {
-            let region = MemoryRegion::allocate(1024).unwrap();
-            PagedTable::packed(&region, sizes, 3).unwrap()
-        };
-        let tables = |kv: &[u64]| CacheTables::new(packed(kv), packed(&[64]), vec![]).unwrap();
         let view = |kv| View::new(route.clone(), Side::Decode, &tables(kv)).map(drop);
         assert_eq!(view(&[64, 64]), Ok(()));
         let refused = Err(Cause::ItemOutOfRange { part: 0, item: 3 });
         assert_eq!([view(&[64, 32]), view(&[64])], [refused; 2], "not all of the tables instead");
+    }
+
+    /// What of a request, handed over in `chunks` of so many pages, goes from a prefill to a decode
+    /// cp rank: granted positions.
+    fn hand_over(topology: &Topology, (from, to): (u32, u32), chunks: &[u32]) -> Vec<Range<u32>> {
+        let rank = |cp| Rank { dp: 0, tp: 0, pp: 0, cp };
+        let route = topology.route(rank(from), rank(to)).unwrap();
+        let page_bytes = u64::from(topology.layout(Side::Prefill).kv.tokens) * 16;
+        let view = View::new(route, Side::Prefill, &tables(&[page_bytes; 2])).unwrap();
+        let (ours, theirs) = view.page_blocks();
+        let pages = (chunks.iter().sum::<u32>() * ours).div_ceil(theirs);
+        let held = page_share(pages, topology.layout(Side::Decode).cp, to).len() as u32 * theirs;
+        let id = GrantId { slot: 0, generation: 0 };
+        let kv = (0..held).collect();
+        let grant = Arc::new(Grant { id, tag: 0, kv, aux: [0], state: Box::default() });
+        let mut machine = PrefillRoom::new(Deadlines::default(), Instant::ZERO);
+        machine.handle_grant(Instant::ZERO, grant, chunks.len() as u32, &mut vec![]);
+        let (mut before, mut sent) = (0, vec![]);
+        for chunk in chunks {
+            let list: Vec<u32> = (before..before + chunk).collect();
+            let (items, first) = view.share(&list, before, pages * theirs);
+            let pages = items.len() as u32;
+            let shape = ChunkShape { first, pages, is_last: false, aux: false, state: &[] };
+            machine.handle_chunk(Instant::ZERO, shape, &mut vec![]);
+            assert_eq!(machine.failure(), None, "{from} to {to}, at page {before}: {chunks:?}");
+            sent.extend((pages > 0).then(|| first..first + pages));
+            before += chunk;
+        }
+        sent
+    }
+
+    proptest! {
+        #[test]
+        fn p1_every_rank_takes_every_chunk_however_a_request_is_cut(
+            (prefill_cp, decode_cp) in (1u32..5, 1u32..5),
+            (ours, theirs) in (0u32..3, 0u32..3),
+            chunks in vec_of(0u32..7, 1..6),
+        ) {
+            let prefill = engine(1, prefill_cp, 4 << ours);
+            let topology = Topology::new(prefill, engine(1, decode_cp, 4 << theirs)).unwrap();
+            for to in 0..decode_cp {
+                let hand_over = |from| hand_over(&topology, (from, to), &chunks);
+                let mut sent: Vec<Range<u32>> = (0..prefill_cp).flat_map(hand_over).collect();
+                sent.sort_unstable_by_key(|stretch| stretch.start);
+                prop_assert!(sent.windows(2).all(|pair| pair[0].end == pair[1].start), "{sent:?}");
+                prop_assert!(sent.first().is_none_or(|stretch| stretch.start == 0), "{sent:?}");
+            }
+        }
     }
 }

@@ -148,6 +148,11 @@ impl Peers {
         (!waits).then_some(PeerChange::Down { peer: id, reason })
     }
 
+    /// Why a peer's link ended whose path has not.
+    pub(super) fn ending(&self, id: PeerId) -> Option<PathError> {
+        self.ending.get(&id).copied()
+    }
+
     /// The path is gone: nothing of the peer can land. The link follows, unless it is the next one. If
     /// it was the peer who closed the path it does the same with the link, and is heard out until then.
     pub(super) fn path_down<E: Endpoint>(
@@ -175,7 +180,7 @@ impl Peers {
         let why = || self.peers.get(&id).and_then(|peer| peer.why);
         match error {
             WriteError::Path(PathError::ClosedHere) => {
-                let why = self.ending.get(&id).copied().or_else(why);
+                let why = self.ending(id).or_else(why);
                 WriteError::Path(why.unwrap_or(PathError::ClosedHere))
             }
             other => other,

@@ -65,7 +65,7 @@ struct Failing {
 /// What the machine needs to know of a chunk.
 #[derive(Clone, Copy, Debug)]
 pub struct ChunkShape<'a> {
-    /// First granted position of its KV items.
+    /// First granted position of its KV items, if there are any.
     pub first: u32,
     /// KV items in it; may be none.
     pub pages: u32,
@@ -104,10 +104,10 @@ impl PrefillRoom {
         }
     }
 
-    /// Why it failed, once it has.
+    /// Why it failed, once that is known: the target's reason to refuse a write may be on its way.
     pub fn failure(&self) -> Option<Cause> {
         match self.phase {
-            Phase::Draining(failing) | Phase::Telling(failing) => Some(failing.cause),
+            Phase::Draining(failing) | Phase::Telling(failing) => failing.known(),
             Phase::Over { failure } => failure,
             _ => None,
         }
@@ -189,13 +189,16 @@ impl PrefillRoom {
         if self.manifest.is_some() {
             return Err(Cause::AfterLast);
         }
-        let sent = u64::from(chunk.first) + u64::from(chunk.pages);
-        let granted = grant.kv.len() as u64;
-        if sent > granted {
-            return Err(Cause::PagesMismatch { sent, granted });
-        }
-        if chunk.pages > 0 && self.deliveries == *deliveries {
-            return Err(Cause::TooMany { limit: u64::from(*deliveries) });
+        // One without pages is nowhere, and no delivery.
+        if chunk.pages > 0 {
+            let sent = u64::from(chunk.first) + u64::from(chunk.pages);
+            let granted = grant.kv.len() as u64;
+            if sent > granted {
+                return Err(Cause::PagesMismatch { sent, granted });
+            }
+            if self.deliveries == *deliveries {
+                return Err(Cause::TooMany { limit: u64::from(*deliveries) });
+            }
         }
         if chunk.is_last {
             check_state(chunk.state, &grant.state)?;
@@ -451,6 +454,11 @@ impl Failing {
             alone: false,
             tear_down: false,
         }
+    }
+
+    /// The reason, unless we only infer it from a refusal.
+    fn known(self) -> Option<Cause> {
+        (!self.provisional || self.answer).then_some(self.cause)
     }
 
     /// The other side gave its reason: it replaces one that we only inferred from a refusal.

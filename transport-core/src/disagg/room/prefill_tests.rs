@@ -136,6 +136,7 @@ fn r7_the_decode_sides_abort_is_answered_once_drained() {
     bench.taken();
     bench.room.handle_abort(at(1), Cause::Cancelled, &mut bench.out);
     assert_eq!(bench.taken(), [Action::CancelWrites]);
+    assert_eq!(bench.room.failure(), Some(Cause::Cancelled));
     bench.written(Err(WriteError::Cancelled));
     let end = [Action::Send(Note::Drained), Action::End(Err(Cause::Cancelled)), Action::Retire];
     assert_eq!(bench.taken(), end);
@@ -149,6 +150,7 @@ fn a_refused_write_waits_for_the_targets_own_reason() {
     bench.taken();
     bench.written(Err(WriteError::Refused(Refusal::NoGrant)));
     assert_eq!(bench.taken(), [Action::CancelWrites, abort(refused, true)]);
+    assert_eq!((bench.room.state(), bench.room.failure()), (RoomState::Failed, None));
     let reason = Cause::Stalled { silent_ms: 7 };
     bench.room.handle_abort(at(2), reason, &mut bench.out);
     assert_eq!(bench.ends(), [Err(reason)]);

@@ -31,7 +31,8 @@ pub(super) struct Chunks {
 pub(super) struct OutChunk {
     chunk: Chunk,
     ticket: Ticket<Request>,
-    /// Whether the room took it: its writes are then all counted below.
+    /// Whether the room took all of it: its writes are then all counted below. Otherwise it ends
+    /// with the room.
     taken: bool,
     /// Writes unposted or in flight.
     writes: u32,
@@ -102,10 +103,11 @@ impl Chunks {
         self.find(number).into_iter().for_each(|chunk| chunk.writes += 1);
     }
 
-    /// A write of a chunk was dropped, of a room that fails.
-    pub(super) fn uncount(&mut self, number: u32) {
-        let chunk = self.find(number);
-        chunk.into_iter().for_each(|chunk| chunk.writes = chunk.writes.saturating_sub(1));
+    /// A write of a chunk was dropped: its room fails, and the chunk with it.
+    pub(super) fn drop_write(&mut self, number: u32) {
+        let Some(chunk) = self.find(number) else { return };
+        chunk.writes = chunk.writes.saturating_sub(1);
+        chunk.taken = false;
     }
 
     /// The room took the chunk that was started last. One without writes is complete already.

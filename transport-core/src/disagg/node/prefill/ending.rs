@@ -12,15 +12,26 @@ use crate::transfer::GrantId;
 impl PrefillSide {
     /// Lets rooms decide what their legs have come to, until nothing is left to decide.
     pub(super) fn settle<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
-        while let Some(Outcome { leg, room: key, peer, result }) = self.outcomes.pop_front() {
-            if let Err(cause) = result {
-                self.room_failed(ctx, key, (cause, Some(peer)));
+        while let Some(outcome) = self.outcomes.pop_front() {
+            match outcome {
+                Outcome::Failed { room, peer, cause } => {
+                    self.room_failed(ctx, room, (cause, Some(peer)));
+                }
+                Outcome::Ended { leg, room, peer, result } => {
+                    if let Err(cause) = result {
+                        self.room_failed(ctx, room, (cause, Some(peer)));
+                    }
+                    self.leg_ended(ctx, room, leg);
+                }
             }
-            if let Some(room) = self.rooms.get_mut(key) {
-                room.legs.retain(|other| *other != leg);
-            }
-            self.finish_if_over(ctx, key);
         }
+    }
+
+    fn leg_ended<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId, leg: GrantId) {
+        if let Some(room) = self.rooms.get_mut(key) {
+            room.legs.retain(|other| *other != leg);
+        }
+        self.finish_if_over(ctx, key);
     }
 
     /// The first failure of a room takes all its legs with it.

@@ -149,11 +149,12 @@ impl Leg {
         Ok(())
     }
 
-    /// Feeds the chunk at hand to the machine.
-    pub(super) fn feed(&mut self, now: Instant, out: &mut Vec<Action>) {
+    /// Feeds the chunk at hand to the machine: whether that took it.
+    pub(super) fn feed(&mut self, now: Instant, out: &mut Vec<Action>) -> bool {
         let AtHand { first, is_last, .. } = self.at_hand;
         let (pages, aux, state) = (self.at_hand.kv.len() as u32, self.aux, &self.at_hand.state);
         self.machine.handle_chunk(now, ChunkShape { first, pages, is_last, aux, state }, out);
+        self.machine.may_send()
     }
 
     /// Makes a write of the chunk at hand: its chunk's number.
@@ -246,7 +247,10 @@ fn write_aux<E: Endpoint>(
     }
     let full = Cause::TooMany { limit: ctx.aux_slots() };
     let slot = ctx.take_aux_list().ok_or(full)?;
-    ctx.write_aux(slot[0], record, payload);
+    if !ctx.write_aux(slot[0], record, payload) {
+        ctx.return_aux_list(slot);
+        return Err(Cause::SourceFailed);
+    }
     Ok(slot)
 }
 

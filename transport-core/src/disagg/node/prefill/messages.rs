@@ -66,7 +66,7 @@ impl PrefillSide {
     }
 
     /// Fails the next open of a room, if that does not fail for another's reason already.
-    fn doom<E: Endpoint>(&mut self, ctx: &mut Context<E>, by: Address, cause: Cause) {
+    pub(super) fn doom<E: Endpoint>(&mut self, ctx: &mut Context<E>, by: Address, cause: Cause) {
         let owner = Some(by.peer);
         if self.doomed.owner(&by.room).is_none_or(|other| other == owner) {
             self.doomed.insert(ctx.now, owner, by.room, cause);

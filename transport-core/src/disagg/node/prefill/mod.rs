@@ -1,7 +1,7 @@
 //! A node's prefill side: rooms that send.
 //!
 //! A [`Room`] is one request; it has a [`Leg`] for each decode rank that it writes to, made when
-//! that rank's grant comes. Events go to legs; that a leg has ended goes to its room as an
+//! that rank's grant comes. Events go to legs; that a leg fails or has ended goes to its room as an
 //! [`Outcome`], and from there to the other legs: all succeed, or all fail for the first reason (R3).
 
 mod asking;
@@ -77,13 +77,13 @@ pub(super) struct PrefillSide {
     outcomes: VecDeque<Outcome>,
 }
 
-/// A leg has ended: no source is read for it any more.
+/// What a leg has come to, for its room.
 #[derive(Clone, Copy, Debug)]
-struct Outcome {
-    leg: GrantId,
-    room: GrantId,
-    peer: PeerId,
-    result: Result<(), Cause>,
+enum Outcome {
+    /// It fails; sources may still be read for it.
+    Failed { room: GrantId, peer: PeerId, cause: Cause },
+    /// It has ended: no source is read for it any more.
+    Ended { leg: GrantId, room: GrantId, peer: PeerId, result: Result<(), Cause> },
 }
 
 impl PrefillSide {
@@ -273,6 +273,7 @@ impl PrefillSide {
         // Sooner than the decode side gives up, so that it hears the reason and need not guess.
         let (came, expires) = (ctx.now, ctx.now + wait.min(ctx.deadlines().bootstrap) * 9 / 10);
         if let Err(full) = self.early.insert(Early { peer, offer, came, expires }) {
+            self.doom(ctx, from, full);
             return self.refuse(ctx, from, full);
         }
         // What an earlier grant came to is no concern of this one.
@@ -289,6 +290,7 @@ impl PrefillSide {
         (peer, offer): (PeerId, GrantOffer),
     ) {
         let from = Address { peer, room: offer.room, grant: offer.grant.id };
+        // No grant of a peer is kept for longer than its link lives.
         let Some(pairing) = peers.pairing(peer) else { return };
         let Some(room) = self.rooms.get_mut(key).filter(|room| room.waits_for(pairing)) else {
             return self.refuse(ctx, from, Cause::DuplicateRoom);
@@ -303,7 +305,7 @@ impl PrefillSide {
         let unposted = self.spare_writes.take();
         let leg = Leg::new((room.id, key), (peer, pairing), from.grant, machine, unposted);
         let leg = self.legs.insert(leg);
-        room.legs.push(leg);
+        room.join(&mut self.legs, leg);
         if all_there {
             ctx.timers.disarm(&mut room.armed);
         }
@@ -314,6 +316,19 @@ impl PrefillSide {
         self.legs.get_mut(leg).into_iter().for_each(|leg| leg.accept(ctx));
     }
 
+    /// A peer's link is down. What it granted to rooms that are not open is no use any more; those
+    /// that are open end with its path.
+    pub(super) fn forget_early<E: Endpoint>(
+        &mut self,
+        ctx: &Context<E>,
+        peer: PeerId,
+        reason: PathError,
+    ) {
+        for room in self.early.remove_peer(peer) {
+            self.doomed.insert(ctx.now, Some(peer), room, Cause::PeerDown(reason));
+        }
+    }
+
     /// The path is down: nothing is read for the peer any more.
     pub(super) fn path_down<E: Endpoint>(
         &mut self,
@@ -321,9 +336,7 @@ impl PrefillSide {
         peer: PeerId,
         reason: PathError,
     ) {
-        for room in self.early.remove_peer(peer) {
-            self.doomed.insert(ctx.now, Some(peer), room, Cause::PeerDown(reason));
-        }
+        self.forget_early(ctx, peer, reason);
         for key in self.legs.keys(|leg| leg.peer == peer) {
             self.with(ctx, key, |room, now, out| room.handle_path_down(now, reason, out));
         }
@@ -452,10 +465,18 @@ impl PrefillSide {
         self.actions = actions;
         let Some(leg) = self.legs.get_mut(key) else { return };
         ctx.timers.arm(Timer::Prefill(key), &mut leg.armed, leg.machine.deadline());
-        if leg.machine.state() != before {
-            let room = self.rooms.get_mut(leg.room);
-            room.into_iter().for_each(|room| room.show(&mut self.legs));
+        let state = leg.machine.state();
+        if state == before && state != RoomState::Failed {
+            return;
         }
+        let (room, peer) = (leg.room, leg.peer);
+        // A leg that drains says so before it has ended: the others would go on for nothing. Its
+        // reason may come later than that it fails.
+        if let Some(cause) = leg.machine.failure() {
+            self.outcomes.push_back(Outcome::Failed { room, peer, cause });
+        }
+        let room = self.rooms.get_mut(room);
+        room.into_iter().for_each(|room| room.show(&mut self.legs));
     }
 
     fn carry_out<E: Endpoint>(
@@ -475,7 +496,7 @@ impl PrefillSide {
             Action::CancelWrites => {
                 let Some(room) = room else { return };
                 for write in leg.cancel(ctx, key.slot, room.chunks.in_flight()) {
-                    room.chunks.uncount(leg::named(write.id).1);
+                    room.chunks.drop_write(leg::named(write.id).1);
                     leg.machine.handle_write(ctx.now, Err(WriteError::Cancelled), out);
                 }
             }
@@ -484,7 +505,7 @@ impl PrefillSide {
             Action::End(result) => {
                 leg.end(ctx);
                 let (room, peer) = (leg.room, leg.peer);
-                self.outcomes.push_back(Outcome { leg: key, room, peer, result });
+                self.outcomes.push_back(Outcome::Ended { leg: key, room, peer, result });
             }
             Action::Retire => self.retire(ctx, key),
             Action::Arm | Action::Revoke | Action::CheckAux | Action::Ready | Action::Doubt(_) => {}

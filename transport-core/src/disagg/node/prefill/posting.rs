@@ -153,15 +153,18 @@ impl PrefillSide {
         Start::Started
     }
 
-    /// Gives all legs the chunk that was taken up.
+    /// Gives the legs the chunk that was taken up, up to one that cannot take it: that fails the room.
     fn feed<E: Endpoint>(&mut self, ctx: &mut Context<E>, key: GrantId) {
-        let mut index = 0;
+        let (mut index, mut taken) = (0, true);
         while let Some(leg) = self.rooms.get_mut(key).and_then(|room| room.legs.get(index)) {
             let (leg, now) = (*leg, ctx.now);
-            self.with_leg(ctx, leg, |leg, out| leg.feed(now, out));
+            self.with_leg(ctx, leg, |leg, out| taken = leg.feed(now, out));
+            if !taken {
+                return;
+            }
             index += 1;
         }
-        let room = self.rooms.get_mut(key).filter(|room| room.together.failed().is_none());
+        let room = self.rooms.get_mut(key);
         room.into_iter().for_each(|room| room.chunks.take_started(ctx, room.id));
     }
 

@@ -27,7 +27,8 @@ pub(super) struct Room {
     pub(super) id: RoomId,
     pub(super) ticket: Ticket<Request>,
     pub(super) chunks: Chunks,
-    /// One for each reader whose grant is there and that has not ended.
+    /// One for each reader whose grant is there and that has not ended, in the order of the readers'
+    /// cp ranks.
     pub(super) legs: Legs,
     /// Who the readers are: engine and dp group, known from the first grant.
     pub(super) group: Option<(u64, u32)>,
@@ -77,6 +78,14 @@ impl Room {
         known && self.together.waits() && !self.met.contains(&pairing.rank)
     }
 
+    /// Takes a reader to the others of its cp rank.
+    pub(super) fn join(&mut self, legs: &mut Slab<Leg>, joining: GrantId) {
+        let mut cp = |leg: &GrantId| legs.get_mut(*leg).map(|leg| leg.cp);
+        let rank = cp(&joining);
+        let place = self.legs.partition_point(|leg| cp(leg) <= rank);
+        self.legs.insert(place, joining);
+    }
+
     /// Whether all readers' grants are there and none has ended.
     pub(super) fn may_send(&self, legs: &mut Slab<Leg>) -> bool {
         let all = self.together.is_complete() && !self.legs.is_empty();
@@ -92,9 +101,9 @@ impl Room {
             let Some(leg) = legs.get_mut(*leg) else { continue };
             let Some(of_page) = leg.page_blocks() else { continue };
             blocks = Some(of_page);
-            // Ranks of one cp rank hold the same pages; the others hold others.
-            if seen.is_none_or(|cp| cp < leg.cp) {
-                seen = Some(leg.cp);
+            // Ranks of one cp rank hold the same pages, and stand next to each other here; the
+            // others hold others.
+            if seen.replace(leg.cp) != Some(leg.cp) {
                 granted = granted.saturating_add(leg.granted());
             }
         }
@@ -117,14 +126,23 @@ impl Room {
         let state = match (self.together.failed(), self.together.awaited()) {
             (Some(_), _) => RoomState::Failed,
             (None, 1..) => RoomState::Bootstrapping,
-            (None, 0) => {
-                let state = |leg: &GrantId| legs.get_mut(*leg).map(|leg| leg.machine.state());
-                let least = self.legs.iter().filter_map(state).min();
-                // Over is what `finish` says.
-                least.unwrap_or(RoomState::Transferring).min(RoomState::Transferring)
-            }
+            (None, 0) => self.slowest(legs),
         };
         self.cell.store(state, self.prefix_pages);
+    }
+
+    /// The state of the slowest leg, or of one that fails.
+    fn slowest(&self, legs: &mut Slab<Leg>) -> RoomState {
+        // Over is what `finish` says.
+        let mut least = RoomState::Transferring;
+        for leg in &self.legs {
+            match legs.get_mut(*leg).map(|leg| leg.machine.state()) {
+                Some(RoomState::Failed) => return RoomState::Failed,
+                Some(state) => least = least.min(state),
+                None => {}
+            }
+        }
+        least
     }
 
     pub(super) fn failure(&self) -> Option<Failure> {
