@@ -158,6 +158,17 @@ pub(crate) fn answers(side: &Side, room: u64) -> Vec<Result<Answer, Cause>> {
     of_room.collect()
 }
 
+/// How the receives of `room` at `side` ended so far.
+pub(crate) fn received(side: &Side, room: u64) -> Vec<Result<(), Cause>> {
+    let of_room = side.done.iter().filter_map(|completion| match completion {
+        Completion::Received { room: of, result, .. } if *of == RoomId(room) => {
+            Some(result.as_ref().map(|_| ()).map_err(|failure| failure.cause))
+        }
+        _ => None,
+    });
+    of_room.collect()
+}
+
 /// How the opens of `room` at `side` ended so far.
 pub(crate) fn closes(side: &Side, room: u64) -> Vec<Result<(), Cause>> {
     let of_room = side.done.iter().filter_map(|completion| match completion {

@@ -102,6 +102,12 @@ impl Peers {
         self.peers.get(&peer).is_some_and(|peer| peer.sibling.is_some())
     }
 
+    /// Whether two peers are ranks of one group of the other side, which have their rooms together.
+    pub(super) fn are_one_group(&self, one: PeerId, other: PeerId) -> bool {
+        let group = |peer| self.pairing(peer).map(|pairing| (pairing.engine, pairing.place.dp));
+        one == other || group(one).is_some_and(|named| group(other) == Some(named))
+    }
+
     /// The peer of that engine and rank, if it is ready.
     pub(super) fn find(&self, writer: (u64, u32)) -> Option<(PeerId, &Pairing)> {
         let peer = *self.by_rank.get(&writer)?;

@@ -107,7 +107,7 @@ impl DecodeSide {
         cell: Arc<RoomCell>,
     ) {
         let attempt = Attempt { room: receive.room, number: receive.attempt };
-        if let Err(cause) = self.admit(ctx, &receive) {
+        if let Err(cause) = self.admit(ctx, peers, &receive) {
             self.refuse(ctx, attempt, cause);
             // There is no room to tell it, and the one that is open already lives on.
             if cause != Cause::DuplicateRoom {
@@ -134,7 +134,12 @@ impl DecodeSide {
         self.settle(ctx);
     }
 
-    fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, receive: &Receive) -> Result<(), Cause> {
+    fn admit<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peers: &Peers,
+        receive: &Receive,
+    ) -> Result<(), Cause> {
         if self.by_id.contains_key(&receive.room) {
             return Err(Cause::DuplicateRoom);
         }
@@ -142,7 +147,8 @@ impl DecodeSide {
             return Err(Cause::TooMany { limit: ctx.config.max_rooms as u64 });
         }
         let held = Amounts::of(&receive.pages, &receive.state);
-        self.desk.receive(ctx, receive.room, &held)
+        let is_writer = |peer| peers.are_one_group(peer, receive.peer);
+        self.desk.receive(ctx, receive.room, &held, is_writer)
     }
 
     /// Why a room that can be held must fail at once.
