@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use transport_core::disagg::consensus::{Attempt, Decision, Report};
+use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::node::{Completion, Lease, NodeEvent, Receive};
 use transport_core::disagg::topology::{Component, Layout};
 use transport_core::disagg::{Cause, DType, KvLayout, RoomId};
@@ -60,8 +61,8 @@ fn event(member: &Member, wanted: impl Fn(&NodeEvent) -> bool) -> Option<NodeEve
     std::iter::from_fn(|| member.client.poll_event()).find(wanted)
 }
 
-/// Says something past a decode rank's node, as one gone wrong would. Its dialled peers are numbered
-/// in order: the prefill ranks, then its coordinator.
+/// Says something past a rank's node, as one gone wrong would. A decode rank's dialled peers are
+/// numbered in order: the prefill ranks, then its coordinator.
 fn say(member: &mut Member, peer: usize, message: &Message) {
     let mut bytes = vec![];
     encode(message, &mut bytes).unwrap();
@@ -183,6 +184,33 @@ fn r3_a_rank_that_fails_after_the_group_succeeded_is_reported_to_the_scheduler()
     let is_lost = |event: &NodeEvent| matches!(event, NodeEvent::RankLost { .. });
     let lost = NodeEvent::RankLost { attempt: FIRST, rank: 1, cause };
     assert_eq!(event(&world.decode[0], is_lost), Some(lost));
+}
+
+#[test]
+fn r3_a_rank_that_is_bound_does_not_fail_for_what_another_rank_of_the_prefill_side_says() {
+    let mut world = pairs(2);
+    let is_rank = |event: &NodeEvent| matches!(event, NodeEvent::PeerReady { rank: 1, .. });
+    let to = match event(&world.prefill[1], is_rank) {
+        Some(NodeEvent::PeerReady { peer, .. }) => peer,
+        other => panic!("{other:?}"),
+    };
+    world.receive(ROOM.0, &[3]);
+    world.open(ROOM.0);
+    world.run_for(SOON);
+    // All is there at rank 1, which says so; its coordinator hears it late, and then cannot be heard.
+    world.net.stop(world.decode[0].address);
+    world.send(ROOM.0, 0, &[5], true);
+    world.run_for(SOON);
+    world.net.set_faults(Faults { drop_message: 1_000_000, ..Faults::default() });
+    world.net.resume(world.decode[0].address);
+    let end = world.net.now() + SOON;
+    assert!(world.run_until(end, |world| ends(world)[0].is_some()));
+    assert_eq!(ends(&world), [Some(Ok(())), None]);
+    world.net.set_faults(Faults::default());
+    let misrouted = Misrouted { room: ROOM, routed: 0, implied: 1 };
+    say(&mut world.prefill[1], to.0 as usize, &Message::Misrouted(misrouted));
+    world.run_for(SOON);
+    assert_eq!(ends(&world), [Some(Ok(())); 2]);
 }
 
 #[test]
