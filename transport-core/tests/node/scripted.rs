@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transport_core::Instant;
-use transport_core::disagg::node::{Client, Node, NodeEvent, Request};
+use transport_core::disagg::node::{Client, Node, NodeConfig, NodeEvent, Request, RoomHandle};
+use transport_core::disagg::room::RoomState;
 use transport_core::fabric::{
     Fabric, FabricError, FabricEvent, PathError, PeerId, PostError, Revoked, Write, WriteError,
     WriteId,
@@ -34,6 +35,9 @@ pub(crate) struct Script {
     /// Writes taken that have not been completed.
     in_flight: Vec<WriteId>,
     pub(crate) closed: Vec<PeerId>,
+    /// A room, and what it showed whenever something was sent: also in the middle of a turn.
+    pub(crate) watched: Option<RoomHandle>,
+    pub(crate) shown: Vec<RoomState>,
 }
 
 /// An endpoint on which nothing happens by itself.
@@ -90,6 +94,9 @@ impl Fabric for Scripted {
 
 impl Link for Scripted {
     fn send(&mut self, _: PeerId, _: &[u8]) -> Result<(), SendError> {
+        let mut script = self.0.borrow_mut();
+        let shown = script.watched.as_ref().map(RoomHandle::poll);
+        script.shown.extend(shown);
         Ok(())
     }
 
@@ -122,9 +129,13 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(role: Role) -> Self {
-        let endpoint = Scripted::default();
+        Self::over(config(role, 1), tables())
+    }
+
+    pub(crate) fn over(config: NodeConfig, tables: CacheTables) -> Self {
+        let (endpoint, role) = (Scripted::default(), config.role);
         let script = endpoint.0.clone();
-        let (node, client, completions) = Node::new(endpoint, tables(), config(role, 1)).unwrap();
+        let (node, client, completions) = Node::new(endpoint, tables, config).unwrap();
         Self { role, script, node, client, completions, now: Instant::ZERO }
     }
 

@@ -5,33 +5,33 @@ use std::time::Duration;
 use transport_core::disagg::consensus::{Attempt, Decision, Report};
 use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::node::{Completion, Lease, NodeEvent, Receive};
-use transport_core::disagg::topology::{Component, Layout};
+use transport_core::disagg::room::RoomState;
+use transport_core::disagg::topology::{Component, Layout, Rank, Side, Topology};
 use transport_core::disagg::{Cause, DType, KvLayout, RoomId};
 use transport_core::fabric::PeerId;
 use transport_core::link::Link;
 use transport_core::rng::Rng;
 use transport_core::sim::{Faults, SimConfig};
-use transport_core::wire::{Message, encode};
+use transport_core::wire::{Hello, Message, Role, encode};
 
-use super::group::{AUX, Member, World};
+use super::group::{AUX, Member, World, rank_config, rank_tables};
+use super::scripted::Stage;
 
 const SOON: Duration = Duration::from_millis(500);
 const ROOM: RoomId = RoomId(7);
 const FIRST: Attempt = Attempt { room: ROOM, number: 0 };
 
+/// An engine of so many ranks.
+fn tensor_parallel(tp: u32) -> Layout {
+    let kv = Component::kv(KvLayout::Nhd, 4, 6, 6, 4);
+    let (dtype, stages, state) = (DType::BFloat16, vec![4], vec![]);
+    Layout { dtype, dp: 1, tp, cp: 1, stages, kv, state }
+}
+
 /// Engines of so many ranks, each with one counterpart: rank `n` of the one writes to rank `n` of
 /// the other, and to nobody else.
 fn pairs(ranks: u32) -> World {
-    let kv = Component::kv(KvLayout::Nhd, 4, 6, 6, 4);
-    let layout = Layout {
-        dtype: DType::BFloat16,
-        dp: 1,
-        tp: ranks,
-        cp: 1,
-        stages: vec![4],
-        kv,
-        state: vec![],
-    };
+    let layout = tensor_parallel(ranks);
     World::new(&layout, &layout, SimConfig::checked())
 }
 
@@ -211,6 +211,34 @@ fn r3_a_rank_that_is_bound_does_not_fail_for_what_another_rank_of_the_prefill_si
     say(&mut world.prefill[1], to.0 as usize, &Message::Misrouted(misrouted));
     world.run_for(SOON);
     assert_eq!(ends(&world), [Some(Ok(())); 2]);
+}
+
+/// Any thread may look at any time: here when the node says something in the middle of a turn.
+#[test]
+fn r3_a_room_that_fails_before_it_was_granted_is_never_seen_transferring() {
+    let (layout, rank) = (tensor_parallel(2), Rank { dp: 0, pp: 0, cp: 0, tp: 1 });
+    let topology = Topology::new(layout.clone(), layout.clone()).unwrap();
+    let config = rank_config(Role::Decode, &layout, rank);
+    let engine = config.engine;
+    let mut stage = Stage::over(config, rank_tables(&topology, Side::Decode, rank));
+    let (coordinator, nobody, role) = (PeerId(0), PeerId(1), Role::Decode);
+    let (geometry, address, layout) = (stage.node.geometry().clone(), vec![], Some(layout));
+    let hello = Hello { incarnation: 9, role, rank: 0, geometry, address, engine, layout };
+    stage.link_up(coordinator);
+    stage.say(coordinator, &Message::Hello(hello.into()));
+    assert!(matches!(stage.events()[..], [NodeEvent::SiblingUp { rank: 0, .. }]));
+
+    let (state, pages) = (vec![], Lease::new([3]));
+    let receive = Receive { room: ROOM, peer: nobody, pages, state, prefix_pages: 0, attempt: 0 };
+    let handle = stage.client.receive(receive).unwrap();
+    stage.script.borrow_mut().watched = Some(handle.clone());
+    stage.turn();
+    stage.client.cancel(ROOM).unwrap();
+    stage.turn();
+    assert_eq!(handle.poll(), RoomState::Failed);
+    let shown = &stage.script.borrow().shown;
+    assert!(shown.len() > 1, "the coordinator is told when it opens, and when it fails");
+    assert!(shown.iter().all(|state| *state != RoomState::Transferring), "{shown:?}");
 }
 
 #[test]

@@ -420,11 +420,12 @@ impl DecodeSide {
             return;
         }
         let (room, peer) = (leg.room, leg.peer);
-        // A leg that drains says so before it has ended: the others would go on for nothing.
-        if let Some(cause) = leg.machine.failure() {
-            self.outcomes.push_back(Outcome::Failed { room, peer, cause });
+        match leg.machine.failure() {
+            // A leg that drains says so before it has ended: the others would go on for nothing. Its
+            // room shows it when it hears that.
+            Some(cause) => self.outcomes.push_back(Outcome::Failed { room, peer, cause }),
+            None => self.show(room),
         }
-        self.show(room);
     }
 
     /// What an action of a leg means for its room.
