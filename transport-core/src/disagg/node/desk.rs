@@ -52,6 +52,11 @@ impl Desk {
         self.admission.deadline()
     }
 
+    /// Whether a room is open, or has succeeded and holds what it was received into.
+    pub(super) fn holds(&self, room: RoomId) -> bool {
+        self.admission.is_in_use(room)
+    }
+
     /// A peer asks for a room.
     pub(super) fn asked<E: Endpoint>(
         &mut self,

@@ -109,8 +109,8 @@ impl DecodeSide {
         let attempt = Attempt { room: receive.room, number: receive.attempt };
         if let Err(cause) = self.admit(ctx, peers, &receive) {
             self.refuse(ctx, attempt, cause);
-            // There is no room to tell it, and the one that is open already lives on.
-            if cause != Cause::DuplicateRoom {
+            // There is no room to tell it; one that is open under that number lives on.
+            if !self.by_id.contains_key(&receive.room) {
                 let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
                 self.ended.fail(&self.legs, ctx.now, (Some(peer), grant), cause);
                 ctx.bid_farewell(Address { peer, room, grant }, cause);
