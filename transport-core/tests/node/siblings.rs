@@ -279,6 +279,45 @@ fn r6_a_group_whose_links_ended_and_came_back_serves_on() {
 }
 
 #[test]
+fn r3_a_room_received_while_a_rank_is_gone_fails_when_that_has_not_come_back_in_time() {
+    for dead in [0, 1] {
+        let mut world = pairs(2);
+        world.net.crash(world.decode[dead].address);
+        world.decode.remove(dead);
+        world.run_for(Duration::from_secs(20));
+        // Everything of this rank lands; only the other is waited for.
+        let bootstrap = Duration::from_secs(20);
+        let (received, end) = (world.net.now(), world.net.now() + bootstrap + SOON * 2);
+        hand_over(&world);
+        assert!(world.run_until(end, |world| ends(world)[0].is_some()), "{dead} is dead");
+        assert!(world.net.now() >= received + bootstrap, "{dead} might have come back");
+        let cause = ends(&world)[0].unwrap().unwrap_err();
+        assert!(matches!(cause, Cause::NoPeer { waited_ms: 20_000.. }), "{cause:?}, {dead} died");
+    }
+}
+
+#[test]
+fn r6_of_two_links_between_ranks_either_may_end() {
+    for newer in [false, true] {
+        let mut world = pairs(2);
+        let (first, second) = (PeerId(2), world.decode[0].address);
+        let again = world.decode[1].node.endpoint_mut().dial(second);
+        world.run_for(SOON);
+        world.receive(ROOM.0, &[3]);
+        world.open(ROOM.0);
+        world.run_for(SOON);
+        let ending = if newer { again } else { first };
+        world.decode[1].node.endpoint_mut().close(ending);
+        let is_down = |event: &NodeEvent| matches!(event, NodeEvent::SiblingDown { .. });
+        world.run_for(Duration::from_millis(5));
+        assert!(world.decode.iter().all(|member| event(member, is_down).is_some()));
+        world.send(ROOM.0, 0, &[5], true);
+        world.run_for(SOON);
+        assert_eq!(ends(&world), [Some(Ok(())); 2], "newer: {newer}");
+    }
+}
+
+#[test]
 fn r2_a_scheduler_that_repeats_an_attempt_or_names_a_sibling_is_told_at_once() {
     let mut world = pairs(2);
     let coordinator = world.decode[0].address;

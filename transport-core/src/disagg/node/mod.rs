@@ -431,7 +431,7 @@ impl<E: Endpoint> Node<E> {
         self.prefill.asks_due(&mut self.ctx);
         if self.ctx.now >= self.tick {
             self.tick = self.peers.tick(&mut self.ctx);
-            self.decode.tick(self.ctx.now);
+            self.decode.tick(&mut self.ctx);
             self.prefill.tick(&mut self.ctx);
         }
     }

@@ -358,12 +358,13 @@ impl DecodeSide {
     }
 
     /// Forgets what is old.
-    pub(super) fn tick(&mut self, now: Instant) {
-        self.ended.expire(&self.legs, now);
-        self.cancelled.expire(now);
-        self.group.tick(now);
-        self.desk.tick(now);
-        self.misroutes.expire(now);
+    pub(super) fn tick<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
+        self.ended.expire(&self.legs, ctx.now);
+        self.cancelled.expire(ctx.now);
+        self.desk.tick(ctx.now);
+        self.misroutes.expire(ctx.now);
+        self.group.tick(ctx);
+        self.settle(ctx);
     }
 
     /// Fails a room that has not ended: its legs see to it.
