@@ -32,7 +32,7 @@ pub(super) struct Peers {
     peers: HashMap<PeerId, Peer>,
     /// Paths that have not ended though their links have, and why those did.
     ending: HashMap<PeerId, PathError>,
-    /// Peers that are ready, by engine and rank.
+    /// Peers that are ready, by engine and rank: of several links to one the newest.
     by_rank: HashMap<(u64, u32), PeerId>,
     hello: Hello,
 }
@@ -168,6 +168,8 @@ impl Peers {
         let stays = |peer: &&mut Peer| peer.why.is_none() && reason == PathError::ClosedByPeer;
         if let Some(peer) = self.peers.get_mut(&id).filter(stays) {
             (peer.path, peer.left) = (false, Some(ctx.now));
+            let named = peer.named();
+            self.reach_anew(named, id);
             return None;
         }
         ctx.endpoint.close(id);
@@ -190,11 +192,19 @@ impl Peers {
 
     fn remove(&mut self, id: PeerId) -> Option<Peer> {
         let peer = self.peers.remove(&id)?;
-        let named = peer.hello.as_ref().map(|pairing| (pairing.engine, pairing.rank));
-        if let Some(named) = named.filter(|named| self.by_rank.get(named) == Some(&id)) {
-            self.by_rank.remove(&named);
-        }
+        self.reach_anew(peer.named(), id);
         Some(peer)
+    }
+
+    /// A rank is not reached by `id` any more: by the newest of its other links, if it has one.
+    fn reach_anew(&mut self, named: Option<(u64, u32)>, id: PeerId) {
+        let named = named.filter(|named| self.by_rank.get(named) == Some(&id));
+        let Some(rank) = named else { return };
+        let others = self.peers.iter().filter(|(_, peer)| peer.path && peer.named() == named);
+        match others.max_by_key(|(other, peer)| (peer.up, **other)) {
+            Some((other, _)) => self.by_rank.insert(rank, *other),
+            None => self.by_rank.remove(&rank),
+        };
     }
 
     pub(super) fn path_up(&mut self, id: PeerId) -> Option<PeerChange> {
@@ -326,6 +336,11 @@ impl Peers {
 }
 
 impl Peer {
+    /// Its engine and rank, once it said hello.
+    fn named(&self) -> Option<(u64, u32)> {
+        self.hello.as_ref().map(|pairing| (pairing.engine, pairing.rank))
+    }
+
     fn has_greeted(&self) -> bool {
         self.hello.is_some() || self.waiting.is_some() || self.sibling.is_some()
     }
