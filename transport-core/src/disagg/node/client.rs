@@ -7,11 +7,11 @@ use core::task::Waker;
 use thiserror::Error;
 
 use super::config::NodeEvent;
+use super::events::Events;
 use super::handle::RoomHandle;
 use super::request::{Ask, Chunk, Open, Receive, Request, RequestKind};
 use crate::disagg::RoomId;
 use crate::queue::{SubmitError, Submitter};
-use crate::sync::ArrayQueue;
 
 /// Submits requests to a node, from any thread. Clones share the node's queue. A request that the
 /// node's role does not serve completes at once with [`Cause::WrongRole`](crate::disagg::Cause).
@@ -19,22 +19,22 @@ use crate::sync::ArrayQueue;
 pub struct Client {
     submitter: Submitter<Request>,
     driver: Option<Waker>,
-    events: Arc<ArrayQueue<NodeEvent>>,
+    events: Arc<Events>,
 }
 
 impl Client {
     pub(super) fn new(
         submitter: Submitter<Request>,
         driver: Option<Waker>,
-        events: Arc<ArrayQueue<NodeEvent>>,
+        events: Arc<Events>,
     ) -> Self {
         Self { submitter, driver, events }
     }
 
-    /// What happened to peers, and to asks; each event is given to one caller. When nobody asks, the oldest of
-    /// many are forgotten.
+    /// What happened to peers, and to asks; each event is given to one caller. When nobody asks, the oldest
+    /// of many are forgotten; a [`NodeEvent::RankLost`] only for 256 others of its kind.
     pub fn poll_event(&self) -> Option<NodeEvent> {
-        self.events.pop()
+        self.events.poll()
     }
 
     /// Decode: opens a room and grants its pages. The completion brings them back.
