@@ -11,7 +11,8 @@
 //! * a slot is stamped `p|FULL` only after the item of `p` was written to it, and the stamp's store
 //!   releases that;
 //! * only the receiver, which is alone, reads slots: that of `head`, once it is stamped
-//!   `head|FULL`, and then moves on. When it ends, it leaves that right to [`Credits`];
+//!   `head|FULL`, and then moves on. When it ends, it leaves that right to [`Credits`]; what is there
+//!   when the last end is gone goes with the queue, from `left` on;
 //! * `p` is reserved only below `limit <= min(head, released) + depth`, so the slot has been read
 //!   for its position before, and the reading happens before the writing: storing `head` releases
 //!   it, and the sender acquires from there or from whoever stored `limit`;
@@ -86,8 +87,8 @@ struct Shared<T> {
     head: CachePadded<AtomicUsize>,
     /// The position up to which credits are back. Written by [`Credits`].
     released: CachePadded<AtomicUsize>,
-    /// Where the receiver has ended, or `NOWHERE`. Not a flag of `head`, because whoever asks would
-    /// take that cache line from the receiver again and again.
+    /// Where the receiver has ended, or `NOWHERE`; when [`Credits`] is gone too, how far that came. Not a
+    /// flag of `head`, because whoever asks would take that cache line from the receiver again and again.
     left: AtomicUsize,
     receiver: AtomicWaker,
     /// Items that may be on their way: sent and not yet released.
@@ -197,6 +198,20 @@ impl<T> Shared<T> {
         }
         // SAFETY: the slot is stamped, so it holds the item; the caller reads it once.
         Some(slot.item.with(|item| unsafe { item.cast::<T>().read() }))
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    /// Drops what was sent and nobody has taken.
+    fn drop(&mut self) {
+        let end = self.senders.tail.load(Ordering::Relaxed) & !FLAGS;
+        // The receiver has said where it ended, at the latest when it was dropped.
+        let mut position = self.left.load(Ordering::Relaxed);
+        while before(position, end) {
+            // SAFETY: all ends are gone, so we are alone; we move on.
+            drop(unsafe { self.read(position) });
+            position = position.wrapping_add(STEP);
+        }
     }
 }
 
@@ -341,6 +356,15 @@ impl<T> Receiver<T> {
     }
 }
 
+impl<T> Drop for Receiver<T> {
+    /// What it has taken is no longer the queue's to drop.
+    fn drop(&mut self) {
+        if self.head != NOWHERE {
+            self.end();
+        }
+    }
+}
+
 impl<T> fmt::Debug for Receiver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receiver").field("head", &(self.head / STEP)).finish_non_exhaustive()
@@ -411,6 +435,15 @@ impl<T> Credits<T> {
     /// Takes no more items, and wakes the receiver to see that.
     pub(super) fn close(&self) {
         self.shared.close();
+    }
+}
+
+impl<T> Drop for Credits<T> {
+    /// What it has taken of what was left is no longer the queue's to drop.
+    fn drop(&mut self) {
+        if self.left != NOWHERE {
+            self.shared.left.store(self.left, Ordering::Release);
+        }
     }
 }
 

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use transport_core::disagg::admission::{Amounts, Answer};
 use transport_core::disagg::node::{Ask, Completion};
+use transport_core::disagg::room::RoomState;
 use transport_core::disagg::{Cause, RoomId};
 
-use super::hall::{Hall, LIFE, SOON, answers, closes, is_expired, news};
+use super::hall::{Hall, LIFE, SOON, answers, closes, is_expired, news, received};
 
 #[test]
 fn r5_an_ask_is_answered_in_one_round_trip_whatever_the_answer() {
@@ -141,6 +142,10 @@ fn r5_a_room_that_fails_gives_back_what_it_held_and_one_that_succeeds_when_it_is
     };
     assert!(hall.decode.done.iter().any(refused), "{:?}", hall.decode.done);
     assert_eq!(hall.stats().used.pages, 5);
+    // The prefill side was to send it, and opens it after it was told.
+    hall.prefill[0].open(1);
+    hall.run_for(SOON);
+    assert_eq!(closes(&hall.prefill[0], 1), [Ok(()), Err(Cause::DuplicateRoom)]);
     hall.release(1);
     assert_eq!((hall.stats().used, hall.stats().open), (Amounts::default(), 0));
     hall.serve(0, 1, &[9]);
@@ -149,6 +154,49 @@ fn r5_a_room_that_fails_gives_back_what_it_held_and_one_that_succeeds_when_it_is
     hall.release(1);
     let last = hall.decode.done.pop();
     assert!(matches!(last, Some(Completion::Released { held: false, .. })), "{last:?}");
+}
+
+#[test]
+fn r5_an_ask_that_expired_says_nothing_of_a_room_that_comes_from_another_engine() {
+    // Two prefill engines: the router gave the room to the second, though the first had asked for it.
+    let mut hall = Hall::with(2, |config| config.engine = config.incarnation);
+    for by in [1, 0] {
+        hall.ask(0, 1, 5).unwrap();
+        hall.run_for(LIFE + SOON);
+        assert_eq!(hall.stats().reserved, Amounts::default());
+        hall.decode.done.clear();
+        hall.prefill[by].open(1);
+        hall.prefill[by].send_last(1, &[3], &[], b"token");
+        hall.receive(by, 1, &[3]);
+        hall.run_for(SOON);
+        match received(&hall.decode, 1)[..] {
+            [Ok(())] => assert_eq!(by, 1),
+            [Err(cause)] => assert!(by == 0 && is_expired(cause), "{by}: {cause:?}"),
+            ref other => panic!("{other:?}"),
+        }
+        hall.release(1);
+    }
+}
+
+#[test]
+fn r5_a_room_whose_pages_are_still_in_use_is_refused_to_both_sides_at_once() {
+    let mut hall = Hall::new(1);
+    hall.serve(0, 1, &[0, 1]);
+    // Its number is used again before it was released.
+    assert_eq!(hall.ask(0, 1, 5), Err(Cause::DuplicateRoom));
+    let asked = hall.prefill[0].open(1);
+    hall.run_for(SOON);
+    assert_eq!(asked.poll(), RoomState::Bootstrapping, "its scheduler knows, and may wait");
+    hall.decode.done.clear();
+    hall.prefill[0].done.clear();
+    hall.receive(0, 1, &[9]);
+    hall.run_for(SOON);
+    assert_eq!(received(&hall.decode, 1), [Err(Cause::DuplicateRoom)]);
+    assert_eq!(closes(&hall.prefill[0], 1), [Err(Cause::DuplicateRoom)]);
+    assert_eq!(hall.stats().used.pages, 2);
+    hall.release(1);
+    assert_eq!(hall.ask(0, 1, 5), Ok(Answer::Accepted));
+    hall.serve(0, 1, &[9]);
 }
 
 #[test]

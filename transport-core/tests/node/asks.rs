@@ -231,37 +231,46 @@ fn r7_who_gives_a_room_up_gives_back_what_was_kept_for_it_and_tells_the_other_si
 
 #[test]
 fn r5_a_room_that_was_asked_of_several_fails_with_the_last_of_them() {
-    // Two decode nodes are two halls that share nothing; one prefill node asks both.
     let mut hall = Hall::new(1);
-    let mut endpoint = hall.net.endpoint();
-    endpoint.dial(hall.prefill[0].address);
-    let mut second = Side::new(endpoint, config(Role::Decode, 50));
-    let end = hall.net.now() + SOON;
-    while hall.net.now() < end {
-        second.turn(hall.net.now());
-        hall.run_for(Duration::from_micros(5));
-    }
-    let other = super::hall::ready(&hall.prefill[0]);
-    assert_ne!(other, hall.target[0]);
+    let (other, _) = hall.add_decode();
     assert_eq!(hall.ask(0, 1, 5), Ok(Answer::Accepted));
     let handle = hall.prefill[0].open(1);
-    let first = core::mem::replace(&mut hall.target[0], other);
+    hall.target[0] = other;
     hall.ask_later(0, 1, 5, LIFE + LIFE);
-    let mut run = |hall: &mut Hall, time: Duration| {
-        let end = hall.net.now() + time;
-        while hall.net.now() < end {
-            second.turn(hall.net.now());
-            hall.run_for(Duration::from_micros(50));
-        }
-    };
-    run(&mut hall, SOON);
+    hall.run_for(SOON);
     assert_eq!(answers(&hall.prefill[0], 1), [Ok(Answer::Accepted); 2]);
-    run(&mut hall, LIFE);
+    hall.run_for(LIFE);
     assert_eq!(news(&hall.prefill[0]).len(), 1, "the first ask has expired");
     assert_eq!(handle.poll(), RoomState::Bootstrapping, "the second may still grant it");
-    run(&mut hall, LIFE);
+    hall.run_for(LIFE);
     assert_eq!(handle.poll(), RoomState::Failed);
-    let _ = first;
+}
+
+#[test]
+fn r5_what_was_kept_for_a_room_that_another_served_is_free_when_it_has_succeeded() {
+    let mut hall = Hall::new(1);
+    let first = hall.target[0];
+    assert_eq!(hall.ask(0, 1, 5), Ok(Answer::Accepted));
+    let (other, from) = hall.add_decode();
+    hall.target[0] = other;
+    assert_eq!(hall.ask(0, 1, 5), Ok(Answer::Accepted));
+    // Whoever asks the one that lost once more is not told that there is space, when none is kept.
+    hall.prefill[0].done.clear();
+    hall.net.stop(hall.decode.address);
+    hall.target[0] = first;
+    hall.ask_later(0, 1, 5, LIFE);
+    hall.prefill[0].open(1);
+    hall.prefill[0].send_last(1, &[3], &[], b"token");
+    hall.others[0].receive(from, 1, &[3], &[]);
+    hall.run_for(SOON);
+    assert_eq!(closes(&hall.prefill[0], 1), [Ok(())]);
+    assert_eq!(answers(&hall.prefill[0], 1), [Err(Cause::Cancelled)]);
+    hall.net.resume(hall.decode.address);
+    hall.run_for(SOON);
+    assert_eq!((hall.stats().reserved, hall.stats().expired), (Amounts::default(), 0));
+    assert_eq!(hall.prefill[0].node.stats().asking, 0);
+    // The room is not remembered as one that came too late.
+    hall.serve(0, 1, &[4]);
 }
 
 #[test]

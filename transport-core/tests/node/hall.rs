@@ -30,6 +30,8 @@ pub(crate) fn admission() -> AdmissionConfig {
 pub(crate) struct Hall {
     pub(crate) net: SimNet,
     pub(crate) decode: Side,
+    /// Decode nodes besides it.
+    pub(crate) others: Vec<Side>,
     pub(crate) prefill: Vec<Side>,
     /// The prefill nodes, as the decode node knows them.
     pub(crate) peers: Vec<PeerId>,
@@ -56,7 +58,7 @@ impl Hall {
         let mut endpoint = net.endpoint();
         let peers = prefill.iter().map(|side| endpoint.dial(side.address)).collect();
         let decode = Side::new(endpoint, made(Role::Decode, 1));
-        let mut hall = Self { net, decode, prefill, peers, target: vec![] };
+        let mut hall = Self { net, decode, others: vec![], prefill, peers, target: vec![] };
         hall.run_for(SOON);
         hall.target = hall.prefill.iter().map(ready).collect();
         hall
@@ -67,7 +69,7 @@ impl Hall {
         while !done(self) {
             let now = self.net.now();
             let (mut moved, mut wake) = (false, end);
-            for side in self.prefill.iter_mut().chain([&mut self.decode]) {
+            for side in self.prefill.iter_mut().chain([&mut self.decode]).chain(&mut self.others) {
                 let (this, at) = side.turn(now);
                 (moved, wake) = (moved | this, wake.min(at));
             }
@@ -85,6 +87,18 @@ impl Hall {
     pub(crate) fn run_for(&mut self, time: Duration) {
         let end = self.net.now() + time;
         self.run_until(end, |_| false);
+    }
+
+    /// Another decode node, which dials the first prefill node, and each as the other knows it.
+    pub(crate) fn add_decode(&mut self) -> (PeerId, PeerId) {
+        let mut endpoint = self.net.endpoint();
+        let peer = endpoint.dial(self.prefill[0].address);
+        let engine = self.others.len() as u64 + 1;
+        let base = config(Role::Decode, 50);
+        let config = NodeConfig { admission: Some(admission()), engine, ..base };
+        self.others.push(Side::new(endpoint, config));
+        self.run_for(SOON);
+        (ready(&self.prefill[0]), peer)
     }
 
     /// What the decode node says of itself.
@@ -138,6 +152,17 @@ pub(crate) fn answers(side: &Side, room: u64) -> Vec<Result<Answer, Cause>> {
     let of_room = side.done.iter().filter_map(|completion| match completion {
         Completion::Answered { room: of, result, .. } if *of == RoomId(room) => {
             Some(result.map_err(|failure| failure.cause))
+        }
+        _ => None,
+    });
+    of_room.collect()
+}
+
+/// How the receives of `room` at `side` ended so far.
+pub(crate) fn received(side: &Side, room: u64) -> Vec<Result<(), Cause>> {
+    let of_room = side.done.iter().filter_map(|completion| match completion {
+        Completion::Received { room: of, result, .. } if *of == RoomId(room) => {
+            Some(result.as_ref().map(|_| ()).map_err(|failure| failure.cause))
         }
         _ => None,
     });

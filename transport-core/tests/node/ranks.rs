@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use transport_core::disagg::node::{Completion, NodeError, NodeEvent};
+use transport_core::disagg::node::{Completion, NodeError, NodeEvent, Open};
+use transport_core::disagg::room::RoomState;
 use transport_core::disagg::topology::{Component, Layout, Rank, Sharded, Side, Topology};
-use transport_core::disagg::{Cause, DType, Field, KvLayout, Mismatch};
+use transport_core::disagg::{Cause, DType, Field, KvLayout, Mismatch, RoomId};
+use transport_core::link::Link;
 use transport_core::sim::{SimConfig, SimNet};
 use transport_core::wire::Role;
 
@@ -210,7 +212,7 @@ fn r3_a_cancel_at_one_rank_ends_the_room_on_every_rank() {
             world.send(3, 0, &[4], false);
             world.run_for(Duration::from_millis(20));
             let side = if at_prefill { &world.prefill } else { &world.decode };
-            side[0].client.cancel(transport_core::disagg::RoomId(3)).unwrap();
+            side[0].client.cancel(RoomId(3)).unwrap();
             let causes = causes(&mut world);
             let all = world.sending() + world.decode.len();
             assert_eq!(causes, vec![Cause::Cancelled; all]);
@@ -228,6 +230,23 @@ fn r1_a_writer_that_never_comes_fails_the_room_in_time_everywhere() {
     world.prefill.truncate(1);
     let causes = causes(&mut world);
     assert_eq!(causes.len(), 2, "{causes:?}");
+}
+
+#[test]
+fn r6_a_writer_with_two_links_is_reached_by_the_one_that_is_left() {
+    let engine = engine(KvLayout::Nhd);
+    let mut world = World::new(&split(&engine, 2, &[4]), &engine, SimConfig::checked());
+    // The writer that the scheduler does not name, and is found by its rank.
+    let address = world.prefill[1].address;
+    let newer = world.decode[0].node.endpoint_mut().dial(address);
+    world.run_for(Duration::from_secs(1));
+    world.decode[0].node.endpoint_mut().close(newer);
+    // Sooner than it is dialled again.
+    world.run_for(Duration::from_millis(4));
+    world.receive(3, &[1, 2, 3]);
+    let granted = world.prefill[1].client.open(Open { room: RoomId(3) }).unwrap();
+    world.run_for(Duration::from_millis(4));
+    assert_eq!(granted.poll(), RoomState::WaitingForInput);
 }
 
 #[test]

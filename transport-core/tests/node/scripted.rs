@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use transport_core::Instant;
-use transport_core::disagg::node::{Client, Node, NodeConfig, NodeEvent, Request};
+use transport_core::disagg::node::{Client, Node, NodeConfig, NodeEvent, Request, RoomHandle};
+use transport_core::disagg::room::RoomState;
 use transport_core::disagg::topology::Layout;
 use transport_core::fabric::{
     Fabric, FabricError, FabricEvent, PathError, PeerId, PostError, Revoked, Write, WriteError,
@@ -37,6 +38,9 @@ pub(crate) struct Script {
     pub(crate) closed: Vec<PeerId>,
     /// What the node said, and to whom.
     pub(crate) said: Vec<(PeerId, Message)>,
+    /// A room, and what it showed whenever something was sent: also in the middle of a turn.
+    pub(crate) watched: Option<RoomHandle>,
+    pub(crate) shown: Vec<RoomState>,
 }
 
 /// An endpoint on which nothing happens by itself.
@@ -93,7 +97,10 @@ impl Fabric for Scripted {
 
 impl Link for Scripted {
     fn send(&mut self, peer: PeerId, message: &[u8]) -> Result<(), SendError> {
-        self.0.borrow_mut().said.push((peer, decode(message).unwrap()));
+        let mut script = self.0.borrow_mut();
+        script.said.push((peer, decode(message).unwrap()));
+        let shown = script.watched.as_ref().map(RoomHandle::poll);
+        script.shown.extend(shown);
         Ok(())
     }
 

@@ -56,3 +56,20 @@ fn numbers_out_of_range_are_refused() {
     assert_eq!(said.as_deref(), Some("depth is 0, but must be 1 to 16777216"));
     assert_eq!(refused(|config| config.missed = 65536), None);
 }
+
+#[test]
+fn r3_a_memory_that_forgets_before_anybody_can_ask_is_refused() {
+    let number = |field, value| Some(NodeError::Number { field, value, least: 1, most: 1 << 24 });
+    assert_eq!(refused(|config| config.tombstones = 0), number("tombstones", 0));
+    assert_eq!(refused(|config| config.max_rooms = 0), number("max_rooms", 0));
+    assert_eq!(refused(|config| config.tombstones = usize::MAX), number("tombstones", u64::MAX));
+    // The deadline `drain` is 3 s here.
+    let [least, most] = [Duration::from_secs(3), Duration::from_secs(365 * 24 * 3600)];
+    for value in [Duration::ZERO, Duration::from_millis(2999), Duration::MAX] {
+        let bad = Some(NodeError::Time { field: "remember", value, least, most });
+        assert_eq!(refused(|config| config.remember = value), bad);
+    }
+    assert_eq!(refused(|config| (config.tombstones, config.remember) = (1, least)), None);
+    let slow = refused(|config| (config.deadlines.retry, config.remember) = (least * 2, least));
+    assert!(matches!(slow, Some(NodeError::Time { field: "remember", .. })), "{slow:?}");
+}

@@ -3,34 +3,35 @@
 use std::time::Duration;
 
 use transport_core::disagg::consensus::{Attempt, Decision, Report};
+use transport_core::disagg::directory::Misrouted;
 use transport_core::disagg::node::{Completion, Lease, NodeEvent, Receive};
-use transport_core::disagg::topology::{Component, Layout};
+use transport_core::disagg::room::RoomState;
+use transport_core::disagg::topology::{Component, Layout, Rank, Side, Topology};
 use transport_core::disagg::{Cause, DType, KvLayout, RoomId};
 use transport_core::fabric::PeerId;
 use transport_core::link::Link;
 use transport_core::rng::Rng;
 use transport_core::sim::{Faults, SimConfig};
-use transport_core::wire::{Message, encode};
+use transport_core::wire::{Hello, Message, Role, encode};
 
-use super::group::{AUX, Member, World};
+use super::group::{AUX, Member, World, rank_config, rank_tables};
+use super::scripted::Stage;
 
 const SOON: Duration = Duration::from_millis(500);
 const ROOM: RoomId = RoomId(7);
 const FIRST: Attempt = Attempt { room: ROOM, number: 0 };
 
+/// An engine of so many ranks.
+fn tensor_parallel(tp: u32) -> Layout {
+    let kv = Component::kv(KvLayout::Nhd, 4, 6, 6, 4);
+    let (dtype, stages, state) = (DType::BFloat16, vec![4], vec![]);
+    Layout { dtype, dp: 1, tp, cp: 1, stages, kv, state }
+}
+
 /// Engines of so many ranks, each with one counterpart: rank `n` of the one writes to rank `n` of
 /// the other, and to nobody else.
 fn pairs(ranks: u32) -> World {
-    let kv = Component::kv(KvLayout::Nhd, 4, 6, 6, 4);
-    let layout = Layout {
-        dtype: DType::BFloat16,
-        dp: 1,
-        tp: ranks,
-        cp: 1,
-        stages: vec![4],
-        kv,
-        state: vec![],
-    };
+    let layout = tensor_parallel(ranks);
     World::new(&layout, &layout, SimConfig::checked())
 }
 
@@ -60,8 +61,8 @@ fn event(member: &Member, wanted: impl Fn(&NodeEvent) -> bool) -> Option<NodeEve
     std::iter::from_fn(|| member.client.poll_event()).find(wanted)
 }
 
-/// Says something past a decode rank's node, as one gone wrong would. Its dialled peers are numbered
-/// in order: the prefill ranks, then its coordinator.
+/// Says something past a rank's node, as one gone wrong would. A decode rank's dialled peers are
+/// numbered in order: the prefill ranks, then its coordinator.
 fn say(member: &mut Member, peer: usize, message: &Message) {
     let mut bytes = vec![];
     encode(message, &mut bytes).unwrap();
@@ -186,6 +187,61 @@ fn r3_a_rank_that_fails_after_the_group_succeeded_is_reported_to_the_scheduler()
 }
 
 #[test]
+fn r3_a_rank_that_is_bound_does_not_fail_for_what_another_rank_of_the_prefill_side_says() {
+    let mut world = pairs(2);
+    let is_rank = |event: &NodeEvent| matches!(event, NodeEvent::PeerReady { rank: 1, .. });
+    let to = match event(&world.prefill[1], is_rank) {
+        Some(NodeEvent::PeerReady { peer, .. }) => peer,
+        other => panic!("{other:?}"),
+    };
+    world.receive(ROOM.0, &[3]);
+    world.open(ROOM.0);
+    world.run_for(SOON);
+    // All is there at rank 1, which says so; its coordinator hears it late, and then cannot be heard.
+    world.net.stop(world.decode[0].address);
+    world.send(ROOM.0, 0, &[5], true);
+    world.run_for(SOON);
+    world.net.set_faults(Faults { drop_message: 1_000_000, ..Faults::default() });
+    world.net.resume(world.decode[0].address);
+    let end = world.net.now() + SOON;
+    assert!(world.run_until(end, |world| ends(world)[0].is_some()));
+    assert_eq!(ends(&world), [Some(Ok(())), None]);
+    world.net.set_faults(Faults::default());
+    let misrouted = Misrouted { room: ROOM, routed: 0, implied: 1 };
+    say(&mut world.prefill[1], to.0 as usize, &Message::Misrouted(misrouted));
+    world.run_for(SOON);
+    assert_eq!(ends(&world), [Some(Ok(())); 2]);
+}
+
+/// Any thread may look at any time: here when the node says something in the middle of a turn.
+#[test]
+fn r3_a_room_that_fails_before_it_was_granted_is_never_seen_transferring() {
+    let (layout, rank) = (tensor_parallel(2), Rank { dp: 0, pp: 0, cp: 0, tp: 1 });
+    let topology = Topology::new(layout.clone(), layout.clone()).unwrap();
+    let config = rank_config(Role::Decode, &layout, rank);
+    let engine = config.engine;
+    let mut stage = Stage::with(rank_tables(&topology, Side::Decode, rank), config, None);
+    let (coordinator, nobody, role) = (PeerId(0), PeerId(1), Role::Decode);
+    let (geometry, address, layout) = (stage.node.geometry().clone(), vec![], Some(layout));
+    let hello = Hello { incarnation: 9, role, rank: 0, geometry, address, engine, layout };
+    stage.link_up(coordinator);
+    stage.say(coordinator, &Message::Hello(hello.into()));
+    assert!(matches!(stage.events()[..], [NodeEvent::SiblingUp { rank: 0, .. }]));
+
+    let (state, pages) = (vec![], Lease::new([3]));
+    let receive = Receive { room: ROOM, peer: nobody, pages, state, prefix_pages: 0, attempt: 0 };
+    let handle = stage.client.receive(receive).unwrap();
+    stage.script.borrow_mut().watched = Some(handle.clone());
+    stage.turn();
+    stage.client.cancel(ROOM).unwrap();
+    stage.turn();
+    assert_eq!(handle.poll(), RoomState::Failed);
+    let shown = &stage.script.borrow().shown;
+    assert!(shown.len() > 1, "the coordinator is told when it opens, and when it fails");
+    assert!(shown.iter().all(|state| *state != RoomState::Transferring), "{shown:?}");
+}
+
+#[test]
 fn r2_what_a_group_has_no_use_for_is_counted_and_changes_nothing() {
     let mut world = pairs(2);
     hand_over(&world);
@@ -220,6 +276,45 @@ fn r6_a_group_whose_links_ended_and_came_back_serves_on() {
     let down = event(&world.decode[1], |e| matches!(e, NodeEvent::SiblingDown { rank: 0, .. }));
     let up = event(&world.decode[1], |e| matches!(e, NodeEvent::SiblingUp { rank: 0, .. }));
     assert!(down.is_some() && up.is_some());
+}
+
+#[test]
+fn r3_a_room_received_while_a_rank_is_gone_fails_when_that_has_not_come_back_in_time() {
+    for dead in [0, 1] {
+        let mut world = pairs(2);
+        world.net.crash(world.decode[dead].address);
+        world.decode.remove(dead);
+        world.run_for(Duration::from_secs(20));
+        // Everything of this rank lands; only the other is waited for.
+        let bootstrap = Duration::from_secs(20);
+        let (received, end) = (world.net.now(), world.net.now() + bootstrap + SOON * 2);
+        hand_over(&world);
+        assert!(world.run_until(end, |world| ends(world)[0].is_some()), "{dead} is dead");
+        assert!(world.net.now() >= received + bootstrap, "{dead} might have come back");
+        let cause = ends(&world)[0].unwrap().unwrap_err();
+        assert!(matches!(cause, Cause::NoPeer { waited_ms: 20_000.. }), "{cause:?}, {dead} died");
+    }
+}
+
+#[test]
+fn r6_of_two_links_between_ranks_either_may_end() {
+    for newer in [false, true] {
+        let mut world = pairs(2);
+        let (first, second) = (PeerId(2), world.decode[0].address);
+        let again = world.decode[1].node.endpoint_mut().dial(second);
+        world.run_for(SOON);
+        world.receive(ROOM.0, &[3]);
+        world.open(ROOM.0);
+        world.run_for(SOON);
+        let ending = if newer { again } else { first };
+        world.decode[1].node.endpoint_mut().close(ending);
+        let is_down = |event: &NodeEvent| matches!(event, NodeEvent::SiblingDown { .. });
+        world.run_for(Duration::from_millis(5));
+        assert!(world.decode.iter().all(|member| event(member, is_down).is_some()));
+        world.send(ROOM.0, 0, &[5], true);
+        world.run_for(SOON);
+        assert_eq!(ends(&world), [Some(Ok(())); 2], "newer: {newer}");
+    }
 }
 
 #[test]

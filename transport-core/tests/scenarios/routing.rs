@@ -43,7 +43,8 @@ fn world(change: impl Fn(&mut NodeConfig)) -> Hall {
     let mut endpoint = net.endpoint();
     let peers = senders.iter().map(|side| endpoint.dial(side.address)).collect();
     let receiver = side(endpoint, Role::Decode, Of::Decode, &decode, 0);
-    let mut hall = Hall { net, decode: receiver, prefill: senders, peers, target: vec![] };
+    let mut hall =
+        Hall { net, decode: receiver, others: vec![], prefill: senders, peers, target: vec![] };
     hall.run_for(SOON);
     hall
 }

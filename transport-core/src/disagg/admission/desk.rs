@@ -103,6 +103,11 @@ impl Admission {
         entry.and_then(|entry| entry.peer)
     }
 
+    /// Whether the room was opened and has not been released.
+    pub fn is_in_use(&self, room: RoomId) -> bool {
+        self.rooms.get(&room).is_some_and(|entry| entry.stage == Stage::InUse)
+    }
+
     /// `peer` asks for a room that needs `need`, all in all, and is of no use after `deadline`.
     ///
     /// Asked again, the first ask stands with its deadline, and the answer is the present one; an

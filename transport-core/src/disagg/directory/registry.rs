@@ -2,6 +2,8 @@
 //!
 //! Not for I/O and not for clocks: whoever serves it passes `now`, which must never go backwards.
 
+use alloc::vec::Vec;
+
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 
@@ -51,6 +53,10 @@ pub struct Registry {
     rooms: Rooms,
 }
 
+/// How many earlier lives of a rank are remembered: more than one, since several may come between two
+/// renewals of one that has not noticed.
+const REMEMBERED: usize = 8;
+
 /// Where a rank is, and in which life.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Seat {
@@ -63,8 +69,9 @@ pub struct Seat {
 #[derive(Debug)]
 struct Held {
     seat: Seat,
-    /// The life before this one: what it still sends must not bring it back.
-    superseded: Option<u64>,
+    /// The lives before this one, the latest last, at most [`REMEMBERED`]: what they still send must not
+    /// bring them back.
+    superseded: Vec<u64>,
     lapses: Instant,
 }
 
@@ -108,7 +115,8 @@ impl Registry {
         let held = self.ranks.get(&offered.rank);
         let outcome = held.map_or(Ok(Registered::New), |held| held.meet(offered))?;
         self.agree(offered, outcome)?;
-        let superseded = held_before(self.ranks.get(&offered.rank), outcome);
+        let before = self.ranks.remove(&offered.rank);
+        let superseded = before.map_or_else(Vec::new, |held| held.into_superseded(outcome));
         let lapses = offered.lease.map_or(Instant::FAR, |lease| now + lease);
         let seat = Seat { endpoint: offered.endpoint.clone(), incarnation: offered.incarnation };
         self.ranks.insert(offered.rank, Held { seat, superseded, lapses });
@@ -246,13 +254,23 @@ impl Held {
         match offered.incarnation {
             _ if same_life && same_place => Ok(Registered::Known),
             Some(_) if same_life => Err(elsewhere(&self.seat.endpoint, &offered.endpoint)),
-            Some(life) if self.superseded == Some(life) => Err(Conflict {
+            Some(life) if self.superseded.contains(&life) => Err(Conflict {
                 field: Field::Incarnation,
                 registered: self.seat.incarnation.into(),
                 offered: life.into(),
             }),
             _ => Ok(Registered::Restarted),
         }
+    }
+
+    /// The lives before the one whose registration had this outcome.
+    fn into_superseded(mut self, outcome: Registered) -> Vec<u64> {
+        let ended = self.seat.incarnation.filter(|_| outcome == Registered::Restarted);
+        if ended.is_some() && self.superseded.len() == REMEMBERED {
+            self.superseded.remove(0);
+        }
+        self.superseded.extend(ended);
+        self.superseded
     }
 }
 
@@ -264,12 +282,4 @@ fn elsewhere(registered: &Endpoint, offered: &Endpoint) -> Conflict {
         (Field::RankIp, (&*registered.host).into(), (&*offered.host).into())
     };
     Conflict { field, registered, offered }
-}
-
-fn held_before(held: Option<&Held>, outcome: Registered) -> Option<u64> {
-    match outcome {
-        Registered::Known => held?.superseded,
-        Registered::New => None,
-        Registered::Restarted => held?.seat.incarnation,
-    }
 }

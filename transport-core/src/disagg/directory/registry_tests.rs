@@ -95,6 +95,19 @@ fn r6_a_late_word_of_an_earlier_life_does_not_bring_it_back() {
 }
 
 #[test]
+fn r6_of_several_lives_the_latest_stays_whichever_renews() {
+    let mut registry = registry();
+    let last = 5;
+    (1..=last).for_each(|life| _ = registry.register(NOW, &registration(0, 1, life)).unwrap());
+    for life in 1..last {
+        let refused = conflict(registry.register(NOW, &registration(0, 1, life)));
+        assert_eq!(refused.field, Field::Incarnation, "life {life}");
+    }
+    assert_eq!(registry.register(NOW, &registration(0, 1, last)), Ok(Registered::Known));
+    assert_eq!(registry.seat(NOW, rank(0)).unwrap().value.incarnation, Some(last));
+}
+
+#[test]
 fn one_life_cannot_listen_at_two_places() {
     let mut registry = ready();
     let mut moved = registration(0, 2, 1);

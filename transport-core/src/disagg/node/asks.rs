@@ -2,8 +2,9 @@
 //! (R5).
 //!
 //! An ask is said again until it is answered. One that was let in, or queued, is kept here until the
-//! room's grant comes, or the room is over, or the request's deadline has passed: that the deadline
-//! has passed is known here too, so it does not matter if the decode node's word of it is lost.
+//! grant of the node that was asked comes, or the room is over, however it ended, which withdraws it, or
+//! the request's deadline has passed: that is known here too, so it does not matter if the decode node's
+//! word of it is lost.
 //!
 //! Not for what a room does when an ask comes to nothing: that is told to whoever calls, as
 //! [`Lost`].
@@ -219,7 +220,8 @@ impl Asks {
         self.end(ctx, key, Ok(Answer::Accepted));
     }
 
-    /// The room is over: what is kept for it may be given to others.
+    /// The room is over. What is left are asks of nodes that have not granted it: what they keep for it
+    /// may be given to others.
     pub(super) fn over<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
@@ -227,12 +229,12 @@ impl Asks {
         result: Result<(), Cause>,
     ) {
         self.hopeless.take(&room);
+        // Another node's grant has brought a success: nobody is to open the room here any more.
+        let cause = result.err().unwrap_or(Cause::Cancelled);
         while let Some(key) = self.first(room) {
-            self.end(ctx, key, result.map(|()| Answer::Accepted));
-            if result.is_err() {
-                let need = Amounts::default().into();
-                ctx.send(key.1, &Message::Ask { room, need, deadline_ms: 0 });
-            }
+            self.end(ctx, key, Err(cause));
+            let need = Amounts::default().into();
+            ctx.send(key.1, &Message::Ask { room, need, deadline_ms: 0 });
         }
     }
 

@@ -7,11 +7,11 @@ use core::task::Waker;
 use thiserror::Error;
 
 use super::config::NodeEvent;
+use super::events::Events;
 use super::handle::RoomHandle;
 use super::request::{Ask, Chunk, Open, Receive, Request, RequestKind};
 use crate::disagg::RoomId;
 use crate::queue::{SubmitError, Submitter};
-use crate::sync::ArrayQueue;
 
 /// Submits requests to a node, from any thread. Clones share the node's queue. A request that the
 /// node's role does not serve completes at once with [`Cause::WrongRole`](crate::disagg::Cause).
@@ -19,22 +19,22 @@ use crate::sync::ArrayQueue;
 pub struct Client {
     submitter: Submitter<Request>,
     driver: Option<Waker>,
-    events: Arc<ArrayQueue<NodeEvent>>,
+    events: Arc<Events>,
 }
 
 impl Client {
     pub(super) fn new(
         submitter: Submitter<Request>,
         driver: Option<Waker>,
-        events: Arc<ArrayQueue<NodeEvent>>,
+        events: Arc<Events>,
     ) -> Self {
         Self { submitter, driver, events }
     }
 
-    /// What happened to peers, and to asks; each event is given to one caller. When nobody asks, the oldest of
-    /// many are forgotten.
+    /// What happened to peers, and to asks; each event is given to one caller. When nobody asks, the oldest
+    /// of many are forgotten; a [`NodeEvent::RankLost`] only for 256 others of its kind.
     pub fn poll_event(&self) -> Option<NodeEvent> {
-        self.events.pop()
+        self.events.poll()
     }
 
     /// Decode: opens a room and grants its pages. The completion brings them back.
@@ -54,9 +54,9 @@ impl Client {
     ///
     /// When the last ask for a room comes to nothing, the room fails at once with the reason, if it is
     /// open and has no grant; else when it is opened, unless a completion has said so.
-    pub fn ask(&self, ask: Ask) -> Result<(), Rejected<RoomId>> {
+    pub fn ask(&self, ask: Ask) -> Result<(), Rejected<Ask>> {
         self.submit(RequestKind::Ask(Box::new(ask)), |kind| match kind {
-            RequestKind::Ask(ask) => Some(ask.room),
+            RequestKind::Ask(ask) => Some(*ask),
             _ => None,
         })
     }
@@ -110,18 +110,20 @@ impl Client {
         })
     }
 
+    /// Submits a request; `back` takes it out of its kind again.
     fn submit<R>(
         &self,
         kind: RequestKind,
         back: impl FnOnce(RequestKind) -> Option<R>,
     ) -> Result<(), Rejected<R>> {
+        let back = |request: Request| back(request.kind).expect("the kind that was submitted");
         let rejected = match self.submitter.submit(Request { kind }) {
             Ok(()) => {
                 self.driver.as_ref().inspect(|driver| driver.wake_by_ref());
                 return Ok(());
             }
-            Err(SubmitError::Busy(request)) => Rejected::Busy(back(request.kind)),
-            Err(SubmitError::Closed(request)) => Rejected::Gone(back(request.kind)),
+            Err(SubmitError::Busy(request)) => Rejected::Busy(back(request)),
+            Err(SubmitError::Closed(request)) => Rejected::Gone(back(request)),
         };
         Err(rejected)
     }
@@ -132,8 +134,8 @@ impl Client {
 pub enum Rejected<R> {
     /// The queue is full: take completions, then submit again.
     #[error("the node's queue is full")]
-    Busy(Option<R>),
+    Busy(R),
     /// The node is gone.
     #[error("the node is gone")]
-    Gone(Option<R>),
+    Gone(R),
 }

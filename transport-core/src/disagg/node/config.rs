@@ -64,8 +64,8 @@ pub struct NodeConfig {
     pub handshake: Duration,
     /// Most requests between submission and the taking of their completions; at most 2^24.
     pub depth: usize,
-    /// Most rooms at a time, and most grants of one peer held for rooms that are not open yet: of all
-    /// peers twice as many, and a peer with more than one may have as many as it leaves free.
+    /// Most rooms at a time, 1 to 2^24, and most grants of one peer held for rooms that are not open yet:
+    /// of all peers twice as many, and a peer with more than one may have as many as it leaves free.
     pub max_rooms: usize,
     /// Most pages and state items in such held grants, of all peers together; four bytes of memory
     /// each. A peer may have as many as it leaves free: half if it is alone.
@@ -73,9 +73,10 @@ pub struct NodeConfig {
     /// Most KV deliveries per room that this node grants; 1 to [`MAX_DELIVERIES`].
     pub deliveries: u32,
     /// How many rooms that failed are remembered, and of how many of the peers' slots the last use that
-    /// succeeded; the peers share them.
+    /// succeeded; the peers share them. In a group also how many of its decisions. 1 to 2^24.
     pub tombstones: usize,
-    /// For how long: at least as long as any message may be late.
+    /// For how long: at least as long as any message may be late, and as the deadlines `drain` and
+    /// `retry`.
     pub remember: Duration,
     /// Wakes the thread that drives the node, when a request is submitted.
     pub driver: Option<Waker>,
@@ -118,9 +119,10 @@ impl NodeConfig {
 const SHORTEST: Duration = Duration::from_millis(1);
 /// Longest one: sums and products of settings stay far inside what a [`Duration`] holds.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Most heartbeats a peer may miss, and most requests in a queue.
+/// Most heartbeats a peer may miss.
 const MOST_MISSED: u32 = 1 << 16;
-const MOST_DEPTH: usize = 1 << 24;
+/// Most requests in a queue, rooms at a time, and endings that are remembered.
+const MOST_KEPT: u64 = 1 << 24;
 
 impl NodeConfig {
     /// Whether every setting is one that a node can work with; the first that is not.
@@ -136,7 +138,17 @@ impl NodeConfig {
         check_time("handshake", self.handshake)?;
         check_number("missed", self.missed.into(), 0, MOST_MISSED.into())?;
         check_number("deliveries", self.deliveries.into(), 1, MAX_DELIVERIES.into())?;
-        check_number("depth", self.depth as u64, 1, MOST_DEPTH as u64)
+        check_number("depth", self.depth as u64, 1, MOST_KEPT)?;
+        check_number("max_rooms", self.max_rooms as u64, 1, MOST_KEPT)?;
+        self.check_memory()
+    }
+
+    /// Whether endings are remembered while others may ask for them: a rank whose coordinator has
+    /// forgotten a success, or a peer that repeats itself while it drains, would be told a failure.
+    fn check_memory(&self) -> Result<(), NodeError> {
+        check_number("tombstones", self.tombstones as u64, 1, MOST_KEPT)?;
+        let least = self.deadlines.drain.max(self.deadlines.retry);
+        check_time_from(least, "remember", self.remember)
     }
 
     /// Whether the tables have what may be given away.
@@ -153,7 +165,11 @@ impl NodeConfig {
 }
 
 fn check_time(field: &'static str, value: Duration) -> Result<(), NodeError> {
-    let (least, most) = (SHORTEST, LONGEST);
+    check_time_from(SHORTEST, field, value)
+}
+
+fn check_time_from(least: Duration, field: &'static str, value: Duration) -> Result<(), NodeError> {
+    let most = LONGEST;
     let fits = (least..=most).contains(&value);
     if fits { Ok(()) } else { Err(NodeError::Time { field, value, least, most }) }
 }
@@ -249,7 +265,8 @@ pub enum NodeEvent {
         reason: PathError,
     },
     /// A room succeeded in this group, of which this node is the coordinator, and a rank of it failed
-    /// after it had been counted: cancel the request on all ranks. It may come more than once.
+    /// after it had been counted: cancel the request on all ranks. It may come more than once. It comes
+    /// before other news, and no number of those makes it forgotten.
     RankLost {
         /// The room.
         attempt: Attempt,

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use super::address::Address;
 use super::config::{NodeConfig, NodeEvent, NodeStats};
+use super::events::Events;
 use super::farewell::Farewells;
 use super::request::{Lease, Request, lists};
 use super::timers::Timers;
@@ -18,7 +19,6 @@ use crate::fabric::PeerId;
 use crate::link::{Endpoint, MAX_MESSAGE};
 use crate::memory::{CacheTables, PagedTable};
 use crate::queue::Port;
-use crate::sync::ArrayQueue;
 use crate::transfer::{Grant, MAX_COMPONENTS, Part};
 use crate::wire::{self, AuxRecord, GrantOffer, Message, Stated, WireError};
 
@@ -31,7 +31,7 @@ pub(super) struct Context<E> {
     pub(super) timers: Timers,
     pub(super) farewells: Farewells,
     pub(super) stats: NodeStats,
-    events: Arc<ArrayQueue<NodeEvent>>,
+    events: Arc<Events>,
     pub(super) now: Instant,
     /// Parts that no layer of this rank has, by their wire numbers: nobody writes their tables.
     absent: u32,
@@ -50,7 +50,7 @@ impl<E: Endpoint> Context<E> {
         tables: CacheTables,
         config: NodeConfig,
         port: Port<Request>,
-        events: Arc<ArrayQueue<NodeEvent>>,
+        events: Arc<Events>,
     ) -> Self {
         let absent = absent_parts(&config);
         let mint = Mint::new(config.secret, config.incarnation);
@@ -77,12 +77,9 @@ impl<E: Endpoint> Context<E> {
         self.config.deadlines
     }
 
-    /// Tells the scheduler what it did not ask for; the oldest news make room.
+    /// Tells the scheduler what it did not ask for.
     pub(super) fn report(&self, event: NodeEvent) {
-        if let Err(event) = self.events.push(event) {
-            let _oldest = self.events.pop();
-            let _full_again = self.events.push(event);
-        }
+        self.events.report(event);
     }
 
     /// Queues a message. One that the link cannot take now is as good as lost on the way: rooms

@@ -52,6 +52,11 @@ impl Desk {
         self.admission.deadline()
     }
 
+    /// Whether a room is open, or has succeeded and holds what it was received into.
+    pub(super) fn holds(&self, room: RoomId) -> bool {
+        self.admission.is_in_use(room)
+    }
+
     /// A peer asks for a room.
     pub(super) fn asked<E: Endpoint>(
         &mut self,
@@ -85,14 +90,16 @@ impl Desk {
         }
     }
 
-    /// Takes note that the scheduler receives a room into these, or says why it must not.
+    /// Takes note that the scheduler receives a room into these, or says why it must not. `is_writer`
+    /// says of a peer whether the room would come from its group.
     pub(super) fn receive<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
         room: RoomId,
         held: &Amounts,
+        is_writer: impl FnOnce(PeerId) -> bool,
     ) -> Result<(), Cause> {
-        if let Some(asked) = self.expired.take(&room) {
+        if let Some(asked) = self.take_expired(room, is_writer) {
             return Err(Cause::AskExpired { waited_ms: millis(ctx.now - asked) });
         }
         let opened = self.admission.opened(ctx.now, room, held, &mut self.events);
@@ -101,6 +108,17 @@ impl Desk {
             NotOpened::InUse { .. } => Cause::DuplicateRoom,
             NotOpened::TooMany { limit } => Cause::TooMany { limit },
         })
+    }
+
+    /// When a room was asked for whose time is over since, if it is its writers who asked. That of
+    /// another engine is forgotten: the room has nothing to do with it.
+    fn take_expired(
+        &mut self,
+        room: RoomId,
+        is_writer: impl FnOnce(PeerId) -> bool,
+    ) -> Option<Instant> {
+        let asker = self.expired.owner(&room)?;
+        self.expired.take(&room).filter(|_| is_writer(asker))
     }
 
     /// A room has failed, or is not used any more, and nothing can land in it.

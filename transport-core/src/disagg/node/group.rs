@@ -14,6 +14,7 @@ use alloc::vec::Vec;
 use core::num::NonZeroU32;
 
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::config::{NodeConfig, NodeEvent};
 use super::context::Context;
@@ -25,6 +26,7 @@ use crate::disagg::Cause;
 use crate::disagg::consensus::{
     Action, Attempt, Ballot, COORDINATOR, Decided, Decision, Member, Report, Terms,
 };
+use crate::disagg::room::millis;
 use crate::fabric::{PathError, PeerId};
 use crate::link::Endpoint;
 use crate::transfer::GrantId;
@@ -36,8 +38,8 @@ pub(super) struct Group {
     here: u32,
     ranks: NonZeroU32,
     terms: Terms,
-    /// Whom we reach each place by.
-    siblings: HashMap<u32, PeerId>,
+    /// Whom we reach each place by that we reach: its links, the newest last.
+    siblings: HashMap<u32, SmallVec<[PeerId; 1]>>,
     entries: Slab<Entry>,
     by_name: HashMap<Attempt, GrantId>,
     /// How rooms were decided that are over: it answers who asks late.
@@ -58,6 +60,7 @@ pub(super) struct Told {
 #[derive(Debug)]
 struct Entry {
     attempt: Attempt,
+    made: Instant,
     /// The room, once it is open here and until it has ended.
     room: Option<GrantId>,
     machine: Machine,
@@ -162,26 +165,28 @@ impl Group {
             Decision::Success => Ok(()),
             // Of the ranks other than the coordinator a member knows only what that says.
             Decision::Failed { rank, cause } => {
-                let blamed = self.siblings.get(&rank).or_else(|| self.siblings.get(&COORDINATOR));
-                Err((cause, blamed.copied()))
+                let blamed = self.sibling(rank).or_else(|| self.sibling(COORDINATOR));
+                Err((cause, blamed))
             }
         };
         self.decisions.push_back(Told { room, result });
     }
 
     pub(super) fn sibling_up(&mut self, place: u32, peer: PeerId) {
-        self.siblings.insert(place, peer);
+        self.siblings.entry(place).or_default().push(peer);
     }
 
-    /// A sibling is gone: what it has not said it will never say.
+    /// A link to a sibling is gone. If it was the only one: what the sibling has not said it will never
+    /// say.
     pub(super) fn sibling_down<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
         (place, peer): (u32, PeerId),
         reason: PathError,
     ) {
-        if self.siblings.get(&place) != Some(&peer) {
-            return;
+        let Some(links) = self.siblings.get_mut(&place) else { return };
+        if links[..] != [peer] {
+            return links.retain(|link| *link != peer);
         }
         let now = ctx.now;
         for key in self.entries.keys(|_| true) {
@@ -194,6 +199,33 @@ impl Group {
             });
         }
         self.siblings.remove(&place);
+    }
+
+    /// By which link a sibling is reached, if it is.
+    fn sibling(&self, place: u32) -> Option<PeerId> {
+        self.siblings.get(&place)?.last().copied()
+    }
+
+    /// A sibling that rooms wait for and that is not reached. Members have to do with the coordinator
+    /// alone.
+    fn absent(&self) -> Option<u32> {
+        let mut all = if self.here == COORDINATOR { 1..self.ranks.get() } else { 0..1 };
+        all.find(|place| !self.siblings.contains_key(place))
+    }
+
+    /// Fails what has waited in vain for a sibling to appear. The end of a link fails whatever is there,
+    /// so what is there while a sibling is absent was made without it, and is unknown to it.
+    fn give_up_absent<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
+        let Some(place) = self.absent() else { return };
+        let (now, patience) = (ctx.now, ctx.deadlines().bootstrap);
+        for key in self.entries.keys(|entry| entry.made + patience <= now) {
+            let Some(entry) = self.entries.get_mut(key) else { continue };
+            let report = Report::Failed(Cause::NoPeer { waited_ms: millis(now - entry.made) });
+            self.with(ctx, key, |machine, out| match machine {
+                Machine::Coordinator(ballot) => ballot.handle_report(now, place, report, out),
+                Machine::Member(member) => member.handle_report(now, report, out),
+            });
+        }
     }
 
     /// A sibling says how far it is.
@@ -252,9 +284,10 @@ impl Group {
         });
     }
 
-    /// Forgets what is old.
-    pub(super) fn tick(&mut self, now: Instant) {
-        self.decided.expire(now);
+    /// Forgets what is old, and gives up what waits for a sibling that does not come.
+    pub(super) fn tick<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
+        self.decided.expire(ctx.now);
+        self.give_up_absent(ctx);
     }
 
     /// The entry of that name; it is made if there is none.
@@ -267,8 +300,8 @@ impl Group {
         } else {
             Machine::Member(Member::new(self.here, self.terms, ctx.now, &mut self.actions))
         };
-        let (room, armed) = (None, Armed::NOT);
-        let key = self.entries.insert(Entry { attempt, room, machine, armed });
+        let (made, room, armed) = (ctx.now, None, Armed::NOT);
+        let key = self.entries.insert(Entry { attempt, made, room, machine, armed });
         self.by_name.insert(attempt, key);
         self.settle(ctx, key);
         key
@@ -324,7 +357,7 @@ impl Group {
 
     /// What a sibling that is not there is not told it will ask for, or say again.
     fn send<E: Endpoint>(&self, ctx: &mut Context<E>, place: u32, message: &Message) {
-        self.siblings.get(&place).into_iter().for_each(|peer| ctx.send(*peer, message));
+        self.sibling(place).into_iter().for_each(|peer| ctx.send(peer, message));
     }
 }
 

@@ -15,6 +15,7 @@ mod context;
 mod decode;
 mod desk;
 mod early;
+mod events;
 mod farewell;
 mod group;
 mod handle;
@@ -44,6 +45,7 @@ pub use request::{
 use self::address::Address;
 use self::context::Context;
 use self::decode::DecodeSide;
+use self::events::Events;
 use self::peers::{PeerChange, Peers, Standing, mirrored};
 use self::prefill::PrefillSide;
 use self::timers::Timer;
@@ -55,7 +57,6 @@ use crate::fabric::{FabricEvent, PathError, PeerId};
 use crate::link::{Endpoint, LinkEvent};
 use crate::memory::CacheTables;
 use crate::queue::{self, Completions, Ticket};
-use crate::sync::ArrayQueue;
 use crate::transfer::Part;
 use crate::wire::{self, AUX_HEADER_BYTES, Hello, Message, Opening, Role, WireError};
 
@@ -64,9 +65,6 @@ const FENCE_POLL: Duration = Duration::from_micros(50);
 
 /// Most requests taken up in one turn, so that I/O is not kept waiting.
 const REQUESTS_PER_TURN: usize = 256;
-
-/// Most events kept for [`Client::poll_event`]; the oldest go first.
-const MAX_EVENTS: usize = 1024;
 
 /// A node. See the module.
 #[derive(Debug)]
@@ -103,7 +101,7 @@ impl<E: Endpoint> Node<E> {
         endpoint.bind(tables.clone())?;
         let hello = Hello { address: endpoint.address(), ..hello };
         let (submitter, port, completions) = queue::pair(config.depth);
-        let events = Arc::new(ArrayQueue::new(MAX_EVENTS));
+        let events = Arc::new(Events::new());
         let client = Client::new(submitter, config.driver.clone(), events.clone());
         let unprotected = config.key.is_none();
         let node = Self {
@@ -434,7 +432,7 @@ impl<E: Endpoint> Node<E> {
         self.prefill.asks_due(&mut self.ctx);
         if self.ctx.now >= self.tick {
             self.tick = self.peers.tick(&mut self.ctx);
-            self.decode.tick(self.ctx.now);
+            self.decode.tick(&mut self.ctx);
             self.prefill.tick(&mut self.ctx);
         }
     }

@@ -32,7 +32,7 @@ pub(super) struct Peers {
     peers: HashMap<PeerId, Peer>,
     /// Paths that have not ended though their links have, and why those did.
     ending: HashMap<PeerId, PathError>,
-    /// Peers that are ready, by engine and rank.
+    /// Peers that are ready, by engine and rank: of several links to one the newest.
     by_rank: HashMap<(u64, u32), PeerId>,
     hello: Hello,
 }
@@ -102,6 +102,12 @@ impl Peers {
         self.peers.get(&peer).is_some_and(|peer| peer.sibling.is_some())
     }
 
+    /// Whether two peers are ranks of one group of the other side, which have their rooms together.
+    pub(super) fn are_one_group(&self, one: PeerId, other: PeerId) -> bool {
+        let group = |peer| self.pairing(peer).map(|pairing| (pairing.engine, pairing.place.dp));
+        one == other || group(one).is_some_and(|named| group(other) == Some(named))
+    }
+
     /// The peer of that engine and rank, if it is ready.
     pub(super) fn find(&self, writer: (u64, u32)) -> Option<(PeerId, &Pairing)> {
         let peer = *self.by_rank.get(&writer)?;
@@ -167,6 +173,8 @@ impl Peers {
         let stays = |peer: &&mut Peer| peer.why.is_none() && reason == PathError::ClosedByPeer;
         if let Some(peer) = self.peers.get_mut(&id).filter(stays) {
             (peer.path, peer.left) = (false, Some(ctx.now));
+            let named = peer.named();
+            self.reach_anew(named, id);
             return None;
         }
         ctx.endpoint.close(id);
@@ -189,11 +197,19 @@ impl Peers {
 
     fn remove(&mut self, id: PeerId) -> Option<Peer> {
         let peer = self.peers.remove(&id)?;
-        let named = peer.hello.as_ref().map(|pairing| (pairing.engine, pairing.rank));
-        if let Some(named) = named.filter(|named| self.by_rank.get(named) == Some(&id)) {
-            self.by_rank.remove(&named);
-        }
+        self.reach_anew(peer.named(), id);
         Some(peer)
+    }
+
+    /// A rank is not reached by `id` any more: by the newest of its other links, if it has one.
+    fn reach_anew(&mut self, named: Option<(u64, u32)>, id: PeerId) {
+        let named = named.filter(|named| self.by_rank.get(named) == Some(&id));
+        let Some(rank) = named else { return };
+        let others = self.peers.iter().filter(|(_, peer)| peer.path && peer.named() == named);
+        match others.max_by_key(|(other, peer)| (peer.up, **other)) {
+            Some((other, _)) => self.by_rank.insert(rank, *other),
+            None => self.by_rank.remove(&rank),
+        };
     }
 
     pub(super) fn path_up(&mut self, id: PeerId) -> Option<PeerChange> {
@@ -325,6 +341,11 @@ impl Peers {
 }
 
 impl Peer {
+    /// Its engine and rank, once it said hello.
+    fn named(&self) -> Option<(u64, u32)> {
+        self.hello.as_ref().map(|pairing| (pairing.engine, pairing.rank))
+    }
+
     fn has_greeted(&self) -> bool {
         self.hello.is_some() || self.waiting.is_some() || self.sibling.is_some()
     }

@@ -33,7 +33,8 @@ use crate::transfer::{Manifest, Part};
 /// How long a room may stay in each state.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Deadlines {
-    /// For the other side to appear: the peer to be ready, the grant to come.
+    /// For the other side to appear: the peer to be ready, the grant to come. For the other ranks of the
+    /// group, too.
     pub bootstrap: Duration,
     /// For the first chunk after the grant, and for each further chunk to be computed.
     pub waiting: Duration,

@@ -1,4 +1,7 @@
+use alloc::boxed::Box;
+use alloc::sync::Arc as Counted;
 use alloc::vec::Vec;
+use core::any::Any;
 use core::panic::AssertUnwindSafe;
 use core::task::{Context, Poll, Waker};
 use std::panic::catch_unwind;
@@ -273,4 +276,35 @@ fn many_submitters_get_one_answer_each() {
     assert!(answers.iter().all(|answers| *answers == 1));
     submitting.into_iter().for_each(|thread| thread.join().unwrap());
     driver.join().unwrap();
+}
+
+#[test]
+fn requests_that_nobody_took_are_dropped_with_the_pair_whichever_end_goes_first() {
+    struct Held {
+        _page: Counted<()>,
+    }
+
+    impl WorkRequest for Held {
+        type Id = ();
+        type Completion = ();
+
+        fn id(&self) {}
+
+        fn cancelled((): ()) {}
+    }
+
+    for port_first in [true, false] {
+        let (submitter, port, completions) = pair(4);
+        let page = Counted::new(());
+        (0..3).for_each(|_| submitter.submit(Held { _page: page.clone() }).unwrap());
+        let mut ends: [Box<dyn Any>; 2] = [Box::new(port), Box::new(completions)];
+        if port_first {
+            ends.reverse();
+        }
+        let [last, first] = ends;
+        drop(first);
+        drop(last);
+        drop(submitter);
+        assert_eq!(Counted::strong_count(&page), 1);
+    }
 }

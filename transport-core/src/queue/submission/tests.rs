@@ -1,3 +1,6 @@
+use alloc::sync::Arc as Counted;
+use core::any::Any;
+
 use super::*;
 
 #[test]
@@ -48,4 +51,34 @@ fn an_ended_receiver_takes_nothing_and_leaves_the_rest() {
     assert!(credits.is_left());
     assert_eq!([(); 3].map(|()| credits.take_left()), [Some(1), Some(2), None]);
     assert!(!credits.is_left());
+}
+
+#[test]
+fn what_nobody_has_taken_is_dropped_with_the_last_end_and_once() {
+    // How many the receiver takes, whether it says so, and how many are taken of what it leaves.
+    for (taken, vacates, of_left) in [(0, false, 0), (2, false, 0), (2, true, 1), (1, false, 4)] {
+        for first in 0..3 {
+            let start = 0usize.wrapping_sub(2 * STEP);
+            let (sender, mut receiver, mut credits) = submissions_at(5, start);
+            let item = Counted::new(());
+            (0..5).for_each(|_| sender.send(item.clone()).unwrap());
+            (0..taken).for_each(|_| drop(receiver.take().unwrap()));
+            if vacates {
+                receiver.vacate();
+            }
+            if of_left > 0 {
+                receiver.end();
+            }
+            (0..of_left).for_each(|_| drop(credits.take_left().unwrap()));
+            let left = 5 - taken - of_left;
+            assert_eq!(Counted::strong_count(&item), 1 + left);
+            let mut ends: [Option<Box<dyn Any>>; 3] =
+                [Some(Box::new(sender)), Some(Box::new(receiver)), Some(Box::new(credits))];
+            ends.rotate_left(first);
+            ends[..2].fill_with(|| None);
+            assert_eq!(Counted::strong_count(&item), 1 + left, "the last end is there");
+            drop(ends);
+            assert_eq!(Counted::strong_count(&item), 1, "{taken} {of_left} {first}");
+        }
+    }
 }

@@ -20,11 +20,23 @@ impl DecodeSide {
         if deadline_ms == 0 {
             return self.desk.withdrawn(ctx, (room, peer));
         }
-        if self.cancelled.find(&room).is_some() {
-            let verdict = Verdict::Refused(Cause::Cancelled);
-            return ctx.send(peer, &Message::Answer { room, verdict });
+        match self.forbids(room) {
+            Some(cause) => {
+                let verdict = Verdict::Refused(cause);
+                ctx.send(peer, &Message::Answer { room, verdict });
+            }
+            None => self.desk.asked(ctx, (room, peer), need, deadline_ms),
         }
-        self.desk.asked(ctx, (room, peer), need, deadline_ms);
+    }
+
+    /// Why a room would fail if it were received now, however much space there is.
+    fn forbids(&self, room: RoomId) -> Option<Cause> {
+        if self.cancelled.find(&room).is_some() {
+            return Some(Cause::Cancelled);
+        }
+        // The number means pages that are in use still, of a room that has ended.
+        let held = !self.by_id.contains_key(&room) && self.desk.holds(room);
+        held.then_some(Cause::DuplicateRoom)
     }
 
     /// The scheduler does not need what a room holds. Whether there was such a room.

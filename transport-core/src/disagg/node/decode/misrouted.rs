@@ -8,7 +8,8 @@ use crate::fabric::PeerId;
 use crate::link::Endpoint;
 
 impl DecodeSide {
-    /// Fails the room if it is received from that engine, or else when it is.
+    /// Fails the room if it is received from that engine, or else when it is. One that is bound to what
+    /// its group decides asks for that.
     pub(in crate::disagg::node) fn misrouted<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
@@ -27,7 +28,10 @@ impl DecodeSide {
         let open = named.is_some_and(|named| named.engine == said_by.engine);
         self.misroutes.hear(ctx.now, from, (said_by.engine, open), misrouted);
         if let Some(key) = key.filter(|_| open) {
-            self.fail(ctx, key, misrouted.into());
+            let cause = misrouted.into();
+            if !self.withdraw(ctx, key, cause) {
+                self.fail(ctx, key, cause);
+            }
             self.settle(ctx);
         }
     }

@@ -107,10 +107,10 @@ impl DecodeSide {
         cell: Arc<RoomCell>,
     ) {
         let attempt = Attempt { room: receive.room, number: receive.attempt };
-        if let Err(cause) = self.admit(ctx, &receive) {
+        if let Err(cause) = self.admit(ctx, peers, &receive) {
             self.refuse(ctx, attempt, cause);
-            // There is no room to tell it, and the one that is open already lives on.
-            if cause != Cause::DuplicateRoom {
+            // There is no room to tell it; one that is open under that number lives on.
+            if !self.by_id.contains_key(&receive.room) {
                 let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
                 self.ended.fail(&self.legs, ctx.now, (Some(peer), grant), cause);
                 ctx.bid_farewell(Address { peer, room, grant }, cause);
@@ -134,7 +134,12 @@ impl DecodeSide {
         self.settle(ctx);
     }
 
-    fn admit<E: Endpoint>(&mut self, ctx: &mut Context<E>, receive: &Receive) -> Result<(), Cause> {
+    fn admit<E: Endpoint>(
+        &mut self,
+        ctx: &mut Context<E>,
+        peers: &Peers,
+        receive: &Receive,
+    ) -> Result<(), Cause> {
         if self.by_id.contains_key(&receive.room) {
             return Err(Cause::DuplicateRoom);
         }
@@ -142,7 +147,8 @@ impl DecodeSide {
             return Err(Cause::TooMany { limit: ctx.config.max_rooms as u64 });
         }
         let held = Amounts::of(&receive.pages, &receive.state);
-        self.desk.receive(ctx, receive.room, &held)
+        let is_writer = |peer| peers.are_one_group(peer, receive.peer);
+        self.desk.receive(ctx, receive.room, &held, is_writer)
     }
 
     /// Why a room that can be held must fail at once.
@@ -352,12 +358,13 @@ impl DecodeSide {
     }
 
     /// Forgets what is old.
-    pub(super) fn tick(&mut self, now: Instant) {
-        self.ended.expire(&self.legs, now);
-        self.cancelled.expire(now);
-        self.group.tick(now);
-        self.desk.tick(now);
-        self.misroutes.expire(now);
+    pub(super) fn tick<E: Endpoint>(&mut self, ctx: &mut Context<E>) {
+        self.ended.expire(&self.legs, ctx.now);
+        self.cancelled.expire(ctx.now);
+        self.desk.tick(ctx.now);
+        self.misroutes.expire(ctx.now);
+        self.group.tick(ctx);
+        self.settle(ctx);
     }
 
     /// Fails a room that has not ended: its legs see to it.
@@ -414,11 +421,12 @@ impl DecodeSide {
             return;
         }
         let (room, peer) = (leg.room, leg.peer);
-        // A leg that drains says so before it has ended: the others would go on for nothing.
-        if let Some(cause) = leg.machine.failure() {
-            self.outcomes.push_back(Outcome::Failed { room, peer, cause });
+        match leg.machine.failure() {
+            // A leg that drains says so before it has ended: the others would go on for nothing. Its
+            // room shows it when it hears that.
+            Some(cause) => self.outcomes.push_back(Outcome::Failed { room, peer, cause }),
+            None => self.show(room),
         }
-        self.show(room);
     }
 
     /// What an action of a leg means for its room.
