@@ -164,7 +164,7 @@ impl TcpEndpoint {
     pub(super) fn close_link(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // If it cannot be sent the link is gone already.
-        let _ = peer.conn_mut().map(|conn| conn.send());
+        peer.conn_mut().into_iter().for_each(|conn| _ = conn.send());
         self.end_link(id, PathError::ClosedHere);
     }
 

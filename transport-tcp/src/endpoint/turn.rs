@@ -12,6 +12,7 @@ use transport_core::fabric::{PathError, PeerId};
 use transport_core::link::Endpoint;
 
 use super::TcpEndpoint;
+use crate::lane::Lane;
 use crate::path::Context;
 use crate::peer::Link;
 use crate::reactor::{Source, Token};
@@ -21,6 +22,8 @@ use crate::sys::Event;
 const LOOKS: u32 = 24;
 /// Times that a peer on the same core gets it between two polls.
 const YIELDS: u32 = 4;
+/// Turns of a lane's that are read after its end: more than a socket's buffer holds.
+const LAST_TURNS: u32 = 4;
 
 impl Endpoint for TcpEndpoint {
     fn progress(&mut self, now: Instant) -> bool {
@@ -131,13 +134,11 @@ impl TcpEndpoint {
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         peer.queued = false;
         let mut moved = false;
-        if let Some(sent) = peer.conn_mut().map(|conn| conn.send()) {
-            match sent {
-                Ok(sent) => moved |= sent,
-                Err(reason) => {
-                    self.end_link(id, reason);
-                    return true;
-                }
+        if let Link::Up { token, conn } = &mut peer.link {
+            moved |= conn.send();
+            if conn.is_broken() {
+                // Whoever closes may have said why before: reading finds it, and then the end.
+                self.reactor.mark_ready(*token);
             }
         }
         moved |= self.send_path(id);
@@ -153,6 +154,7 @@ impl TcpEndpoint {
         match path.send(&mut Context { peer: id, grants, events, stats }) {
             Ok(sent) => sent,
             Err(reason) => {
+                self.hear_out(id, reason);
                 self.end_path(id, reason);
                 true
             }
@@ -266,14 +268,16 @@ impl TcpEndpoint {
     }
 
     /// Before a path ends that the peer closed, takes what its lanes brought until then: answers to
-    /// writes that have landed may be on one while the end is on another.
+    /// writes that have landed may be on one while the end is on another, or stopped us sending.
     fn hear_out(&mut self, id: PeerId, reason: PathError) {
         let path = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut());
         let Some(path) = path.filter(|_| reason == PathError::ClosedByPeer) else { return };
         let Self { grants, events, stats, .. } = self;
         for index in 0..path.count() {
+            path.lane_mut(index).into_iter().for_each(Lane::hear_out);
+            let mut hear = || path.receive(index, &mut Context { peer: id, grants, events, stats });
             // That they have ended as well is no news.
-            let _ = path.receive(index, &mut Context { peer: id, grants, events, stats });
+            (0..LAST_TURNS).all(|_| hear() == Ok(true));
         }
     }
 
