@@ -3,9 +3,9 @@
 mod common;
 mod nodes;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transport_core::decorate::{Event, Tracer};
 use transport_core::disagg::RoomId;
@@ -100,6 +100,38 @@ fn r7_a_write_that_was_answered_has_landed_although_the_next_could_not_be_sent()
     node.until(|node| node.is_down());
     assert_eq!(node.completed(1), Some(Ok(())));
     assert_eq!(node.completed(2), Some(Err(WriteError::Path(PathError::ClosedByPeer))));
+}
+
+/// Whoever drops an endpoint has not read all. What it said reaches the peer whole, and then its end;
+/// not a reset, which on a network throws away what is still on its way.
+#[test]
+fn r7_an_endpoint_that_is_dropped_has_said_what_was_queued() {
+    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let (mut peer, _) = link(&mut node);
+    node.until(|node| !node.links.is_empty());
+    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    peer.write_all(&framed(b"never read")).expect("room in the socket");
+    node.endpoint.send(id, b"complete").expect("room in the queue");
+    drop(node);
+    let mut heard = Vec::new();
+    peer.read_to_end(&mut heard).expect("an end, and no reset");
+    assert_eq!(heard, framed(b"complete"));
+}
+
+/// Nothing is owed to a peer that has all, and one that never reads is not waited for.
+#[test]
+fn an_endpoint_that_is_dropped_waits_for_nobody_long() {
+    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let (peer, _) = link(&mut node);
+    node.until(|node| !node.links.is_empty());
+    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    while node.endpoint.send(id, &[7; 1 << 20]).is_ok() {
+        node.turn();
+    }
+    let begun = Instant::now();
+    drop(node);
+    assert!(begun.elapsed() < Duration::from_secs(5), "it waited {:?}", begun.elapsed());
+    drop(peer);
 }
 
 /// A message as it stands on a link.
