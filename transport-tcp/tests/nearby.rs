@@ -16,7 +16,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, accept_with, bind, connect, listen, recv, sendmsg, socket_with,
 };
-use transport_core::fabric::{Fabric, FabricEvent, PathError};
+use transport_core::fabric::{Fabric, FabricEvent, PathError, WriteError};
 use transport_core::link::LinkEvent;
 use transport_core::transfer::Part;
 use transport_tcp::{SameHost, TcpConfig};
@@ -252,6 +252,28 @@ fn who_sleeps_is_rung_once_and_who_is_awake_is_not() {
         assert_eq!(rung(&world), before + 1, "it is awake");
     }
     assert_eq!(world.target.arrivals().len(), 6);
+}
+
+/// What was answered has landed, also when the answer is heard only at the path's end.
+#[test]
+fn r7_a_write_that_was_answered_has_landed_although_its_path_has_ended() {
+    let mut world = nodes(SameHost::Upgrade, SameHost::Upgrade);
+    world.open_path();
+    let grant = grant(1, 1, &[3, 1]);
+    world.grant(&grant);
+    let write = world.source.write(1, &grant, Part::Kv, 0, &[5]);
+    world.source.endpoint.post(write).unwrap();
+    world.source.turn();
+    while world.target.arrivals().is_empty() {
+        world.target.turn();
+    }
+    let unheard = world.source.write(2, &grant, Part::Kv, 1, &[5]);
+    world.source.endpoint.post(unheard).unwrap();
+    world.source.endpoint.disconnect(world.source.peer);
+    world.source.turn();
+    assert_eq!(world.source.completed(1), Some(Ok(())));
+    let ended = WriteError::Path(PathError::ClosedHere);
+    assert_eq!(world.source.completed(2), Some(Err(ended)));
 }
 
 /// Somebody waits under the name and says nothing: the path has lanes, a little later.

@@ -159,10 +159,15 @@ impl LocalPath {
         !self.more && self.channel.doze(self.source.is_waiting())
     }
 
-    /// Completes all writes. From before the first completion on, whatever the peer still copies it
-    /// throws away.
+    /// Completes all writes: as landed those that the peer has answered. From before the first
+    /// completion on, whatever the peer still copies it throws away.
     pub(crate) fn end(mut self, reason: PathError, events: &mut VecDeque<FabricEvent>) {
         self.channel.withdraw();
+        while let Ok(Some(slot)) = self.channel.hear() {
+            let answered = decode_answer(slot).and_then(|ack| self.source.answered(ack));
+            let Ok(completed) = answered else { break };
+            events.push_back(completed);
+        }
         events.extend(self.source.fail(reason));
     }
 }
