@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use common::raw::{link, preface, read};
 use common::{Layout, Node, World, grant, listening};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, accept_with, bind, connect, listen, recv, sendmsg, socket_with,
@@ -152,6 +154,7 @@ fn hand_made() -> (Node, std::net::TcpStream, [u8; 16]) {
 }
 
 const NONCE: [u8; 16] = [9; 16];
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
 
 /// Opens the only lane, and with it the path.
 fn open_lane(node: &mut Node, key: &[u8; 16]) -> std::net::TcpStream {
@@ -165,8 +168,9 @@ fn open_lane(node: &mut Node, key: &[u8; 16]) -> std::net::TcpStream {
     lane
 }
 
-/// A peer with the right key shows memory whose pages it could take away: reading those would end
-/// our process. It is not shared with, and may still use TCP.
+/// A peer with the right key shows memory whose pages it could take away, or that has none: reading
+/// those would end our process, or make them at our expense. It is not shared with, and may still use
+/// TCP.
 #[test]
 fn w4_memory_whose_pages_could_vanish_is_not_looked_at() {
     let hollow = || {
@@ -175,12 +179,17 @@ fn w4_memory_whose_pages_could_vanish_is_not_looked_at() {
         ftruncate(&file, 1 << 20).unwrap();
         file
     };
-    let sealed_but_hollow = || {
-        let file = hollow();
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::FUTURE_WRITE).unwrap();
+    let sealed = |file| {
+        fcntl_add_seals(&file, SEALS).unwrap();
         file
     };
-    for file in [hollow(), sealed_but_hollow()] {
+    // As many pages as it should have, all of them behind its end.
+    let padded = || {
+        let file = hollow();
+        fallocate(&file, FallocateFlags::KEEP_SIZE, 1 << 20, 1 << 20).unwrap();
+        file
+    };
+    for file in [hollow(), sealed(hollow()), sealed(padded())] {
         let (mut node, _link, key) = hand_made();
         let socket = knock(&node);
         say(&socket, &hello(key, NONCE), Some(&file));
@@ -197,7 +206,7 @@ fn good_words() -> OwnedFd {
     bytes[..8].copy_from_slice(b"KVlocal\x01");
     bytes[8..24].copy_from_slice(&NONCE);
     (&file).write_all(&bytes).unwrap();
-    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::FUTURE_WRITE).unwrap();
+    fcntl_add_seals(&file, SEALS).unwrap();
     file.into()
 }
 
