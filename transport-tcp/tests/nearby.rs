@@ -20,8 +20,9 @@ use rustix::net::{
 };
 use transport_core::fabric::{Fabric, FabricEvent, PathError, WriteError};
 use transport_core::link::LinkEvent;
+use transport_core::memory::MemoryRegion;
 use transport_core::transfer::Part;
-use transport_tcp::{SameHost, TcpConfig};
+use transport_tcp::{HostMemory, SameHost, TcpConfig};
 
 fn nodes(target: SameHost, source: SameHost) -> World {
     let target = TcpConfig { same_host: target, ..listening("127.0.0.1:0") };
@@ -58,6 +59,21 @@ fn two_ends_that_may_share_memory_do_and_others_use_tcp() {
         let mut world = nodes(target, source);
         world.open_path();
         assert_eq!(shares(&world), [shared; 2], "{target:?} {source:?}");
+        moves_bytes(&mut world);
+    }
+}
+
+/// Reading another process's memory can take as long as that process likes. Files can not.
+#[test]
+fn who_reads_no_process_shares_memory_files_and_nothing_else() {
+    let shown = |len| HostMemory::default().map_shared(len).unwrap();
+    let hidden = |len| MemoryRegion::allocate(len).unwrap();
+    for (map, shared) in [(shown as fn(usize) -> MemoryRegion, true), (hidden, false)] {
+        let careful = TcpConfig { foreign_memory: false, ..listening("127.0.0.1:0") };
+        let target = Node::anywhere(careful, Layout::SMALL, 0xee);
+        let mut world = World::link(target, Node::of(TcpConfig::default(), Layout::SMALL, 0, map));
+        world.open_path();
+        assert_eq!(shares(&world), [shared; 2]);
         moves_bytes(&mut world);
     }
 }

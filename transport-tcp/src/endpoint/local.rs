@@ -138,7 +138,12 @@ impl TcpEndpoint {
             self.reactor.remove(token);
             return Err(Apart::Ended);
         };
-        let terms = Terms { key, nonce: self.nearby.nonce(), theirs: words(theirs.nonce) };
+        let terms = Terms {
+            key,
+            nonce: self.nearby.nonce(),
+            theirs: words(theirs.nonce),
+            foreign_memory: self.config.foreign_memory,
+        };
         let begun = Greeting::new(socket, terms, own).map_err(Apart::from);
         let begun = begun.and_then(|mut greeting| {
             hello.map_or(Ok(()), |hello| greeting.heard(hello)).map(|()| greeting)
