@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use common::part::first;
 use common::raw::{link, preface, read};
 use common::{Layout, Node, World, grant, listening};
 use rustix::fs::{
@@ -20,7 +21,7 @@ use rustix::net::{
 };
 use transport_core::fabric::{Fabric, FabricEvent, PathError, WriteError};
 use transport_core::link::LinkEvent;
-use transport_core::memory::MemoryRegion;
+use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
 use transport_core::transfer::Part;
 use transport_tcp::{HostMemory, SameHost, TcpConfig};
 
@@ -76,6 +77,35 @@ fn who_reads_no_process_shares_memory_files_and_nothing_else() {
         assert_eq!(shares(&world), [shared; 2]);
         moves_bytes(&mut world);
     }
+}
+
+/// An owner of one piece of memory may have put its tables wherever it likes: here aux begins where
+/// the cache does, in a region of its own.
+#[test]
+fn regions_that_begin_at_one_address_are_told_apart() {
+    let (pages, aux_bytes) = (Layout::SMALL.pages, 256);
+    let whole = HostMemory::default().map_shared(2 * 4096 * pages as usize).unwrap();
+    let part = first(&whole, 4 * aux_bytes);
+    let state = MemoryRegion::allocate(8000).unwrap();
+    let table = |region, bytes: &[u64], items| PagedTable::packed(region, bytes, items).unwrap();
+    let kv = table(&whole, &[4096, 4096], pages);
+    let aux = table(&part, &[aux_bytes as u64], 4);
+    let tables = CacheTables::new(kv, aux, vec![table(&state, &[1000], 8)]).unwrap();
+    let regions = vec![whole.clone(), part, state];
+    let source = Node::with(TcpConfig::default(), Layout::SMALL, tables, regions);
+    let target = Node::anywhere(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let mut world = World::link(target, source);
+    world.open_path();
+    assert_eq!(shares(&world), [true; 2]);
+    let grant = grant(1, 1, &[3, 1]);
+    world.grant(&grant);
+    let page = world.source.write(1, &grant, Part::Kv, 0, &[5]);
+    assert_eq!(world.run(page), Ok(()));
+    let record = world.source.write(2, &grant, Part::Aux, 0, &[2]);
+    assert_eq!(world.run(record), Ok(()));
+    let (source, landed) = (world.source.bytes(0), |region| world.target.bytes(region));
+    assert!(landed(0)[64 + 3 * 4096..][..4096] == source[5 * 4096..][..4096]);
+    assert!(landed(2)[64 + aux_bytes..][..aux_bytes] == source[2 * aux_bytes..][..aux_bytes]);
 }
 
 #[test]

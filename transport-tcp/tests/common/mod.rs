@@ -1,6 +1,7 @@
 //! Two endpoints in one thread, turned until something has happened.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod part;
 pub mod raw;
 
 use std::sync::Arc;
@@ -60,7 +61,6 @@ impl Node {
         fill: u8,
         map: impl Fn(usize) -> MemoryRegion,
     ) -> Self {
-        let mut endpoint = TcpEndpoint::new(config).unwrap();
         let mut regions = vec![];
         let stride = layout.page_bytes + layout.gap;
         let mut table = |buffers, items, bytes, stride| {
@@ -74,7 +74,17 @@ impl Node {
         for region in &regions {
             region.write(0, &vec![fill; region.len()]).unwrap();
         }
-        let tables = CacheTables::new(kv, aux, vec![state]).unwrap();
+        Self::with(config, layout, CacheTables::new(kv, aux, vec![state]).unwrap(), regions)
+    }
+
+    /// As `of`, of these tables.
+    pub fn with(
+        config: TcpConfig,
+        layout: Layout,
+        tables: CacheTables,
+        regions: Vec<MemoryRegion>,
+    ) -> Self {
+        let mut endpoint = TcpEndpoint::new(config).unwrap();
         endpoint.bind(tables.clone()).unwrap();
         let (fabric, links) = (vec![], vec![]);
         let clock = Clock::now();
