@@ -19,7 +19,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, accept_with, bind, connect, listen, recv, sendmsg, socket_with,
 };
-use transport_core::fabric::{Fabric, FabricEvent, PathError, WriteError};
+use transport_core::fabric::{Fabric, FabricEvent, PathError, Write, WriteError};
 use transport_core::link::LinkEvent;
 use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
 use transport_core::transfer::Part;
@@ -307,6 +307,26 @@ fn who_sleeps_is_rung_once_and_who_is_awake_is_not() {
         assert_eq!(rung(&world), before + 1, "it is awake");
     }
     assert_eq!(world.target.arrivals().len(), 6);
+}
+
+/// Whoever has more to submit than there is room for waits for room, and for enough of it.
+#[test]
+fn a_source_whose_ring_is_full_sleeps_until_the_target_takes_something() {
+    let mut world = nodes(SameHost::Upgrade, SameHost::Upgrade);
+    world.open_path();
+    let grant = grant(1, 1, &[9, 7, 5, 3, 1]);
+    world.grant(&grant);
+    // Nine slots each: of 8192 two are left, and the next write begins with four.
+    let writes = 8192 / 9 + 1;
+    for id in 0..writes {
+        let write = world.source.write(id, &grant, Part::Kv, 0, &[2, 4, 6, 8, 10]);
+        world.source.endpoint.post(Write { buffers: 0..1, ..write }).unwrap();
+    }
+    while world.source.turn() {}
+    assert!(world.source.endpoint.may_sleep(), "it could do nothing");
+    world.target.turn();
+    assert!(!world.source.endpoint.may_sleep(), "there is room");
+    world.until(|w| (0..writes).all(|id| w.source.completed(id) == Some(Ok(()))));
 }
 
 /// What was answered has landed, also when the answer is heard only at the path's end.

@@ -150,9 +150,15 @@ impl TcpEndpoint {
         let Some(path) = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut()) else {
             return false;
         };
-        let Self { grants, events, stats, .. } = self;
+        let Self { grants, events, stats, reactor, .. } = self;
+        let held_up = path.is_held_up();
         match path.send(&mut Context { peer: id, grants, events, stats }) {
-            Ok(sent) => sent,
+            Ok(sent) => {
+                if held_up && !path.is_held_up() {
+                    path.readable().for_each(|token| reactor.mark_ready(token));
+                }
+                sent
+            }
             Err(reason) => {
                 self.hear_out(id, reason);
                 self.end_path(id, reason);
@@ -289,7 +295,10 @@ impl TcpEndpoint {
         let received = path.receive(index, &mut Context { peer: id, grants, events, stats });
         match received {
             Ok(received) => {
-                if path.lane_mut(index).is_some_and(|lane| lane.is_readable()) {
+                // One that is held up is ready again once the answers go, not before: waiting for that
+                // must not keep us awake.
+                let readable = path.lane_mut(index).is_some_and(|lane| lane.is_readable());
+                if readable && !path.is_held_up() {
                     self.reactor.mark_ready(token);
                 }
                 self.queue_sending(id);

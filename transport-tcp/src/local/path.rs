@@ -9,7 +9,7 @@ use std::sync::Arc;
 use transport_core::fabric::{FabricEvent, PathError, PeerId, PostError, Write, WriteId};
 use transport_core::transfer::GrantId;
 
-use super::channel::Channel;
+use super::channel::{Channel, Needs};
 use super::entry::decode_answer;
 use super::greeting::{Apart, Met, hear};
 use super::message::{BELL_BYTES, Message};
@@ -146,7 +146,7 @@ impl LocalPath {
 
     /// Whether a turn would find something to do.
     pub(crate) fn has_work(&mut self) -> bool {
-        self.more || self.channel.has_news()
+        self.more || self.channel.has_news(self.needs())
     }
 
     /// Whether the peer waits on the same core as we.
@@ -156,7 +156,12 @@ impl LocalPath {
 
     /// Says that this side is about to sleep. False when there is something to do.
     pub(crate) fn doze(&mut self) -> bool {
-        !self.more && self.channel.doze(self.source.is_waiting())
+        !self.more && self.channel.doze(self.needs())
+    }
+
+    fn needs(&self) -> Needs {
+        let (take, answer) = self.target.needs();
+        Needs { submit: self.source.needs(), take, answer }
     }
 
     /// Completes all writes: as landed those that the peer has answered. From before the first

@@ -73,6 +73,11 @@ impl Target {
         }
     }
 
+    /// Slots that the next step takes, and slots to answer it.
+    pub(crate) fn needs(&self) -> (u64, u64) {
+        if self.current.is_some() { (1, 0) } else { (BEGIN as u64, 1) }
+    }
+
     /// Takes what there is, for one turn.
     pub(crate) fn turn<M: WordsMut, T: Words>(
         &mut self,
