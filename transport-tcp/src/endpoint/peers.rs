@@ -31,16 +31,24 @@ impl TcpEndpoint {
         id
     }
 
-    /// Dials whom it was told to, and nobody else that it was told before. True when that changed.
+    /// Dials whom it was told to, as far as there are places for them, and nobody else that it was
+    /// told before. True when that changed.
     pub(super) fn follow_targets(&mut self) -> bool {
-        let Some(change) = self.targeted.take_change() else { return false };
-        change.forget.into_iter().for_each(|peer| self.forget(peer));
-        for address in change.dial {
-            // There are as many peers as there may be: the target is left out.
+        let change = self.targeted.take_change();
+        let mut changed = change.is_some();
+        change.into_iter().flatten().for_each(|peer| self.forget(peer));
+        while self.may_dial_target() {
+            let Some(address) = self.targeted.take_undialled() else { break };
             let Ok(peer) = self.dial(address) else { break };
             self.targeted.dialled(address, peer);
+            changed = true;
         }
-        true
+        changed
+    }
+
+    /// Whether a target waits to be dialled, and there is a place for it.
+    pub(super) fn may_dial_target(&self) -> bool {
+        self.targeted.has_undialled() && self.peers.len() < self.config.max_peers
     }
 
     /// Something is due at `at`.

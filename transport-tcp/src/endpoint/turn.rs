@@ -73,7 +73,8 @@ impl TcpEndpoint {
     fn has_work(&mut self) -> bool {
         let owner = !self.events.is_empty() || !self.inbox.is_empty();
         let sockets = self.reactor.ready() > 0 || self.reactor.has_events();
-        owner || !self.sending.is_empty() || sockets || self.has_nearby_work()
+        let turn = !self.sending.is_empty() || self.may_dial_target();
+        owner || turn || sockets || self.has_nearby_work()
     }
 
     /// Polls for a while. True when something happened.
