@@ -52,7 +52,8 @@ pub struct TcpConfig {
     /// When the kernel gives up a connection whose peer does not answer at all. Only the backstop
     /// under the heartbeat of the protocol above. Default 60 s.
     pub dead_after: Duration,
-    /// First pause before a peer is dialled again; every failure doubles it. Default 50 ms.
+    /// First pause before a peer is dialled again. Each is twice the one before, until a path was up
+    /// or a link has lasted as long as the longest pause. Default 50 ms.
     pub redial_first: Duration,
     /// Longest pause before a peer is dialled again. Default 2 s.
     pub redial_most: Duration,

@@ -198,7 +198,7 @@ impl TcpEndpoint {
             path.tokens().for_each(|token| self.reactor.remove(token));
         }
         self.reactor.mark_ready(token);
-        self.events.push_back(FabricEvent::PathUp { peer: id });
+        self.path_is_up(id);
     }
 
     /// There is no sharing: lanes, from the side that dialled.

@@ -149,7 +149,7 @@ impl TcpEndpoint {
         else {
             return;
         };
-        peer.redial.iter_mut().for_each(|redial| redial.succeeded(&self.config));
+        peer.redial.iter_mut().for_each(|redial| redial.link_is_up(self.now));
         let conn = LinkConn::new(dialling.into_stream(), self.config.link_queue);
         peer.link = Link::Up { token, conn };
         peer.key = Some(key);
@@ -164,7 +164,7 @@ impl TcpEndpoint {
             self.reactor.remove(token);
         }
         let Some(redial) = &mut peer.redial else { return };
-        let due = redial.failed(error, self.now, self.config.redial_most);
+        let due = redial.failed(error, self.now, &self.config);
         self.set_timer(due);
     }
 
@@ -189,7 +189,7 @@ impl TcpEndpoint {
         self.drop_local(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let link = std::mem::replace(&mut peer.link, Link::Down);
-        let again = peer.redial.as_mut().map(|redial| redial.pause(self.now));
+        let again = peer.redial.as_mut().map(|redial| redial.pause(self.now, &self.config));
         match again {
             Some(due) => self.set_timer(due),
             None => drop(self.peers.remove(&id)),
@@ -284,8 +284,15 @@ impl TcpEndpoint {
         if up {
             // Of two ways to become a path only one does, whatever a peer tries.
             self.drop_local(id);
-            self.events.push_back(FabricEvent::PathUp { peer: id });
+            self.path_is_up(id);
         }
+    }
+
+    /// A path has come up, whichever way.
+    pub(super) fn path_is_up(&mut self, id: PeerId) {
+        let redial = self.peers.get_mut(&id).and_then(|peer| peer.redial.as_mut());
+        redial.into_iter().for_each(|redial| redial.path_is_up(&self.config));
+        self.events.push_back(FabricEvent::PathUp { peer: id });
     }
 
     /// A path has ended: its sockets close, its writes complete, its grants are withdrawn.
