@@ -97,8 +97,8 @@ fn region<T: Send + Sync + 'static>(
     Ok(unsafe { MemoryRegion::from_raw_parts(base, len, owner) })
 }
 
-/// A file of `len` bytes that lives in memory, mapped. All its pages exist; none can be taken away,
-/// and no further mapping of it can be written through.
+/// A file of `len` bytes that lives in memory, mapped. All its pages exist, and none can be taken out
+/// of it: the system may swap them, as any. Nobody can write it but through this mapping.
 pub(crate) fn memory_file(
     name: &CStr,
     len: usize,

@@ -8,8 +8,9 @@
 //!
 //! * No peer can ever write to our memory, so a grant is checked where it counts, and withdrawing one
 //!   is immediate (M3). A stopped peer that goes on later does nothing to us (M2).
-//! * No ring and no memory file makes anybody wait: a peer that is stopped or dead leaves rings that
-//!   nothing comes out of, and its socket tells of its death. Memory in no file is another matter.
+//! * No ring and no memory file makes anybody wait, longer than it takes to bring in what was swapped:
+//!   a peer that is stopped or dead leaves rings that nothing comes out of, and its socket tells of its
+//!   death. Memory in no file is another matter.
 //! * A source that gives up withdraws what it submitted before it uses the pages again; a target
 //!   looks for that after it has copied, and throws such a copy away.
 //!
