@@ -16,7 +16,7 @@ use crate::listener::{LocalStranger, REST, is_passing};
 use crate::local::channel::Nonce;
 use crate::local::greeting::{Apart, Greeting, Knock, Terms, hear};
 use crate::local::message::Message;
-use crate::local::path::{LocalPath, Surroundings};
+use crate::local::path::{Context, LocalPath};
 use crate::local::regions::OwnRegions;
 use crate::local::socket::{LocalListener, LocalSocket, MAX_MESSAGE, NAME};
 use crate::peer::Local;
@@ -350,7 +350,7 @@ impl TcpEndpoint {
         let share = nearby.up.len() as u64;
         let Some((peer, path)) = nearby.up.get_mut(at) else { return false };
         let (id, before) = (*peer, stats.bytes_pulled);
-        let turned = path.turn(&mut Surroundings { peer: id, grants, events, stats, share });
+        let turned = path.turn(&mut Context { peer: id, grants, events, stats, share });
         self.nearby.blind += (self.stats.bytes_pulled - before) / TURN_BYTES;
         turned.unwrap_or_else(|reason| {
             self.end_path(id, reason);

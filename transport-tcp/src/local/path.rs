@@ -16,7 +16,7 @@ use super::message::{BELL_BYTES, Message};
 use super::regions::{OwnRegions, PeerRegions};
 use super::socket::{LocalSocket, MAX_MESSAGE};
 use super::source::Source;
-use super::target::{Place, Target};
+use super::target::{self, Target};
 use crate::TcpStats;
 use crate::grants::Grants;
 use crate::path::MAX_EVENTS;
@@ -47,7 +47,7 @@ pub(crate) struct LocalPath {
 }
 
 /// What a turn needs besides.
-pub(crate) struct Surroundings<'a> {
+pub(crate) struct Context<'a> {
     pub(crate) peer: PeerId,
     pub(crate) grants: &'a Grants,
     pub(crate) events: &'a mut VecDeque<FabricEvent>,
@@ -80,34 +80,35 @@ impl LocalPath {
     }
 
     /// One turn. True when something moved.
-    pub(crate) fn turn(&mut self, around: &mut Surroundings<'_>) -> Result<bool, PathError> {
+    pub(crate) fn turn(&mut self, context: &mut Context<'_>) -> Result<bool, PathError> {
         self.channel.wake();
-        let mut moved = self.hear_answers(around)?;
+        let mut moved = self.hear_answers(context)?;
         // Before the copies, so that the peer copies meanwhile.
         while self.source.submit(&mut self.channel, &self.own)? {
-            self.flush(around.stats)?;
+            self.flush(context.stats)?;
             moved = true;
         }
-        moved |= self.take(around)?;
-        self.flush(around.stats)?;
+        moved |= self.take(context)?;
+        self.flush(context.stats)?;
         Ok(moved)
     }
 
-    fn hear_answers(&mut self, around: &mut Surroundings<'_>) -> Result<bool, PathError> {
+    fn hear_answers(&mut self, context: &mut Context<'_>) -> Result<bool, PathError> {
         let mut heard = false;
-        while around.events.len() < MAX_EVENTS {
+        while context.events.len() < MAX_EVENTS {
             let Some(slot) = self.channel.hear()? else { break };
             heard = true;
-            around.events.push_back(self.source.answered(decode_answer(slot)?)?);
+            context.events.push_back(self.source.answered(decode_answer(slot)?)?);
         }
         Ok(heard)
     }
 
-    fn take(&mut self, around: &mut Surroundings<'_>) -> Result<bool, PathError> {
-        let Surroundings { peer, grants, events, stats, share } = around;
+    fn take(&mut self, context: &mut Context<'_>) -> Result<bool, PathError> {
+        let Context { peer, grants, events, stats, share } = context;
         let turn = (TURN / *share).max(SHORTEST_TURN);
-        let mut place = Place { peer: *peer, grants, regions: &self.regions, events, turn };
-        let taken = self.target.turn(&mut self.channel, &mut place)?;
+        let mut context =
+            target::Context { peer: *peer, grants, regions: &self.regions, events, turn };
+        let taken = self.target.turn(&mut self.channel, &mut context)?;
         self.more = taken.more;
         stats.bytes_pulled += taken.bytes;
         stats.writes_pulled += taken.landed;
