@@ -31,6 +31,12 @@ pub struct TcpConfig {
     pub link_queue: usize,
     /// Whether memory is shared with peers on this machine. Default [`SameHost::Upgrade`].
     pub same_host: SameHost,
+    /// Whether a peer's memory on this machine may be read through the kernel (`process_vm_readv`)
+    /// where it is in no memory file. Such a read takes as long as the peer's pages need to be there,
+    /// and the endpoint's thread with it: for ever, if a debugger or a file system that never answers
+    /// stands behind them. With `false` a peer that shows such memory gets a path as if it could not
+    /// share any. Default true.
+    pub foreign_memory: bool,
     /// How long [`crate::TcpEndpoint::wait`] polls before it parks. Polling saves the microseconds
     /// of going to sleep and being woken; it costs a core while it lasts, if no other thread wants it.
     /// Default 20 µs.
@@ -46,7 +52,8 @@ pub struct TcpConfig {
     /// When the kernel gives up a connection whose peer does not answer at all. Only the backstop
     /// under the heartbeat of the protocol above. Default 60 s.
     pub dead_after: Duration,
-    /// First pause before a peer is dialled again; every failure doubles it. Default 50 ms.
+    /// First pause before a peer is dialled again. Each is twice the one before, until a path was up
+    /// or a link has lasted as long as the longest pause. Default 50 ms.
     pub redial_first: Duration,
     /// Longest pause before a peer is dialled again. Default 2 s.
     pub redial_most: Duration,
@@ -66,8 +73,9 @@ pub enum SameHost {
     Require,
     /// Shared memory where both ends prove that they run under one kernel and can read each other's
     /// memory, else TCP. Memory from [`crate::HostMemory::map_shared`] is the fastest to send from;
-    /// other memory needs the permission to read the process (that of a debugger). The peer can then
-    /// read all memory that was bound; write it can not.
+    /// other memory needs the permission to read the process (that of a debugger), and can be
+    /// [kept out](TcpConfig::foreign_memory). The peer can then read all memory that was bound; write
+    /// it can not.
     #[default]
     Upgrade,
 }
@@ -79,6 +87,7 @@ impl Default for TcpConfig {
             lanes: 0,
             depth: 1024,
             same_host: SameHost::default(),
+            foreign_memory: true,
             link_queue: 4 << 20,
             spin: Duration::from_micros(20),
             socket_buffer: None,

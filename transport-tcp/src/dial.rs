@@ -81,14 +81,17 @@ fn system(error: &io::Error) -> DialError {
 pub(crate) struct Redial {
     /// When the next attempt is due; `None` while one runs or the link is up.
     due: Option<Instant>,
+    /// The next pause: twice the last one, until the peer has proven worth dialling.
     pause: Duration,
+    /// When the link came up, while it is.
+    up: Option<Instant>,
     last: Option<DialError>,
 }
 
 impl Redial {
     /// Due at once.
     pub(crate) fn new(config: &TcpConfig) -> Self {
-        Self { due: Some(Instant::ZERO), pause: config.redial_first, last: None }
+        Self { due: Some(Instant::ZERO), pause: config.redial_first, up: None, last: None }
     }
 
     pub(crate) fn due(&self) -> Option<Instant> {
@@ -105,23 +108,32 @@ impl Redial {
     }
 
     /// The attempt failed: when the next is due.
-    pub(crate) fn failed(&mut self, error: DialError, now: Instant, most: Duration) -> Instant {
+    pub(crate) fn failed(&mut self, error: DialError, now: Instant, config: &TcpConfig) -> Instant {
         self.last = Some(error);
-        let due = self.pause(now);
-        self.pause = (self.pause * 2).min(most);
-        due
+        self.pause(now, config)
     }
 
-    /// The link came up: later pauses begin short again.
-    pub(crate) fn succeeded(&mut self, config: &TcpConfig) {
-        self.pause = config.redial_first;
+    /// The link came up. That alone says little: the peer may refuse what comes next, every time.
+    pub(crate) fn link_is_up(&mut self, now: Instant) {
+        self.up = Some(now);
         self.last = None;
     }
 
-    /// The link ended: when the next attempt is due.
-    pub(crate) fn pause(&mut self, now: Instant) -> Instant {
+    /// A path came up: the next pause is short.
+    pub(crate) fn path_is_up(&mut self, config: &TcpConfig) {
+        self.pause = config.redial_first;
+    }
+
+    /// The link ended: when the next attempt is due. Soon, if it had lasted: there are links that
+    /// never have a path.
+    pub(crate) fn pause(&mut self, now: Instant, config: &TcpConfig) -> Instant {
+        let up = self.up.take();
+        if up.is_some_and(|up| now - up >= config.redial_most) {
+            self.pause = config.redial_first;
+        }
         let due = now + self.pause;
         self.due = Some(due);
+        self.pause = (self.pause * 2).min(config.redial_most);
         due
     }
 }
@@ -131,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_the_longest_and_begin_short_after_a_success() {
+    fn pauses_double_up_to_the_longest_and_begin_short_after_a_path() {
         let config = TcpConfig::default();
         let mut redial = Redial::new(&config);
         assert_eq!(redial.due(), Some(Instant::ZERO));
@@ -140,12 +152,26 @@ mod tests {
         for _ in 0..8 {
             redial.begin();
             assert_eq!(redial.due(), None);
-            pauses.push(redial.failed(DialError::Timeout, now, config.redial_most) - now);
+            pauses.push(redial.failed(DialError::Timeout, now, &config) - now);
         }
         assert_eq!(pauses[..3], [50, 100, 200].map(Duration::from_millis));
         assert_eq!(pauses[6..], [config.redial_most; 2]);
         assert_eq!(redial.last_error(), Some(DialError::Timeout));
-        redial.succeeded(&config);
-        assert_eq!((redial.last_error(), redial.pause(now) - now), (None, config.redial_first));
+        redial.link_is_up(now);
+        assert_eq!(redial.last_error(), None);
+        assert_eq!(redial.pause(now, &config) - now, config.redial_most, "it ended at once");
+        redial.path_is_up(&config);
+        assert_eq!(redial.pause(now, &config) - now, config.redial_first);
+    }
+
+    #[test]
+    fn a_link_that_lasted_is_dialled_soon() {
+        let config = TcpConfig::default();
+        let mut redial = Redial::new(&config);
+        let now = Instant::from_nanos(7);
+        (0..8).for_each(|_| _ = redial.failed(DialError::Timeout, now, &config));
+        redial.link_is_up(now);
+        let later = now + config.redial_most;
+        assert_eq!(redial.pause(later, &config) - later, config.redial_first);
     }
 }

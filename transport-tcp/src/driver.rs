@@ -54,7 +54,7 @@ impl<E: Park, D: Decorator> Park for Decorated<E, D> {
 
 /// A running driver thread. Dropping it stops the thread, which sends what the node has decided as
 /// far as that is possible at once, and waits for its end; the node, its links and its paths go with
-/// it.
+/// it. An endpoint gives its peers a moment to acknowledge that: at most 50 ms, see [`TcpEndpoint`].
 pub struct Driver {
     stop: Arc<AtomicBool>,
     unpark: Waker,

@@ -40,6 +40,8 @@ pub(crate) struct LinkConn {
     limit: usize,
     writable: bool,
     closed: bool,
+    /// Why nothing more can be sent. What had come by then is still read, and then the link ends.
+    broken: Option<PathError>,
 }
 
 impl LinkConn {
@@ -48,7 +50,7 @@ impl LinkConn {
     pub(crate) fn new(stream: TcpStream, limit: usize) -> Self {
         let limit = limit.max(HEADER + MAX_MESSAGE);
         let (input, output) = (Vec::new(), VecDeque::new());
-        Self { stream, input, output, limit, writable: true, closed: false }
+        Self { stream, input, output, limit, writable: true, closed: false, broken: None }
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
@@ -80,11 +82,16 @@ impl LinkConn {
 
     /// Whether something could be sent now.
     pub(crate) fn can_send(&self) -> bool {
-        self.writable && !self.output.is_empty()
+        self.writable && self.broken.is_none() && !self.output.is_empty()
+    }
+
+    /// Whether sending has failed: it is to be read to its end.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.is_some()
     }
 
     /// Sends what is queued, as much as the socket takes. True when something was sent.
-    pub(crate) fn send(&mut self) -> Result<bool, PathError> {
+    pub(crate) fn send(&mut self) -> bool {
         let before = self.output.len();
         while self.can_send() {
             // The queue's two halves need two calls once in a while.
@@ -96,10 +103,10 @@ impl LinkConn {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(path_error(&error)),
+                Err(error) => self.broken = Some(path_error(&error)),
             }
         }
-        Ok(self.output.len() < before)
+        self.output.len() < before
     }
 
     /// Receives messages into `inbox`, for one turn; `scratch` is for the bytes on their way there.
@@ -112,9 +119,11 @@ impl LinkConn {
         let mut received = Received::default();
         while received.bytes < TURN && inbox.has_room() {
             let bytes = match self.stream.read(scratch) {
-                Ok(0) => return Err(PathError::ClosedByPeer),
+                Ok(0) => return Err(self.broken.unwrap_or(PathError::ClosedByPeer)),
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(received),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.broken.map_or(Ok(received), Err);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(path_error(&error)),
             };
@@ -122,7 +131,7 @@ impl LinkConn {
             self.input.extend_from_slice(&scratch[..bytes]);
             received.messages += self.deliver(peer, inbox)?;
             // A short read of a stream left nothing behind, but only a read tells of its end.
-            if bytes < scratch.len() && !self.closed {
+            if bytes < scratch.len() && !self.closed && self.broken.is_none() {
                 return Ok(received);
             }
         }

@@ -97,8 +97,8 @@ fn region<T: Send + Sync + 'static>(
     Ok(unsafe { MemoryRegion::from_raw_parts(base, len, owner) })
 }
 
-/// A file of `len` bytes that lives in memory, mapped. All its pages exist; none can be taken away,
-/// and no further mapping of it can be written through.
+/// A file of `len` bytes that lives in memory, mapped. All its pages exist, and none can be taken out
+/// of it: the system may swap them, as any. Nobody can write it but through this mapping.
 pub(crate) fn memory_file(
     name: &CStr,
     len: usize,
@@ -113,19 +113,24 @@ pub(crate) fn memory_file(
         let _ = map.advise(Advice::HugePage).and_then(|()| map.advise(Advice::PopulateWrite));
     }
     fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
-    fcntl_add_seals(&file, KEPT | SealFlags::GROW | SealFlags::SEAL)?;
+    fcntl_add_seals(&file, KEPT | SealFlags::SEAL)?;
     Ok((map, file))
 }
 
 /// Maps the `len` bytes of a memory file of another process, to be read only. Fails when it is not
 /// what [`memory_file`] makes: then its owner could take pages away, and reading them would end this
-/// process, or fill its memory.
+/// process, or pages may be missing, and reading makes them at our expense.
 pub(crate) fn map_foreign(file: OwnedFd, len: u64) -> io::Result<MmapRaw> {
     // First, because only files in memory have seals: nothing else is asked of other files.
     let sealed = fcntl_get_seals(&file)?.contains(KEPT);
-    let stat = fstat(&file)?;
-    let (size, allocated) = (stat.st_size as u64, stat.st_blocks as u64 * 512);
-    if !sealed || len == 0 || size < len || allocated < size {
+    let size = fstat(&file)?.st_size as u64;
+    if !sealed || len == 0 || size < len {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // Blocks behind the end would be counted for holes before it: this frees them, and changes
+    // nothing else. Sealed as it is, the file gets no new ones.
+    ftruncate(&file, size)?;
+    if (fstat(&file)?.st_blocks as u64) < size.div_ceil(BLOCK) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -135,8 +140,10 @@ pub(crate) fn map_foreign(file: OwnedFd, len: u64) -> io::Result<MmapRaw> {
     Ok(map)
 }
 
-/// Seals of a file whose pages stay and which others cannot write.
-const KEPT: SealFlags = SealFlags::SHRINK.union(SealFlags::FUTURE_WRITE);
+/// Seals of a file whose length and pages stay and which others cannot write.
+const KEPT: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
+/// What `fstat` counts allocated memory in.
+const BLOCK: u64 = 512;
 
 fn not_zero(len: usize) -> io::Result<usize> {
     if len > 0 { Ok(len) } else { Err(io::ErrorKind::InvalidInput.into()) }
@@ -187,6 +194,16 @@ mod tests {
         ftruncate(&hollow, 8192).unwrap();
         fcntl_add_seals(&hollow, KEPT).unwrap();
         assert!(map_foreign(hollow, 8192).is_err());
+        let padded = memfd_create("padded", flags).unwrap();
+        ftruncate(&padded, 8192).unwrap();
+        fallocate(&padded, FallocateFlags::KEEP_SIZE, 8192, 8192).unwrap();
+        fcntl_add_seals(&padded, KEPT).unwrap();
+        assert_eq!(fstat(&padded).unwrap().st_blocks, 16, "as many as if it had no holes");
+        assert!(map_foreign(padded, 8192).is_err());
+        let growing = memfd_create("growing", flags).unwrap();
+        fallocate(&growing, FallocateFlags::empty(), 0, 8192).unwrap();
+        fcntl_add_seals(&growing, SealFlags::SHRINK | SealFlags::FUTURE_WRITE).unwrap();
+        assert!(map_foreign(growing, 8192).is_err());
         let (_map, short) = memory_file(c"short", 4096, true).unwrap();
         assert!(map_foreign(short.try_clone().unwrap(), 8192).is_err());
         assert!(map_foreign(short, 0).is_err());

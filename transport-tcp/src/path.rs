@@ -190,6 +190,19 @@ impl Path {
         Ok(total)
     }
 
+    /// Whether no lane is read until the peer takes answers.
+    pub(crate) fn is_held_up(&self) -> bool {
+        self.answers.len() >= MAX_ANSWERS
+    }
+
+    /// Registrations of the lanes that a read may bring something on.
+    pub(crate) fn readable(&self) -> impl Iterator<Item = Token> {
+        self.lanes.iter().filter_map(|slot| match slot {
+            Slot::Bound(token, lane) => lane.is_readable().then_some(*token),
+            _ => None,
+        })
+    }
+
     /// Receives on one lane, for one turn. True when something came.
     pub(crate) fn receive(
         &mut self,

@@ -61,8 +61,8 @@ impl Targets {
     /// Dials these addresses, and no others that were set before: the links to those end. One that
     /// was set before and is again stays as it is, and is dialled again whenever its link ends.
     ///
-    /// Takes effect in the endpoint's next turn, for which it is woken. Addresses beyond
-    /// [`max_peers`](crate::TcpConfig::max_peers) are left out.
+    /// Takes effect in the endpoint's next turn, for which it is woken. Addresses for which there is
+    /// no place ([`max_peers`](crate::TcpConfig::max_peers)) are dialled as soon as there is one.
     pub fn set(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
         let addresses = addresses.into_iter().collect();
         *self.said.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
@@ -84,31 +84,37 @@ impl Targets {
 pub(crate) struct Targeted {
     targets: Targets,
     dialled: HashMap<SocketAddr, PeerId>,
-}
-
-/// What has changed.
-#[derive(Debug)]
-pub(crate) struct Change {
-    pub(crate) dial: Vec<SocketAddr>,
-    pub(crate) forget: Vec<PeerId>,
+    /// Wanted, and not dialled yet.
+    undialled: Vec<SocketAddr>,
 }
 
 impl Targeted {
     pub(crate) fn new(bell: Arc<Bell>) -> Self {
-        Self { targets: Targets::new(bell), dialled: HashMap::new() }
+        Self { targets: Targets::new(bell), dialled: HashMap::new(), undialled: Vec::new() }
     }
 
     pub(crate) fn targets(&self) -> Targets {
         self.targets.clone()
     }
 
-    /// What is to be done since the last call. What is to be forgotten is forgotten here.
-    pub(crate) fn take_change(&mut self) -> Option<Change> {
+    /// Whom to forget, if something was said since the last call. They are forgotten here.
+    pub(crate) fn take_change(&mut self) -> Option<Vec<PeerId>> {
         let wanted = self.targets.take()?;
         let gone = self.dialled.extract_if(|address, _| !wanted.contains(address));
         let forget = gone.map(|(_, peer)| peer).collect();
         let new = |address: &SocketAddr| !self.dialled.contains_key(address);
-        Some(Change { forget, dial: wanted.into_iter().filter(new).collect() })
+        self.undialled = wanted.into_iter().filter(new).collect();
+        Some(forget)
+    }
+
+    /// Whether somebody is to be dialled.
+    pub(crate) fn has_undialled(&self) -> bool {
+        !self.undialled.is_empty()
+    }
+
+    /// Whom to dial next.
+    pub(crate) fn take_undialled(&mut self) -> Option<SocketAddr> {
+        self.undialled.pop()
     }
 
     /// An address is dialled as this peer.

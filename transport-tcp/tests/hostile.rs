@@ -4,6 +4,7 @@
 mod common;
 
 use std::io::Write;
+use std::time::Duration;
 
 use common::raw::{HEADER, RawPeer, RawPiece, is_closed};
 use common::{Layout, Node, World, grant, listening};
@@ -268,4 +269,35 @@ fn a_path_that_never_comes_up_ends_in_time() {
     let LinkEvent::Up { peer, .. } = node.links[0].0 else { panic!("{:?}", node.links) };
     node.endpoint.connect(peer, b"KVtc\x01\0\x02\0", false).unwrap();
     assert_eq!(path_down(&mut node), PathError::Timeout);
+}
+
+/// A peer that is answered and never reads is not read either, and costs no processor meanwhile.
+#[test]
+fn w4_a_peer_that_reads_no_answers_lets_us_sleep_and_has_lost_none() {
+    // Smaller buffers than usual, which are full sooner.
+    let config = TcpConfig { socket_buffer: Some(128 << 10), ..listening("127.0.0.1:0") };
+    let mut node = Node::new(config, Layout::SMALL, 0xee);
+    let mut peer = RawPeer::connect(&mut node);
+    let refused = RawPiece::of(&grant(3, 7, &[5]), 0, 1).frame(0x11);
+    peer.lane.set_nonblocking(true).unwrap();
+    let (mut sent, mut part, mut quiet) = (0, 0, 0);
+    while quiet < 100 {
+        quiet += 1;
+        while let Ok(bytes) = peer.lane.write(&refused[part..]) {
+            part += bytes;
+            if part == refused.len() {
+                (sent, part) = (sent + 1, 0);
+            }
+            quiet = 0;
+        }
+        node.turn();
+    }
+    assert!(node.endpoint.may_sleep(), "after {sent} pieces");
+    let before = node.endpoint.stats().polls;
+    node.endpoint.wait(Duration::from_millis(50));
+    assert!(node.endpoint.stats().polls > before, "it did not wait");
+    let mut answered = 0;
+    while answered < sent {
+        answered += peer.acks(&mut node).len();
+    }
 }

@@ -1,16 +1,23 @@
 //! A node that leaves has said what it decided, and the other side has heard it.
 
+mod common;
 mod nodes;
 
+use std::io::{Read as _, Write as _};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use transport_core::decorate::{Event, Tracer};
 use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{Completion, Receive};
+use transport_core::fabric::{Fabric, PathError, WriteError};
+use transport_core::link::{Link, LinkEvent};
+use transport_core::transfer::Part;
 use transport_core::wire::{Message, Role, decode};
 use transport_tcp::TcpConfig;
 
+use common::raw::{RawPeer, link};
+use common::{Layout, Node, grant, listening};
 use nodes::{Side, lease};
 
 /// An engine that ends its node at the very moment at which the last request has arrived: the other
@@ -54,6 +61,82 @@ fn r7_a_driver_that_is_stopped_in_a_turn_sends_what_that_turn_decided() {
     wait_for_decision.recv().expect("the room arrives");
     drop(decode);
     expect_success(&mut prefill, RoomId(1));
+}
+
+/// The peer says its last word and goes, with words of ours unread: its kernel resets the connection.
+/// What we say next fails, and what it said is there nevertheless.
+#[test]
+fn r7_the_last_word_is_heard_although_sending_to_who_said_it_fails() {
+    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let (mut peer, _) = link(&mut node);
+    node.until(|node| !node.links.is_empty());
+    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    node.endpoint.send(id, b"a manifest").expect("room in the queue");
+    node.turn();
+    peer.peek(&mut [0]).expect("it came, and is not read");
+    peer.write_all(&framed(b"complete")).expect("room in the socket");
+    drop(peer);
+    node.endpoint.send(id, b"another manifest").expect("room in the queue");
+    node.until(|node| node.links.len() == 2);
+    let down = LinkEvent::Down { peer: id, reason: PathError::ClosedByPeer };
+    let heard = (LinkEvent::Message { peer: id }, b"complete".to_vec());
+    assert_eq!(node.links, [heard, (down, vec![])]);
+}
+
+/// The same on a lane: a write that the peer has answered has landed, whatever became of the next.
+#[test]
+fn r7_a_write_that_was_answered_has_landed_although_the_next_could_not_be_sent() {
+    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let mut peer = RawPeer::connect(&mut node);
+    let grant = grant(0, 0, &[1]);
+    let write = |node: &Node, id| node.write(id, &grant, Part::Kv, 0, &[0]);
+    node.endpoint.post(write(&node, 1)).expect("room in the queue");
+    node.until(|node| node.endpoint.stats().bytes_sent > 2 * node.layout.page_bytes);
+    peer.lane.peek(&mut [0]).expect("it came, and is not read");
+    let landed = [&b"KVf1\x02\x01\0\0"[..], &[0; 64]].concat();
+    peer.send(&landed);
+    drop(peer);
+    node.endpoint.post(write(&node, 2)).expect("room in the queue");
+    node.until(|node| node.is_down());
+    assert_eq!(node.completed(1), Some(Ok(())));
+    assert_eq!(node.completed(2), Some(Err(WriteError::Path(PathError::ClosedByPeer))));
+}
+
+/// Whoever drops an endpoint has not read all. What it said reaches the peer whole, and then its end;
+/// not a reset, which on a network throws away what is still on its way.
+#[test]
+fn r7_an_endpoint_that_is_dropped_has_said_what_was_queued() {
+    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let (mut peer, _) = link(&mut node);
+    node.until(|node| !node.links.is_empty());
+    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    peer.write_all(&framed(b"never read")).expect("room in the socket");
+    node.endpoint.send(id, b"complete").expect("room in the queue");
+    drop(node);
+    let mut heard = Vec::new();
+    peer.read_to_end(&mut heard).expect("an end, and no reset");
+    assert_eq!(heard, framed(b"complete"));
+}
+
+/// Nothing is owed to a peer that has all, and one that never reads is not waited for.
+#[test]
+fn an_endpoint_that_is_dropped_waits_for_nobody_long() {
+    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let (peer, _) = link(&mut node);
+    node.until(|node| !node.links.is_empty());
+    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    while node.endpoint.send(id, &[7; 1 << 20]).is_ok() {
+        node.turn();
+    }
+    let begun = Instant::now();
+    drop(node);
+    assert!(begun.elapsed() < Duration::from_secs(5), "it waited {:?}", begun.elapsed());
+    drop(peer);
+}
+
+/// A message as it stands on a link.
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u32).to_le_bytes()[..], &[1, 0, 0, 0], message].concat()
 }
 
 fn prefill() -> Side {

@@ -9,17 +9,21 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use common::part::first;
 use common::raw::{link, preface, read};
 use common::{Layout, Node, World, grant, listening};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, accept_with, bind, connect, listen, recv, sendmsg, socket_with,
 };
-use transport_core::fabric::{Fabric, FabricEvent, PathError};
+use transport_core::fabric::{Fabric, FabricEvent, PathError, Write, WriteError};
 use transport_core::link::LinkEvent;
+use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
 use transport_core::transfer::Part;
-use transport_tcp::{SameHost, TcpConfig};
+use transport_tcp::{HostMemory, SameHost, TcpConfig};
 
 fn nodes(target: SameHost, source: SameHost) -> World {
     let target = TcpConfig { same_host: target, ..listening("127.0.0.1:0") };
@@ -58,6 +62,50 @@ fn two_ends_that_may_share_memory_do_and_others_use_tcp() {
         assert_eq!(shares(&world), [shared; 2], "{target:?} {source:?}");
         moves_bytes(&mut world);
     }
+}
+
+/// Reading another process's memory can take as long as that process likes. Files can not.
+#[test]
+fn who_reads_no_process_shares_memory_files_and_nothing_else() {
+    let shown = |len| HostMemory::default().map_shared(len).unwrap();
+    let hidden = |len| MemoryRegion::allocate(len).unwrap();
+    for (map, shared) in [(shown as fn(usize) -> MemoryRegion, true), (hidden, false)] {
+        let careful = TcpConfig { foreign_memory: false, ..listening("127.0.0.1:0") };
+        let target = Node::anywhere(careful, Layout::SMALL, 0xee);
+        let mut world = World::link(target, Node::of(TcpConfig::default(), Layout::SMALL, 0, map));
+        world.open_path();
+        assert_eq!(shares(&world), [shared; 2]);
+        moves_bytes(&mut world);
+    }
+}
+
+/// An owner of one piece of memory may have put its tables wherever it likes: here aux begins where
+/// the cache does, in a region of its own.
+#[test]
+fn regions_that_begin_at_one_address_are_told_apart() {
+    let (pages, aux_bytes) = (Layout::SMALL.pages, 256);
+    let whole = HostMemory::default().map_shared(2 * 4096 * pages as usize).unwrap();
+    let part = first(&whole, 4 * aux_bytes);
+    let state = MemoryRegion::allocate(8000).unwrap();
+    let table = |region, bytes: &[u64], items| PagedTable::packed(region, bytes, items).unwrap();
+    let kv = table(&whole, &[4096, 4096], pages);
+    let aux = table(&part, &[aux_bytes as u64], 4);
+    let tables = CacheTables::new(kv, aux, vec![table(&state, &[1000], 8)]).unwrap();
+    let regions = vec![whole.clone(), part, state];
+    let source = Node::with(TcpConfig::default(), Layout::SMALL, tables, regions);
+    let target = Node::anywhere(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let mut world = World::link(target, source);
+    world.open_path();
+    assert_eq!(shares(&world), [true; 2]);
+    let grant = grant(1, 1, &[3, 1]);
+    world.grant(&grant);
+    let page = world.source.write(1, &grant, Part::Kv, 0, &[5]);
+    assert_eq!(world.run(page), Ok(()));
+    let record = world.source.write(2, &grant, Part::Aux, 0, &[2]);
+    assert_eq!(world.run(record), Ok(()));
+    let (source, landed) = (world.source.bytes(0), |region| world.target.bytes(region));
+    assert!(landed(0)[64 + 3 * 4096..][..4096] == source[5 * 4096..][..4096]);
+    assert!(landed(2)[64 + aux_bytes..][..aux_bytes] == source[2 * aux_bytes..][..aux_bytes]);
 }
 
 #[test]
@@ -152,6 +200,7 @@ fn hand_made() -> (Node, std::net::TcpStream, [u8; 16]) {
 }
 
 const NONCE: [u8; 16] = [9; 16];
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE);
 
 /// Opens the only lane, and with it the path.
 fn open_lane(node: &mut Node, key: &[u8; 16]) -> std::net::TcpStream {
@@ -165,8 +214,9 @@ fn open_lane(node: &mut Node, key: &[u8; 16]) -> std::net::TcpStream {
     lane
 }
 
-/// A peer with the right key shows memory whose pages it could take away: reading those would end
-/// our process. It is not shared with, and may still use TCP.
+/// A peer with the right key shows memory whose pages it could take away, or that has none: reading
+/// those would end our process, or make them at our expense. It is not shared with, and may still use
+/// TCP.
 #[test]
 fn w4_memory_whose_pages_could_vanish_is_not_looked_at() {
     let hollow = || {
@@ -175,12 +225,17 @@ fn w4_memory_whose_pages_could_vanish_is_not_looked_at() {
         ftruncate(&file, 1 << 20).unwrap();
         file
     };
-    let sealed_but_hollow = || {
-        let file = hollow();
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::FUTURE_WRITE).unwrap();
+    let sealed = |file| {
+        fcntl_add_seals(&file, SEALS).unwrap();
         file
     };
-    for file in [hollow(), sealed_but_hollow()] {
+    // As many pages as it should have, all of them behind its end.
+    let padded = || {
+        let file = hollow();
+        fallocate(&file, FallocateFlags::KEEP_SIZE, 1 << 20, 1 << 20).unwrap();
+        file
+    };
+    for file in [hollow(), sealed(hollow()), sealed(padded())] {
         let (mut node, _link, key) = hand_made();
         let socket = knock(&node);
         say(&socket, &hello(key, NONCE), Some(&file));
@@ -197,7 +252,7 @@ fn good_words() -> OwnedFd {
     bytes[..8].copy_from_slice(b"KVlocal\x01");
     bytes[8..24].copy_from_slice(&NONCE);
     (&file).write_all(&bytes).unwrap();
-    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::FUTURE_WRITE).unwrap();
+    fcntl_add_seals(&file, SEALS).unwrap();
     file.into()
 }
 
@@ -252,6 +307,48 @@ fn who_sleeps_is_rung_once_and_who_is_awake_is_not() {
         assert_eq!(rung(&world), before + 1, "it is awake");
     }
     assert_eq!(world.target.arrivals().len(), 6);
+}
+
+/// Whoever has more to submit than there is room for waits for room, and for enough of it.
+#[test]
+fn a_source_whose_ring_is_full_sleeps_until_the_target_takes_something() {
+    let mut world = nodes(SameHost::Upgrade, SameHost::Upgrade);
+    world.open_path();
+    let grant = grant(1, 1, &[9, 7, 5, 3, 1]);
+    world.grant(&grant);
+    // Nine slots each: of 8192 two are left, and the next write begins with four.
+    let writes = 8192 / 9 + 1;
+    for id in 0..writes {
+        let write = world.source.write(id, &grant, Part::Kv, 0, &[2, 4, 6, 8, 10]);
+        world.source.endpoint.post(Write { buffers: 0..1, ..write }).unwrap();
+    }
+    while world.source.turn() {}
+    assert!(world.source.endpoint.may_sleep(), "it could do nothing");
+    world.target.turn();
+    assert!(!world.source.endpoint.may_sleep(), "there is room");
+    world.until(|w| (0..writes).all(|id| w.source.completed(id) == Some(Ok(()))));
+}
+
+/// What was answered has landed, also when the answer is heard only at the path's end.
+#[test]
+fn r7_a_write_that_was_answered_has_landed_although_its_path_has_ended() {
+    let mut world = nodes(SameHost::Upgrade, SameHost::Upgrade);
+    world.open_path();
+    let grant = grant(1, 1, &[3, 1]);
+    world.grant(&grant);
+    let write = world.source.write(1, &grant, Part::Kv, 0, &[5]);
+    world.source.endpoint.post(write).unwrap();
+    world.source.turn();
+    while world.target.arrivals().is_empty() {
+        world.target.turn();
+    }
+    let unheard = world.source.write(2, &grant, Part::Kv, 1, &[5]);
+    world.source.endpoint.post(unheard).unwrap();
+    world.source.endpoint.disconnect(world.source.peer);
+    world.source.turn();
+    assert_eq!(world.source.completed(1), Some(Ok(())));
+    let ended = WriteError::Path(PathError::ClosedHere);
+    assert_eq!(world.source.completed(2), Some(Err(ended)));
 }
 
 /// Somebody waits under the name and says nothing: the path has lanes, a little later.

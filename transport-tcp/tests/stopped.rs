@@ -1,5 +1,5 @@
-//! Two real processes that share memory, one of them stopped or killed in the middle of a request.
-//! The other goes on, gets all its writes completed, and finds its pages as they must be: also when
+//! Two real processes that share memory, one of them stopped, killed or ended in the middle of a
+//! request. The other goes on, gets all its writes completed, and finds its pages as they must be: also when
 //! the stopped one goes on later.
 //!
 //! The other process is this very test binary, started again with [`ROLE`] set. It stops itself, so
@@ -118,8 +118,8 @@ impl Side {
         self.endpoint.send(self.peer, b"go").unwrap();
     }
 
-    /// Posts a write of all pages once the peer admits it.
-    fn post(&mut self) {
+    /// Posts a write of so many pages once the peer admits it.
+    fn post(&mut self, pages: u32) {
         self.until("the peer's word", |side| !side.messages.is_empty());
         let table = Arc::clone(self.tables.table(Part::Kv).unwrap());
         let write = Write {
@@ -131,7 +131,7 @@ impl Side {
             first: 0,
             buffers: 0..1,
             table,
-            items: (0..PAGES).rev().collect(),
+            items: (0..pages).rev().collect(),
         };
         self.endpoint.post(write).unwrap();
     }
@@ -253,7 +253,7 @@ fn m2_m3_after_a_grant_ended_a_source_that_goes_on_changes_no_byte() {
 #[test]
 fn m2_a_stopped_target_holds_no_page_and_announces_nothing_it_copied_late() {
     let (mut source, target) = start("target that stops", 0xab);
-    source.post();
+    source.post(PAGES);
     source.until("the target to stop", |_| target.is_stopped());
     // What a room does when nothing moves for too long.
     let begun = Clock::now();
@@ -268,10 +268,21 @@ fn m2_a_stopped_target_holds_no_page_and_announces_nothing_it_copied_late() {
     target.ends_well();
 }
 
+/// Its pages are its owner's again, and hold something else before the target has looked at them.
+#[test]
+fn m2_what_a_dropped_source_has_submitted_is_withdrawn() {
+    let (mut target, source) = start("source that is dropped", 0);
+    target.admit();
+    target.turn();
+    source.ends_well();
+    target.until("the end", Side::is_down);
+    assert_eq!(target.arrivals(), 0, "bytes of the pages' next use, announced as the write");
+}
+
 #[test]
 fn a_killed_target_ends_its_writes_and_a_killed_source_its_path() {
     let (mut source, target) = start("target that stops", 0xab);
-    source.post();
+    source.post(PAGES);
     source.until("the target to stop", |_| target.is_stopped());
     kill_process(target.pid(), Signal::KILL).unwrap();
     source.until("the end", Side::is_down);
@@ -301,13 +312,23 @@ fn other_process() {
         "source that stops" | "source that stops and is refused" => {
             let mut source = Side::new(Some(address), 0xab);
             source.connect(true);
-            source.post();
+            source.post(PAGES);
             source.turn();
             stop();
             source.until("the result", |source| source.result().is_some());
             let refused = Err(WriteError::Refused(Refusal::NoGrant));
             let expected = if role.ends_with("refused") { refused } else { Ok(()) };
             assert_eq!(source.result(), Some(expected));
+        }
+        "source that is dropped" => {
+            let mut source = Side::new(Some(address), 0xab);
+            source.connect(true);
+            // One that the target takes in its first turn, before it looks at any socket.
+            source.post(1);
+            source.turn();
+            let region = source.region.clone();
+            drop(source);
+            region.write(0, &vec![0xdd; region.len()]).unwrap();
         }
         "target that stops" => {
             let mut target = Side::new(Some(address), 0);

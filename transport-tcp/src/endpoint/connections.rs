@@ -1,16 +1,15 @@
 //! Who knocks on the port, and what becomes of them: a link, a lane, or a reject.
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 
 use transport_core::link::LinkEvent;
 
 use super::TcpEndpoint;
 use crate::address::MAX_LANES;
 use crate::link::LinkConn;
-use crate::listener::{Leaving, Stranger};
+use crate::listener::Stranger;
 use crate::peer::{EarlyLane, Link, Peer};
 use crate::preface::{LinkKey, Preface, PrefaceReader};
 use crate::reactor::{Source, Token};
@@ -19,10 +18,6 @@ use crate::{socket, sys};
 
 /// Connections accepted in one turn.
 const ACCEPTS: usize = 32;
-/// How long a connection that we ended may take to be ended by the peer.
-const LEAVING: Duration = Duration::from_secs(1);
-/// Bytes thrown away from a leaving connection in one turn.
-const DRAIN: usize = 1 << 20;
 
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\
     Connection: close\r\n\r\nThis port speaks a KV-cache transport, not HTTP.\n";
@@ -104,40 +99,6 @@ impl TcpEndpoint {
     pub(super) fn count_reject(&mut self, from: SocketAddr, reason: Rejected) {
         self.stats.rejects += 1;
         self.rejects.push(Reject { from, reason });
-    }
-
-    /// Ends a connection without losing what was sent on it.
-    pub(super) fn leave(&mut self, token: Token, stream: TcpStream) {
-        let gone = stream.shutdown(Shutdown::Write).is_err();
-        if gone || self.lobby.len() >= self.config.max_pending {
-            return self.reactor.remove(token);
-        }
-        let deadline = self.now + LEAVING;
-        self.lobby.leaving.insert(token, Leaving { stream, deadline });
-        self.reactor.reassign(token, Source::Leaving);
-        self.set_timer(deadline);
-        self.drain_leaving(token);
-    }
-
-    /// Throws away what a leaving connection brings; at its end, the connection. One that brings
-    /// more than we throw away in a turn is cut off.
-    pub(super) fn drain_leaving(&mut self, token: Token) {
-        let Some(leaving) = self.lobby.leaving.get_mut(&token) else { return };
-        let mut left = DRAIN;
-        while left > 0 {
-            match leaving.stream.read(&mut self.scratch) {
-                Ok(bytes) if bytes > 0 => left = left.saturating_sub(bytes),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                _ => break,
-            }
-        }
-        self.drop_leaving(token);
-    }
-
-    pub(super) fn drop_leaving(&mut self, token: Token) {
-        self.lobby.leaving.remove(&token);
-        self.reactor.remove(token);
     }
 
     /// A stranger is a new peer.

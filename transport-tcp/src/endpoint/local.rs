@@ -16,7 +16,7 @@ use crate::listener::{LocalStranger, REST, is_passing};
 use crate::local::channel::Nonce;
 use crate::local::greeting::{Apart, Greeting, Knock, Terms, hear};
 use crate::local::message::Message;
-use crate::local::path::{LocalPath, Surroundings};
+use crate::local::path::{Context, LocalPath};
 use crate::local::regions::OwnRegions;
 use crate::local::socket::{LocalListener, LocalSocket, MAX_MESSAGE, NAME};
 use crate::peer::Local;
@@ -138,7 +138,12 @@ impl TcpEndpoint {
             self.reactor.remove(token);
             return Err(Apart::Ended);
         };
-        let terms = Terms { key, nonce: self.nearby.nonce(), theirs: words(theirs.nonce) };
+        let terms = Terms {
+            key,
+            nonce: self.nearby.nonce(),
+            theirs: words(theirs.nonce),
+            foreign_memory: self.config.foreign_memory,
+        };
         let begun = Greeting::new(socket, terms, own).map_err(Apart::from);
         let begun = begun.and_then(|mut greeting| {
             hello.map_or(Ok(()), |hello| greeting.heard(hello)).map(|()| greeting)
@@ -193,7 +198,7 @@ impl TcpEndpoint {
             path.tokens().for_each(|token| self.reactor.remove(token));
         }
         self.reactor.mark_ready(token);
-        self.events.push_back(FabricEvent::PathUp { peer: id });
+        self.path_is_up(id);
     }
 
     /// There is no sharing: lanes, from the side that dialled.
@@ -345,7 +350,7 @@ impl TcpEndpoint {
         let share = nearby.up.len() as u64;
         let Some((peer, path)) = nearby.up.get_mut(at) else { return false };
         let (id, before) = (*peer, stats.bytes_pulled);
-        let turned = path.turn(&mut Surroundings { peer: id, grants, events, stats, share });
+        let turned = path.turn(&mut Context { peer: id, grants, events, stats, share });
         self.nearby.blind += (self.stats.bytes_pulled - before) / TURN_BYTES;
         turned.unwrap_or_else(|reason| {
             self.end_path(id, reason);

@@ -2,6 +2,7 @@
 //!
 //! * `turn`: what `progress` does, and waiting between turns.
 //! * `connections`: the port; who knocks, and what becomes of them.
+//! * `leaving`: connections that we end, and the end of the endpoint.
 //! * `peers`: links and paths, from dialling to their end.
 //! * `local`: the same of paths within this machine.
 //! * `fabric`, `link`: the traits.
@@ -12,6 +13,7 @@
 
 mod connections;
 mod fabric;
+mod leaving;
 mod link;
 mod local;
 mod peers;
@@ -48,6 +50,9 @@ const SCRATCH: usize = 64 << 10;
 /// Links and fabric over TCP. One thread owns it and calls
 /// [`progress`](transport_core::link::Endpoint::progress); between turns it may
 /// [`wait`](Self::wait), or wait for [`AsFd`] in an epoll of its own.
+///
+/// Dropping it ends all links. That takes no time, unless a peer has not acknowledged yet what was
+/// said to it: then up to 50 ms. Who cannot spare them drops it on another thread.
 ///
 /// ```
 /// use std::time::Duration;

@@ -31,16 +31,24 @@ impl TcpEndpoint {
         id
     }
 
-    /// Dials whom it was told to, and nobody else that it was told before. True when that changed.
+    /// Dials whom it was told to, as far as there are places for them, and nobody else that it was
+    /// told before. True when that changed.
     pub(super) fn follow_targets(&mut self) -> bool {
-        let Some(change) = self.targeted.take_change() else { return false };
-        change.forget.into_iter().for_each(|peer| self.forget(peer));
-        for address in change.dial {
-            // There are as many peers as there may be: the target is left out.
+        let change = self.targeted.take_change();
+        let mut changed = change.is_some();
+        change.into_iter().flatten().for_each(|peer| self.forget(peer));
+        while self.may_dial_target() {
+            let Some(address) = self.targeted.take_undialled() else { break };
             let Ok(peer) = self.dial(address) else { break };
             self.targeted.dialled(address, peer);
+            changed = true;
         }
-        true
+        changed
+    }
+
+    /// Whether a target waits to be dialled, and there is a place for it.
+    pub(super) fn may_dial_target(&self) -> bool {
+        self.targeted.has_undialled() && self.peers.len() < self.config.max_peers
     }
 
     /// Something is due at `at`.
@@ -141,7 +149,7 @@ impl TcpEndpoint {
         else {
             return;
         };
-        peer.redial.iter_mut().for_each(|redial| redial.succeeded(&self.config));
+        peer.redial.iter_mut().for_each(|redial| redial.link_is_up(self.now));
         let conn = LinkConn::new(dialling.into_stream(), self.config.link_queue);
         peer.link = Link::Up { token, conn };
         peer.key = Some(key);
@@ -156,7 +164,7 @@ impl TcpEndpoint {
             self.reactor.remove(token);
         }
         let Some(redial) = &mut peer.redial else { return };
-        let due = redial.failed(error, self.now, self.config.redial_most);
+        let due = redial.failed(error, self.now, &self.config);
         self.set_timer(due);
     }
 
@@ -164,7 +172,7 @@ impl TcpEndpoint {
     pub(super) fn close_link(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // If it cannot be sent the link is gone already.
-        let _ = peer.conn_mut().map(|conn| conn.send());
+        peer.conn_mut().into_iter().for_each(|conn| _ = conn.send());
         self.end_link(id, PathError::ClosedHere);
     }
 
@@ -181,7 +189,7 @@ impl TcpEndpoint {
         self.drop_local(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let link = std::mem::replace(&mut peer.link, Link::Down);
-        let again = peer.redial.as_mut().map(|redial| redial.pause(self.now));
+        let again = peer.redial.as_mut().map(|redial| redial.pause(self.now, &self.config));
         match again {
             Some(due) => self.set_timer(due),
             None => drop(self.peers.remove(&id)),
@@ -276,8 +284,15 @@ impl TcpEndpoint {
         if up {
             // Of two ways to become a path only one does, whatever a peer tries.
             self.drop_local(id);
-            self.events.push_back(FabricEvent::PathUp { peer: id });
+            self.path_is_up(id);
         }
+    }
+
+    /// A path has come up, whichever way.
+    pub(super) fn path_is_up(&mut self, id: PeerId) {
+        let redial = self.peers.get_mut(&id).and_then(|peer| peer.redial.as_mut());
+        redial.into_iter().for_each(|redial| redial.path_is_up(&self.config));
+        self.events.push_back(FabricEvent::PathUp { peer: id });
     }
 
     /// A path has ended: its sockets close, its writes complete, its grants are withdrawn.

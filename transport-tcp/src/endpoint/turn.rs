@@ -12,6 +12,7 @@ use transport_core::fabric::{PathError, PeerId};
 use transport_core::link::Endpoint;
 
 use super::TcpEndpoint;
+use crate::lane::Lane;
 use crate::path::Context;
 use crate::peer::Link;
 use crate::reactor::{Source, Token};
@@ -21,6 +22,8 @@ use crate::sys::Event;
 const LOOKS: u32 = 24;
 /// Times that a peer on the same core gets it between two polls.
 const YIELDS: u32 = 4;
+/// Turns of a lane's that are read after its end: more than a socket's buffer holds.
+const LAST_TURNS: u32 = 4;
 
 impl Endpoint for TcpEndpoint {
     fn progress(&mut self, now: Instant) -> bool {
@@ -70,7 +73,8 @@ impl TcpEndpoint {
     fn has_work(&mut self) -> bool {
         let owner = !self.events.is_empty() || !self.inbox.is_empty();
         let sockets = self.reactor.ready() > 0 || self.reactor.has_events();
-        owner || !self.sending.is_empty() || sockets || self.has_nearby_work()
+        let turn = !self.sending.is_empty() || self.may_dial_target();
+        owner || turn || sockets || self.has_nearby_work()
     }
 
     /// Polls for a while. True when something happened.
@@ -131,13 +135,11 @@ impl TcpEndpoint {
         let Some(peer) = self.peers.get_mut(&id) else { return false };
         peer.queued = false;
         let mut moved = false;
-        if let Some(sent) = peer.conn_mut().map(|conn| conn.send()) {
-            match sent {
-                Ok(sent) => moved |= sent,
-                Err(reason) => {
-                    self.end_link(id, reason);
-                    return true;
-                }
+        if let Link::Up { token, conn } = &mut peer.link {
+            moved |= conn.send();
+            if conn.is_broken() {
+                // Whoever closes may have said why before: reading finds it, and then the end.
+                self.reactor.mark_ready(*token);
             }
         }
         moved |= self.send_path(id);
@@ -149,10 +151,17 @@ impl TcpEndpoint {
         let Some(path) = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut()) else {
             return false;
         };
-        let Self { grants, events, stats, .. } = self;
+        let Self { grants, events, stats, reactor, .. } = self;
+        let held_up = path.is_held_up();
         match path.send(&mut Context { peer: id, grants, events, stats }) {
-            Ok(sent) => sent,
+            Ok(sent) => {
+                if held_up && !path.is_held_up() {
+                    path.readable().for_each(|token| reactor.mark_ready(token));
+                }
+                sent
+            }
             Err(reason) => {
+                self.hear_out(id, reason);
                 self.end_path(id, reason);
                 true
             }
@@ -266,14 +275,16 @@ impl TcpEndpoint {
     }
 
     /// Before a path ends that the peer closed, takes what its lanes brought until then: answers to
-    /// writes that have landed may be on one while the end is on another.
+    /// writes that have landed may be on one while the end is on another, or stopped us sending.
     fn hear_out(&mut self, id: PeerId, reason: PathError) {
         let path = self.peers.get_mut(&id).and_then(|peer| peer.path.as_mut());
         let Some(path) = path.filter(|_| reason == PathError::ClosedByPeer) else { return };
         let Self { grants, events, stats, .. } = self;
         for index in 0..path.count() {
+            path.lane_mut(index).into_iter().for_each(Lane::hear_out);
+            let mut hear = || path.receive(index, &mut Context { peer: id, grants, events, stats });
             // That they have ended as well is no news.
-            let _ = path.receive(index, &mut Context { peer: id, grants, events, stats });
+            (0..LAST_TURNS).all(|_| hear() == Ok(true));
         }
     }
 
@@ -285,7 +296,10 @@ impl TcpEndpoint {
         let received = path.receive(index, &mut Context { peer: id, grants, events, stats });
         match received {
             Ok(received) => {
-                if path.lane_mut(index).is_some_and(|lane| lane.is_readable()) {
+                // One that is held up is ready again once the answers go, not before: waiting for that
+                // must not keep us awake.
+                let readable = path.lane_mut(index).is_some_and(|lane| lane.is_readable());
+                if readable && !path.is_held_up() {
                     self.reactor.mark_ready(token);
                 }
                 self.queue_sending(id);

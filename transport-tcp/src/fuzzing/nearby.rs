@@ -12,7 +12,7 @@ use super::{GRANTS, ITEM, PEER};
 use crate::local::channel::{Channel, FIRST_SLOT, SUBMISSIONS, WORDS};
 use crate::local::message;
 use crate::local::regions::{Notice, PeerRegions};
-use crate::local::target::{Place, Target};
+use crate::local::target::{Context, Target};
 use crate::local::words::{Ordering, Words, WordsMut};
 
 /// Bytes of the source's only region.
@@ -42,7 +42,7 @@ fn take(channel: &mut Channel<Heap, Heap>) {
     regions.add(notice, Some(file)).expect("a file of ours");
     let (mut events, grants) = (VecDeque::new(), &GRANTS.0);
     let mut place =
-        Place { peer: PEER, grants, regions: &regions, events: &mut events, turn: u64::MAX };
+        Context { peer: PEER, grants, regions: &regions, events: &mut events, turn: u64::MAX };
     let mut half = Target::default();
     while let Ok(taken) = half.turn(channel, &mut place) {
         channel.flush();

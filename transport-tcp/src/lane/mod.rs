@@ -71,6 +71,11 @@ impl Lane {
         self.closed |= event.closed;
     }
 
+    /// The connection is gone, whatever epoll has said of it so far: it is read to its end.
+    pub(crate) fn hear_out(&mut self) {
+        (self.readable, self.closed) = (true, true);
+    }
+
     /// Whether a read may bring something.
     pub(crate) fn is_readable(&self) -> bool {
         self.readable

@@ -60,6 +60,17 @@ const ASLEEP_BIT: u64 = 1;
 const WANTS_ROOM: u64 = 2;
 const ONE_NAP: u64 = 4;
 
+/// What a side's next steps need of the rings. Less is no reason to be awake.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Needs {
+    /// Slots to submit; 0 when nothing waits.
+    pub(crate) submit: u64,
+    /// Slots that the peer has submitted.
+    pub(crate) take: u64,
+    /// Slots to answer them.
+    pub(crate) answer: u64,
+}
+
 /// Proof that memory was written by the endpoint that a peer's address names.
 pub(crate) type Nonce = [u64; 2];
 
@@ -161,15 +172,17 @@ impl<M: WordsMut, T: Words> Channel<M, T> {
         true
     }
 
-    /// Says that this side is about to sleep; `wants_room` if it could submit more. True when it
-    /// may: then the peer rings. False when there is something to do.
-    pub(crate) fn doze(&mut self, wants_room: bool) -> bool {
+    /// Says that this side is about to sleep. True when it may: then the peer rings once there is
+    /// news, or room if that is what it lacks. False when there is something to do.
+    pub(crate) fn doze(&mut self, needs: Needs) -> bool {
+        let submits = needs.submit > 0;
+        let wants_room = submits || self.answer.has_room(&self.theirs, needs.answer) == Ok(false);
         let naps = (self.nap & !(ASLEEP_BIT | WANTS_ROOM)).wrapping_add(ONE_NAP);
         self.nap = naps | ASLEEP_BIT | if wants_room { WANTS_ROOM } else { 0 };
         self.mine.store(ASLEEP, self.nap, Ordering::Relaxed);
         // Between saying and looking: see the module.
         fence(Ordering::SeqCst);
-        let due = self.has_news() || (wants_room && self.has_room(1).unwrap_or(true));
+        let due = self.has_news(needs) || (submits && self.has_room(needs.submit) != Ok(false));
         if due {
             self.wake();
         }
@@ -184,11 +197,12 @@ impl<M: WordsMut, T: Words> Channel<M, T> {
         }
     }
 
-    /// Whether the peer has written something that was not read. What cannot be is news, too.
-    pub(crate) fn has_news(&mut self) -> bool {
-        let taken = self.take.available(&self.theirs, 1);
-        let heard = self.hear.available(&self.theirs, 1);
-        taken.is_err() || heard.is_err() || taken != Ok(0) || heard != Ok(0) || self.is_withdrawn()
+    /// Whether the peer has written something that can be read now. What cannot be is news, too.
+    pub(crate) fn has_news(&mut self, needs: Needs) -> bool {
+        let Self { theirs, take, answer, hear, .. } = self;
+        let taken = take.available(theirs, needs.take).map_or(true, |slots| slots >= needs.take);
+        hear.available(theirs, 1) != Ok(0)
+            || (taken && answer.has_room(theirs, needs.answer) != Ok(false))
     }
 
     /// Says on which core this side waits. Whether the peer waits on the same: then looking for news

@@ -39,6 +39,9 @@ impl WordsMut for Memory {
 
 type Side = Channel<Memory, Memory>;
 
+/// Of a side that waits for one slot, and has nothing to say.
+const NEWS: Needs = Needs { submit: 0, take: 1, answer: 0 };
+
 fn pair() -> (Side, Side, [Memory; 2]) {
     let memories = [Memory::new(), Memory::new()];
     let [a, b] = memories.clone();
@@ -90,7 +93,7 @@ fn loom_no_news_is_slept_through() {
                 ring.store(1, Ordering::Release);
             }
         });
-        if target.doze(false) {
+        if target.doze(NEWS) {
             // Asleep: only the bell wakes it. A loop without it would be a deadlock, which loom
             // reports as a branch without end.
             while bell.load(Ordering::Acquire) == 0 {
@@ -129,7 +132,7 @@ fn impossible_positions_are_noticed() {
         let (_, mut side, [theirs, _]) = pair();
         theirs.store(word, value, Ordering::Relaxed);
         assert_eq!(side.can_take(1), Err(Broken));
-        assert!(side.has_news(), "or it would be slept through");
+        assert!(side.has_news(NEWS), "or it would be slept through");
     }
     let (_, mut side, [theirs, _]) = pair();
     theirs.store(ANSWERED, ANSWERS + 1, Ordering::Relaxed);
@@ -166,7 +169,7 @@ fn a_sleeper_is_rung_once_and_for_room_only_if_it_wants_some() {
     assert!(!source.flush(), "the target is awake");
     assert!(target.can_take(1).unwrap());
     target.take();
-    assert!(source.doze(false));
+    assert!(source.doze(NEWS));
     assert!(!target.flush(), "room is nothing to it");
     target.answer([2; 2]);
     assert!(target.flush());
@@ -174,7 +177,36 @@ fn a_sleeper_is_rung_once_and_for_room_only_if_it_wants_some() {
     assert!(!target.flush(), "it was rung");
     source.wake();
     while source.hear().unwrap().is_some() {}
-    assert!(source.doze(false));
+    assert!(source.doze(NEWS));
     target.answer([4; 2]);
     assert!(target.flush(), "another nap");
+}
+
+/// What a side has no use for does not keep it awake; and it is told of what it lacks.
+#[test]
+#[cfg(not(transport_loom))]
+fn whoever_cannot_go_on_sleeps_until_it_can() {
+    let (mut source, mut target, _) = pair();
+    // Three slots are free, and it needs four.
+    let four = Needs { submit: 4, ..NEWS };
+    (0..SUBMISSIONS - 3).for_each(|i| source.submit([i; 2]));
+    source.flush();
+    assert!(source.doze(four));
+    assert!(target.can_take(1).unwrap());
+    target.take();
+    assert!(target.flush(), "it wants room");
+    assert!(!source.doze(four), "and has it");
+    // Slots to take, and no room to answer them.
+    let one = Needs { answer: 1, ..NEWS };
+    (0..ANSWERS).for_each(|i| target.answer([i; 2]));
+    target.flush();
+    assert!(!target.has_news(one) && target.doze(one));
+    assert!(source.hear().unwrap().is_some());
+    assert!(source.flush(), "it wants room");
+    assert!(target.has_news(one));
+    // Less than it takes at once.
+    while target.can_take(3).unwrap() {
+        target.take();
+    }
+    assert!(!target.has_news(Needs { take: 3, ..NEWS }) && target.has_news(NEWS));
 }

@@ -50,6 +50,8 @@ pub(crate) struct Terms {
     pub(crate) nonce: Nonce,
     /// As the peer's address says.
     pub(crate) theirs: Nonce,
+    /// Whether we read memory through the peer's process.
+    pub(crate) foreign_memory: bool,
 }
 
 /// A process that connected, and the hello that it said.
@@ -177,7 +179,9 @@ impl Greeting {
     /// With all regions there, finds out whether they can be read.
     fn check_all(&mut self) -> Result<(), Apart> {
         let Some((hello, _)) = self.peer.as_ref().filter(|_| self.has_all()) else { return Ok(()) };
-        if self.regions.need_process() {
+        if self.regions.need_process() && !self.terms.foreign_memory {
+            self.usable = false;
+        } else if self.regions.need_process() {
             let [low, high] = self.terms.theirs.map(u64::to_ne_bytes);
             let proof: [u8; PROOF] =
                 std::array::from_fn(|i| if i < 8 { low[i] } else { high[i - 8] });

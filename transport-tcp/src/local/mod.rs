@@ -8,12 +8,16 @@
 //!
 //! * No peer can ever write to our memory, so a grant is checked where it counts, and withdrawing one
 //!   is immediate (M3). A stopped peer that goes on later does nothing to us (M2).
-//! * Nobody waits for anybody: a peer that is stopped or dead leaves rings that nothing comes out of,
-//!   and its socket tells of its death.
+//! * No ring and no memory file makes anybody wait, longer than it takes to bring in what was swapped:
+//!   a peer that is stopped or dead leaves rings that nothing comes out of, and its socket tells of its
+//!   death. Memory in no file is another matter.
 //! * A source that gives up withdraws what it submitted before it uses the pages again; a target
 //!   looks for that after it has copied, and throws such a copy away.
 //!
-//! Memory that we did not make is read through the kernel, many pieces in a call.
+//! Memory in no file of ours is read through the kernel, many pieces in a call. The call waits for the
+//! peer's address space and for its pages, so a peer that delays them stops our thread with all its
+//! paths. Who cannot trust its neighbours so far does not read theirs
+//! ([`foreign_memory`](crate::TcpConfig::foreign_memory)).
 //!
 //! * [`words`], [`ring`], [`channel`]: what is shared, and the rules of sharing; modelled by loom.
 //! * [`entry`]: what stands in the rings.

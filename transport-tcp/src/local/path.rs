@@ -9,14 +9,14 @@ use std::sync::Arc;
 use transport_core::fabric::{FabricEvent, PathError, PeerId, PostError, Write, WriteId};
 use transport_core::transfer::GrantId;
 
-use super::channel::Channel;
+use super::channel::{Channel, Needs};
 use super::entry::decode_answer;
 use super::greeting::{Apart, Met, hear};
 use super::message::{BELL_BYTES, Message};
 use super::regions::{OwnRegions, PeerRegions};
 use super::socket::{LocalSocket, MAX_MESSAGE};
 use super::source::Source;
-use super::target::{Place, Target};
+use super::target::{self, Target};
 use crate::TcpStats;
 use crate::grants::Grants;
 use crate::path::MAX_EVENTS;
@@ -47,7 +47,7 @@ pub(crate) struct LocalPath {
 }
 
 /// What a turn needs besides.
-pub(crate) struct Surroundings<'a> {
+pub(crate) struct Context<'a> {
     pub(crate) peer: PeerId,
     pub(crate) grants: &'a Grants,
     pub(crate) events: &'a mut VecDeque<FabricEvent>,
@@ -80,34 +80,35 @@ impl LocalPath {
     }
 
     /// One turn. True when something moved.
-    pub(crate) fn turn(&mut self, around: &mut Surroundings<'_>) -> Result<bool, PathError> {
+    pub(crate) fn turn(&mut self, context: &mut Context<'_>) -> Result<bool, PathError> {
         self.channel.wake();
-        let mut moved = self.hear_answers(around)?;
+        let mut moved = self.hear_answers(context)?;
         // Before the copies, so that the peer copies meanwhile.
         while self.source.submit(&mut self.channel, &self.own)? {
-            self.flush(around.stats)?;
+            self.flush(context.stats)?;
             moved = true;
         }
-        moved |= self.take(around)?;
-        self.flush(around.stats)?;
+        moved |= self.take(context)?;
+        self.flush(context.stats)?;
         Ok(moved)
     }
 
-    fn hear_answers(&mut self, around: &mut Surroundings<'_>) -> Result<bool, PathError> {
+    fn hear_answers(&mut self, context: &mut Context<'_>) -> Result<bool, PathError> {
         let mut heard = false;
-        while around.events.len() < MAX_EVENTS {
+        while context.events.len() < MAX_EVENTS {
             let Some(slot) = self.channel.hear()? else { break };
             heard = true;
-            around.events.push_back(self.source.answered(decode_answer(slot)?)?);
+            context.events.push_back(self.source.answered(decode_answer(slot)?)?);
         }
         Ok(heard)
     }
 
-    fn take(&mut self, around: &mut Surroundings<'_>) -> Result<bool, PathError> {
-        let Surroundings { peer, grants, events, stats, share } = around;
+    fn take(&mut self, context: &mut Context<'_>) -> Result<bool, PathError> {
+        let Context { peer, grants, events, stats, share } = context;
         let turn = (TURN / *share).max(SHORTEST_TURN);
-        let mut place = Place { peer: *peer, grants, regions: &self.regions, events, turn };
-        let taken = self.target.turn(&mut self.channel, &mut place)?;
+        let mut context =
+            target::Context { peer: *peer, grants, regions: &self.regions, events, turn };
+        let taken = self.target.turn(&mut self.channel, &mut context)?;
         self.more = taken.more;
         stats.bytes_pulled += taken.bytes;
         stats.writes_pulled += taken.landed;
@@ -146,7 +147,7 @@ impl LocalPath {
 
     /// Whether a turn would find something to do.
     pub(crate) fn has_work(&mut self) -> bool {
-        self.more || self.channel.has_news()
+        self.more || self.channel.has_news(self.needs())
     }
 
     /// Whether the peer waits on the same core as we.
@@ -156,13 +157,23 @@ impl LocalPath {
 
     /// Says that this side is about to sleep. False when there is something to do.
     pub(crate) fn doze(&mut self) -> bool {
-        !self.more && self.channel.doze(self.source.is_waiting())
+        !self.more && self.channel.doze(self.needs())
     }
 
-    /// Completes all writes. From before the first completion on, whatever the peer still copies it
-    /// throws away.
+    fn needs(&self) -> Needs {
+        let (take, answer) = self.target.needs();
+        Needs { submit: self.source.needs(), take, answer }
+    }
+
+    /// Completes all writes: as landed those that the peer has answered. From before the first
+    /// completion on, whatever the peer still copies it throws away.
     pub(crate) fn end(mut self, reason: PathError, events: &mut VecDeque<FabricEvent>) {
         self.channel.withdraw();
+        while let Ok(Some(slot)) = self.channel.hear() {
+            let answered = decode_answer(slot).and_then(|ack| self.source.answered(ack));
+            let Ok(completed) = answered else { break };
+            events.push_back(completed);
+        }
         events.extend(self.source.fail(reason));
     }
 }

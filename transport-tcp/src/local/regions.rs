@@ -18,8 +18,10 @@ use crate::sys::{Copying, MOST_PULLS, PeerPages, Process, Pull};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OwnRegions {
     list: Vec<MemoryRegion>,
-    /// By address: bound tables keep their regions, so no two have the same.
-    numbers: HashMap<usize, u16>,
+    /// By address and length. The list keeps its regions, so what has both in common with one of them
+    /// is the same bytes, whoever made the handle. The address alone says less: one region may begin
+    /// where another does.
+    numbers: HashMap<(usize, usize), u16>,
 }
 
 impl OwnRegions {
@@ -37,7 +39,7 @@ impl OwnRegions {
     fn add(&mut self, region: &MemoryRegion) -> Option<()> {
         if self.number(region).is_none() {
             let number = Some(self.list.len()).filter(|number| *number < MAX_REGIONS)? as u16;
-            self.numbers.insert(region.as_ptr() as usize, number);
+            self.numbers.insert(extent(region), number);
             self.list.push(region.clone());
         }
         Some(())
@@ -45,8 +47,7 @@ impl OwnRegions {
 
     /// The number of a region that was bound.
     pub(crate) fn number(&self, region: &MemoryRegion) -> Option<u16> {
-        let number = *self.numbers.get(&(region.as_ptr() as usize))?;
-        self.list[usize::from(number)].same(region).then_some(number)
+        self.numbers.get(&extent(region)).copied()
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -60,6 +61,10 @@ impl OwnRegions {
         let (len, base) = (region.len() as u64, region.as_ptr() as u64);
         Some((Notice { len, base, shared: file.is_some() }, file))
     }
+}
+
+fn extent(region: &MemoryRegion) -> (usize, usize) {
+    (region.as_ptr() as usize, region.len())
 }
 
 /// What one side tells the other of a region.

@@ -73,9 +73,10 @@ impl Source {
         Some(found.take()?.completed(Err(WriteError::Cancelled)))
     }
 
-    /// Whether something waits for room.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.next < self.writes.len()
+    /// Slots that the next submission needs; 0 when nothing waits.
+    pub(crate) fn needs(&self) -> u64 {
+        let next = self.writes.iter().skip(self.next).flatten().next();
+        next.map_or(0, |next| if next.submitted.is_none() { BEGIN as u64 } else { 1 })
     }
 
     /// Submits what there is room for, about [`PART`] slots at most: shown to the target part by

@@ -45,7 +45,7 @@ struct Incoming {
 }
 
 /// What taking needs besides.
-pub(crate) struct Place<'a> {
+pub(crate) struct Context<'a> {
     pub(crate) peer: PeerId,
     pub(crate) grants: &'a Grants,
     pub(crate) regions: &'a PeerRegions,
@@ -73,27 +73,34 @@ impl Target {
         }
     }
 
+    /// Slots that the next step takes, and slots to answer it.
+    pub(crate) fn needs(&self) -> (u64, u64) {
+        if self.current.is_some() { (1, 0) } else { (BEGIN as u64, 1) }
+    }
+
     /// Takes what there is, for one turn.
     pub(crate) fn turn<M: WordsMut, T: Words>(
         &mut self,
         channel: &mut Channel<M, T>,
-        place: &mut Place<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Taken, PathError> {
-        let (mut taken, mut left) = (Taken::default(), place.turn);
-        while place.events.len() < MAX_EVENTS && self.begin(channel, place.grants, place.peer)? {
+        let (mut taken, mut left) = (Taken::default(), context.turn);
+        while context.events.len() < MAX_EVENTS
+            && self.begin(channel, context.grants, context.peer)?
+        {
             if left == 0 {
                 taken.more = true;
                 break;
             }
             let Some(current) = &mut self.current else { break };
             let before = current.done;
-            let whole = current.pull(&mut self.span, channel, place.regions, &mut left)?;
+            let whole = current.pull(&mut self.span, channel, context.regions, &mut left)?;
             taken.bytes += current.done - before;
             if !whole {
                 taken.more = left == 0;
                 break;
             }
-            self.finish(channel, place, &mut taken)?;
+            self.finish(channel, context, &mut taken)?;
         }
         Ok(taken)
     }
@@ -122,7 +129,7 @@ impl Target {
     fn finish<M: WordsMut, T: Words>(
         &mut self,
         channel: &mut Channel<M, T>,
-        place: &mut Place<'_>,
+        context: &mut Context<'_>,
         taken: &mut Taken,
     ) -> Result<(), PathError> {
         let Some(Incoming { piece, fate, .. }) = self.current.take() else { return Ok(()) };
@@ -133,7 +140,7 @@ impl Target {
         let Piece { cookie, grant, part, sequence, total: bytes, .. } = piece;
         let result = fate.map(drop);
         if result.is_ok() {
-            place.events.push_back(FabricEvent::Arrived { grant, part, sequence, bytes });
+            context.events.push_back(FabricEvent::Arrived { grant, part, sequence, bytes });
         }
         taken.landed += u64::from(result.is_ok());
         taken.refused += u64::from(result.is_err());

@@ -14,7 +14,7 @@ use super::entry::{SourceSpan, begin, decode_answer};
 use super::regions::{OwnRegions, PeerRegions};
 use super::ring::Slot;
 use super::source::Source;
-use super::target::{Place, Taken, Target};
+use super::target::{Context, Taken, Target};
 use crate::HostMemory;
 use crate::frame::Ack;
 use crate::grants::Grants;
@@ -101,7 +101,7 @@ impl World {
         let Self { grants, regions, events, .. } = self;
         let taken = self.target.turn(
             &mut self.there,
-            &mut Place { peer: PEER, grants, regions, events, turn: 8 << 20 },
+            &mut Context { peer: PEER, grants, regions, events, turn: 8 << 20 },
         );
         self.there.flush();
         taken

@@ -91,26 +91,27 @@ unsafe fn streaming(to: *mut u8, from: *const u8, len: usize) {
     unsafe {
         std::arch::asm!(
             "2:",
-            "vmovdqu {a}, [{from}]",
-            "vmovdqu {b}, [{from} + 32]",
-            "vmovdqu {c}, [{from} + 64]",
-            "vmovdqu {d}, [{from} + 96]",
-            "vmovntdq [{to}], {a}",
-            "vmovntdq [{to} + 32], {b}",
-            "vmovntdq [{to} + 64], {c}",
-            "vmovntdq [{to} + 96], {d}",
+            "vmovdqu ymm0, [{from}]",
+            "vmovdqu ymm1, [{from} + 32]",
+            "vmovdqu ymm2, [{from} + 64]",
+            "vmovdqu ymm3, [{from} + 96]",
+            "vmovntdq [{to}], ymm0",
+            "vmovntdq [{to} + 32], ymm1",
+            "vmovntdq [{to} + 64], ymm2",
+            "vmovntdq [{to} + 96], ymm3",
             "add {from}, 128",
             "add {to}, 128",
             "sub {len}, 128",
             "jnz 2b",
+            // Clears the upper halves of all sixteen, so that what follows without AVX is not slowed.
             "vzeroupper",
             from = inout(reg) from => _,
             to = inout(reg) to => _,
             len = inout(reg) len => _,
-            a = out(ymm_reg) _,
-            b = out(ymm_reg) _,
-            c = out(ymm_reg) _,
-            d = out(ymm_reg) _,
+            out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+            out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
+            out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+            out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
             options(nostack),
         );
     }
@@ -119,6 +120,38 @@ unsafe fn streaming(to: *mut u8, from: *const u8, len: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With optimizations the loop stands in the midst of this, and the numbers in wide registers.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx")]
+    fn numbers_across_a_copy(to: &mut [u8], from: &[u8]) -> [[u64; 4]; 4] {
+        use std::arch::x86_64::{__m256i, _mm256_set1_epi64x, _mm256_storeu_si256};
+        use std::hint::black_box;
+        let numbers: [__m256i; 4] = [1, 2, 3, 4].map(|n| _mm256_set1_epi64x(black_box(n)));
+        // SAFETY: both are as long as the shorter.
+        unsafe { streaming(to.as_mut_ptr(), from.as_ptr(), to.len().min(from.len())) };
+        numbers.map(|number| {
+            let mut words = [0; 4];
+            // SAFETY: 32 writable bytes.
+            unsafe { _mm256_storeu_si256(words.as_mut_ptr().cast(), number) };
+            words
+        })
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn a_copy_keeps_the_numbers_of_whoever_copies() {
+        if !std::arch::is_x86_feature_detected!("avx") {
+            return;
+        }
+        #[repr(align(64))]
+        struct Aligned([u8; 4096]);
+        let (from, mut to) = (Aligned([7; 4096]), Aligned([0; 4096]));
+        // SAFETY: AVX was detected.
+        let numbers = unsafe { numbers_across_a_copy(&mut to.0, &from.0) };
+        assert_eq!(numbers, [1, 2, 3, 4].map(|n| [n; 4]));
+        assert_eq!(from.0, to.0);
+    }
 
     #[test]
     fn every_length_and_alignment_is_copied_and_nothing_beside_it() {

@@ -2,6 +2,9 @@
 //!
 //! The call names a process by a number, and numbers are used again. So every call also reads a
 //! word that only the right process has at that place: all of one call reads one process.
+//!
+//! Invariant: none on time. The call takes the lock of the other's address space and faults its pages
+//! in; who stands behind those can keep us for as long as it likes.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -15,7 +15,8 @@ mod poller;
 mod shared;
 
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 pub(crate) use copy::{Copying, finish};
 pub(crate) use foreign::{MOST_PULLS, PROOF, Process, Pull};
@@ -38,6 +39,15 @@ pub(crate) fn event_fd() -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
     // SAFETY: `fd` was just opened and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Bytes that were written to a connection and that its peer has not acknowledged, the end of the
+/// stream counted as one. None when the system does not say.
+pub(crate) fn unacknowledged(stream: &TcpStream) -> u32 {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one `int`, which lives for it.
+    let asked = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if asked < 0 { 0 } else { bytes.unsigned_abs() }
 }
 
 /// A system call's answer, or the error it left in errno.

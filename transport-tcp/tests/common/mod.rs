@@ -1,6 +1,7 @@
 //! Two endpoints in one thread, turned until something has happened.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod part;
 pub mod raw;
 
 use std::sync::Arc;
@@ -50,16 +51,40 @@ impl Node {
 
     /// As `new`, also within a machine.
     pub fn anywhere(config: TcpConfig, layout: Layout, fill: u8) -> Self {
-        let mut endpoint = TcpEndpoint::new(config).unwrap();
+        Self::of(config, layout, fill, |len| MemoryRegion::allocate(len).unwrap())
+    }
+
+    /// As `anywhere`, of memory that `map` makes.
+    pub fn of(
+        config: TcpConfig,
+        layout: Layout,
+        fill: u8,
+        map: impl Fn(usize) -> MemoryRegion,
+    ) -> Self {
         let mut regions = vec![];
         let stride = layout.page_bytes + layout.gap;
-        let kv = table(&mut regions, layout.layers, layout.pages, layout.page_bytes, stride);
-        let aux = table(&mut regions, 1, 4, 256, 256);
-        let state = table(&mut regions, 1, 8, 1000, 1000);
+        let mut table = |buffers, items, bytes, stride| {
+            let buffers = buffers_of(&map, buffers, items, BufferShape::new(64, stride, bytes));
+            regions.extend(buffers.iter().map(|buffer| buffer.region.clone()));
+            PagedTable::new(buffers, items).unwrap()
+        };
+        let kv = table(layout.layers, layout.pages, layout.page_bytes, stride);
+        let aux = table(1, 4, 256, 256);
+        let state = table(1, 8, 1000, 1000);
         for region in &regions {
             region.write(0, &vec![fill; region.len()]).unwrap();
         }
-        let tables = CacheTables::new(kv, aux, vec![state]).unwrap();
+        Self::with(config, layout, CacheTables::new(kv, aux, vec![state]).unwrap(), regions)
+    }
+
+    /// As `of`, of these tables.
+    pub fn with(
+        config: TcpConfig,
+        layout: Layout,
+        tables: CacheTables,
+        regions: Vec<MemoryRegion>,
+    ) -> Self {
+        let mut endpoint = TcpEndpoint::new(config).unwrap();
         endpoint.bind(tables.clone()).unwrap();
         let (fabric, links) = (vec![], vec![]);
         let clock = Clock::now();
@@ -156,19 +181,14 @@ impl Node {
     }
 }
 
-fn table(
-    regions: &mut Vec<MemoryRegion>,
+fn buffers_of(
+    map: impl Fn(usize) -> MemoryRegion,
     buffers: usize,
     items: u32,
-    item_bytes: u64,
-    stride: u64,
-) -> PagedTable {
-    let shape = BufferShape::new(64, stride, item_bytes);
+    shape: BufferShape,
+) -> Vec<LayerBuffer> {
     let len = shape.end(items).unwrap() as usize + 64;
-    let each = (0..buffers).map(|_| MemoryRegion::allocate(len).unwrap()).collect::<Vec<_>>();
-    regions.extend(each.iter().cloned());
-    let buffers = each.into_iter().map(|region| LayerBuffer { region, shape }).collect();
-    PagedTable::new(buffers, items).unwrap()
+    (0..buffers).map(|_| LayerBuffer { region: map(len), shape }).collect()
 }
 
 /// Bytes that repeat nowhere near.
