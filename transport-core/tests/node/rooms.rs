@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use transport_core::disagg::admission::Amounts;
 use transport_core::disagg::node::{
-    Ask, Completion, Last, Lease, NodeEvent, Readiness, Rejected, SourceReady,
+    Completion, Last, Lease, NodeEvent, Readiness, Rejected, SourceReady,
 };
 use transport_core::disagg::room::RoomState;
 use transport_core::disagg::{Cause, Failure, Field, Mismatch, RoomId};
-use transport_core::fabric::{PathError, PeerId};
+use transport_core::fabric::PathError;
 use transport_core::link::Link;
 use transport_core::sim::SimConfig;
 use transport_core::transfer::Part;
@@ -337,10 +336,9 @@ fn q3_a_full_queue_gives_the_request_back_and_q1_loses_nothing() {
     assert_eq!(opened, 64, "the depth");
     (0..opened as u64).for_each(|_| world.run_for(Duration::from_millis(1)));
     assert!(world.prefill.client.cancel(RoomId(0)).is_err(), "every place is taken");
-    let (peer, need, within) = (PeerId(0), Amounts::new(3, 1), Duration::from_secs(1));
-    let ask = Ask { room: RoomId(0), peer, need, within };
-    let rejected = world.prefill.client.ask(ask);
-    assert!(matches!(rejected, Err(Rejected::Busy(back)) if back == ask), "{rejected:?}");
+    let open = transport_core::disagg::node::Open { room: RoomId(64) };
+    let rejected = world.prefill.client.open(open).err();
+    assert!(matches!(rejected, Some(Rejected::Busy(back)) if back.room == RoomId(64)));
     world.settle(0, opened);
     assert!(world.prefill.client.cancel(RoomId(0)).is_ok());
 }

@@ -54,9 +54,9 @@ impl Client {
     ///
     /// When the last ask for a room comes to nothing, the room fails at once with the reason, if it is
     /// open and has no grant; else when it is opened, unless a completion has said so.
-    pub fn ask(&self, ask: Ask) -> Result<(), Rejected<Ask>> {
+    pub fn ask(&self, ask: Ask) -> Result<(), Rejected<RoomId>> {
         self.submit(RequestKind::Ask(Box::new(ask)), |kind| match kind {
-            RequestKind::Ask(ask) => Some(*ask),
+            RequestKind::Ask(ask) => Some(ask.room),
             _ => None,
         })
     }
@@ -129,7 +129,8 @@ impl Client {
     }
 }
 
-/// A request that was not taken; nothing of it was begun (Q3). It comes back whole.
+/// A request that was not taken; nothing of it was begun (Q3). It comes back whole; an [`Ask`], which can
+/// be copied, by its room.
 #[derive(Debug, Error)]
 pub enum Rejected<R> {
     /// The queue is full: take completions, then submit again.
