@@ -349,11 +349,16 @@ impl Path {
         }
     }
 
-    /// Takes the shares that a rail did not finish, when nothing of them can be under way.
+    /// Takes the shares that a rail did not finish, when nothing of them can be under way. Those that
+    /// have landed are over.
     fn take_over(&mut self, rail: usize, ctx: &mut Context<'_>) {
         let mut hopeless = None;
         let stalled = self.rails[rail].has_stalled();
-        for (share, status) in self.rails[rail].release() {
+        for (share, end) in self.rails[rail].release() {
+            let Err(status) = end else {
+                self.ended.push((share, Ok(())));
+                continue;
+            };
             ctx.stats.reposted += 1;
             let (failures, reason) = match (status, stalled) {
                 (FLUSHED, false) => (0, PathError::Timeout),

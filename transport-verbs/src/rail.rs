@@ -4,13 +4,14 @@
 //! A rail is *down*, *opening* (its pair exists and waits for the peer's), *up*, or *draining*: it
 //! has failed, its pair is in the error state, and what was posted comes back. When all of it has,
 //! the pair is destroyed and the peer told (`Gone`). Only when the peer's pair is gone as well can
-//! no packet of it be under way any more; then its unfinished shares are given to others.
+//! no packet of it be under way any more, and is it known which shares have landed (see
+//! [`crate::unfinished`]); then the others are given to other rails.
 //!
 //! A rail whose device says nothing for too long of requests that it was given has failed as well
 //! (`ETIMEDOUT`): what makes no progress must not look like what does.
 //!
-//! Invariant: a share that the rail was given is in exactly one place: `line` or `held`, until it
-//! is handed to `ended` or taken by [`Rail::release`].
+//! Invariant: a share that the rail was given is in exactly one place: `line` or `unfinished`, until
+//! it is handed to `ended` or taken by [`Rail::release`].
 #![forbid(unsafe_code)]
 
 use std::hash::{BuildHasher, RandomState};
@@ -31,6 +32,7 @@ use crate::outbox::{Outbox, Outgoing, Share};
 use crate::staging::Staging;
 use crate::stats::VerbsStats;
 use crate::sys::{Chain, Entries, Pair, PairSpec, Queue, Way, errno};
+use crate::unfinished::Unfinished;
 
 /// How long a device may take to report what was posted to a failed pair.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -46,12 +48,14 @@ pub(crate) struct Rail {
     mtu: u8,
     pub(crate) life: u32,
     state: State,
-    /// Whether the peer's pair of this life is gone.
-    gone: bool,
+    /// How many of our announcements the peer took in this life, once its pair is gone.
+    gone: Option<u64>,
+    /// How many of the peer's we took.
+    pub(crate) taken: u64,
     /// When ours was.
     down_at: Instant,
-    /// Shares that this rail did not finish, and the status of the request that failed.
-    held: Vec<(Share, u32)>,
+    /// Shares that this life did not finish.
+    unfinished: Unfinished,
     /// When to try again, if down and ours to try.
     pub(crate) retry_at: Instant,
     pause: Duration,
@@ -103,9 +107,10 @@ impl Rail {
             mtu: plan.mtu,
             life: 0,
             state: State::Down,
-            gone: true,
+            gone: Some(0),
+            taken: 0,
             down_at: Instant::ZERO,
-            held: Vec::new(),
+            unfinished: Unfinished::default(),
             retry_at: Instant::ZERO,
             pause: config.rail_retry_first,
             stall: config.stall_timeout,
@@ -119,7 +124,7 @@ impl Rail {
 
     /// Whether it may be opened: no pair of an earlier life is left on either side.
     pub(crate) fn is_clear(&self) -> bool {
-        matches!(self.state, State::Down) && self.gone
+        matches!(self.state, State::Down) && self.gone.is_some()
     }
 
     /// Whether we have no pair.
@@ -167,7 +172,7 @@ impl Rail {
 
     /// When the peer's pair must be gone: its word is what unfinished shares wait for.
     pub(crate) fn owed(&self) -> Option<Instant> {
-        let owed = self.is_down() && !self.gone && !self.held.is_empty();
+        let owed = self.is_down() && self.gone.is_none() && !self.unfinished.is_empty();
         owed.then(|| self.down_at + self.stall)
     }
 
@@ -193,13 +198,19 @@ impl Rail {
     /// Makes the pair of a new life.
     pub(crate) fn open(&mut self, life: u32, nic: &Nic, port: &Port, depth: u32) -> io::Result<()> {
         let live = Live::new(nic, port, depth)?;
-        (self.life, self.gone, self.state) = (life, false, State::Opening(Box::new(live)));
+        self.begin_life(life);
+        self.state = State::Opening(Box::new(live));
         Ok(())
     }
 
     /// A peer wants to open a life that we do not.
     pub(crate) fn refuse(&mut self, life: u32) {
-        (self.life, self.gone) = (life, false);
+        self.begin_life(life);
+    }
+
+    fn begin_life(&mut self, life: u32) {
+        (self.life, self.gone, self.taken) = (life, None, 0);
+        self.unfinished = Unfinished::default();
     }
 
     /// Connects the pair to the peer's.
@@ -223,9 +234,9 @@ impl Rail {
         }
     }
 
-    /// The peer's pair of this life is gone.
-    pub(crate) fn gone(&mut self) {
-        self.gone = true;
+    /// The peer's pair of this life is gone, and so many of our announcements it took.
+    pub(crate) fn gone(&mut self, taken: u64) {
+        self.gone = Some(taken);
     }
 
     /// Sets the time of the next attempt; each failure doubles the pause.
@@ -259,15 +270,14 @@ impl Rail {
         work: &mut Work<'_>,
         ended: &mut Vec<Ended>,
     ) -> bool {
-        let held = &mut self.held;
+        let unfinished = &mut self.unfinished;
         let live = match &mut self.state {
             State::Draining(live, _) => live,
             State::Up(live) if !live.line.is_idle() => live,
             State::Down | State::Opening(_) | State::Up(_) => return false,
         };
-        let (came, failed) = live.poll(work, &mut |share, result| match result {
-            Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
-            result => ended.push((share, result.map_err(|_| refused()))),
+        let (came, failed) = live.poll(work, &mut |share, result| {
+            ended.extend(end(share, result, unfinished));
         });
         if came > 0 {
             live.since = now;
@@ -287,20 +297,21 @@ impl Rail {
         if !live.drained && now < *deadline {
             return None;
         }
-        let (number, held) = (live.pair.number(), &mut self.held);
-        // Without the marker nobody knows what of the silent requests has landed: all is repeated.
+        let (number, unfinished) = (live.pair.number(), &mut self.unfinished);
+        // Without the marker nobody here knows what of the silent requests has landed.
         let lost = if live.drained { live.line.lost() } else { u64::MAX };
-        live.line.tally.drain(lost, |share, result| match result {
-            Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
-            result => ended.push((share, result.map_err(|_| refused()))),
+        live.line.tally.drain(lost, |share, result| {
+            ended.extend(end(share, result, unfinished));
         });
         (self.state, self.down_at) = (State::Down, now);
         Some(number)
     }
 
-    /// Unfinished shares, once no packet of theirs can be under way.
-    pub(crate) fn release(&mut self) -> Vec<(Share, u32)> {
-        if self.is_clear() { std::mem::take(&mut self.held) } else { Vec::new() }
+    /// Shares that were unfinished, once no packet of theirs can be under way: whether they have
+    /// landed, or the status of the request that failed.
+    pub(crate) fn release(&mut self) -> impl Iterator<Item = (Share, Result<(), u32>)> {
+        let taken = self.gone.filter(|_| self.is_down());
+        taken.map(|taken| self.unfinished.release(taken)).into_iter().flatten()
     }
 
     /// Bytes under way, if another share can be begun.
@@ -363,8 +374,18 @@ impl Rail {
     }
 }
 
-fn refused() -> WriteError {
-    WriteError::Refused(Refusal::OutOfGrant)
+/// How a share ended that its rail's device reports on; `None` if it is unfinished.
+fn end(share: Share, result: Result<(), u32>, unfinished: &mut Unfinished) -> Option<Ended> {
+    match result {
+        Err(status) if !REFUSALS.contains(&status) => {
+            unfinished.hold(share, status);
+            None
+        }
+        result => {
+            unfinished.passed();
+            Some((share, result.map_err(|_| WriteError::Refused(Refusal::OutOfGrant))))
+        }
+    }
 }
 
 impl Live {

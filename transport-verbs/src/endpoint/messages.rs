@@ -79,8 +79,8 @@ impl VerbsEndpoint {
             Control::Ready { epoch, rail, life } => {
                 self.on(peer, epoch, |path, ctx| path.ready(rail, life, ctx));
             }
-            Control::Gone { epoch, rail, life } => {
-                self.on(peer, epoch, |path, ctx| path.gone(rail, life, ctx));
+            Control::Gone { epoch, rail, life, taken } => {
+                self.on(peer, epoch, |path, ctx| path.gone(rail, (life, taken), ctx));
             }
             Control::Tables { epoch, id, body } => {
                 self.on(peer, epoch, |path, _| path.heard_tables(id, body));

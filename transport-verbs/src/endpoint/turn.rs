@@ -8,7 +8,7 @@ use transport_core::link::Endpoint;
 use transport_tcp::Park;
 
 use super::{VerbsEndpoint, context};
-use crate::nic::{BATCH, News};
+use crate::nic::BATCH;
 use crate::sys::Notice;
 
 /// Events that may wait for the owner; beyond this we take no news until they are polled.
@@ -179,11 +179,11 @@ impl VerbsEndpoint {
             Err(_) => return self.device_failed(nic),
         };
         for index in 0..came {
-            let Some(News { pair, what }) = self.nics[nic].news(index) else { break };
-            // Of a pair that is gone, its news are too.
-            let Some(peer) = self.pairs.get(&(nic, pair)).copied() else { continue };
+            let Some(news) = self.nics[nic].news(index) else { break };
+            // Of a pair that is gone, its news are too: the peer was told that they were not taken.
+            let Some(peer) = self.pairs.get(&(nic, news.pair)).copied() else { continue };
             self.with_path(peer, |path, ctx| {
-                if let Err(reason) = path.landed(what, ctx) {
+                if let Err(reason) = path.landed(nic, news, ctx) {
                     path.end(reason, ctx);
                 }
             });
@@ -221,7 +221,7 @@ impl VerbsEndpoint {
             Notice::PortDown(number) => self.port_number_changed(nic, number, false),
             Notice::PairFatal(pair) => {
                 if let Some(peer) = self.pairs.get(&(nic, pair)).copied() {
-                    self.with_path(peer, |path, ctx| path.pair_failed(pair, ctx));
+                    self.with_path(peer, |path, ctx| path.pair_failed(nic, pair, ctx));
                 }
             }
             Notice::Other(_) => {}

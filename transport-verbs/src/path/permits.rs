@@ -11,7 +11,7 @@ use crate::control::Control;
 use crate::grants::Meaning;
 use crate::news::Place;
 use crate::news::Short;
-use crate::nic::NewsKind;
+use crate::nic::{News, NewsKind};
 use crate::outbox::Granted;
 use crate::remote::RemoteTables;
 use crate::sys::errno;
@@ -157,17 +157,21 @@ impl Path {
         Some(if fits { Ok(granted.clone()) } else { Err(Refusal::OutOfGrant) })
     }
 
-    /// A write of the peer has landed.
+    /// A write of the peer has landed, over a queue pair of this device of ours.
     pub(crate) fn landed(
         &mut self,
-        news: NewsKind,
+        nic: usize,
+        News { pair, what }: News,
         ctx: &mut Context<'_>,
     ) -> Result<(), PathError> {
         ctx.stats.announcements += 1;
         if self.is_ending() {
             return Ok(());
         }
-        let meaning = match news {
+        if let Some(rail) = self.rail_of(nic, pair, ctx) {
+            self.rails[rail].taken += 1;
+        }
+        let meaning = match what {
             NewsKind::Record(record) => self.grants.record(&record)?,
             NewsKind::Short { bits, bytes } => match Short::decode(bits) {
                 Some(short) => self.grants.short(short, u64::from(bytes))?,

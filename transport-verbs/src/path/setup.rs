@@ -4,6 +4,7 @@ use transport_core::fabric::{FabricEvent, PathError};
 
 use super::{Context, Path};
 use crate::control::Control;
+use crate::rail::Rail;
 use crate::sys::{Way, errno};
 
 impl Path {
@@ -50,18 +51,18 @@ impl Path {
         Ok(())
     }
 
-    /// The peer's queue pair of a rail is gone.
+    /// The peer's queue pair of a rail's life is gone, and so many of our announcements it took.
     pub(crate) fn gone(
         &mut self,
         rail: u8,
-        life: u32,
+        (life, taken): (u32, u64),
         ctx: &mut Context<'_>,
     ) -> Result<(), PathError> {
         let index = self.known(rail)?;
         if self.rails[index].life != life {
             return Ok(());
         }
-        self.rails[index].gone();
+        self.rails[index].gone(taken);
         self.fail_rail(index, 0, ctx);
         self.cleared(index, ctx);
         Ok(())
@@ -82,11 +83,16 @@ impl Path {
     }
 
     /// A queue pair of ours failed by itself.
-    pub(crate) fn pair_failed(&mut self, pair: u32, ctx: &mut Context<'_>) {
-        let found = self.rails.iter().position(|rail| rail.pair() == Some(pair));
-        if let Some(index) = found {
+    pub(crate) fn pair_failed(&mut self, nic: usize, pair: u32, ctx: &mut Context<'_>) {
+        if let Some(index) = self.rail_of(nic, pair, ctx) {
             self.fail_rail(index, libc::EIO, ctx);
         }
+    }
+
+    /// The rail with this queue pair. Devices number theirs independently.
+    pub(super) fn rail_of(&self, nic: usize, pair: u32, ctx: &Context<'_>) -> Option<usize> {
+        let is_it = |rail: &Rail| rail.pair() == Some(pair) && ctx.ports[rail.ours].nic == nic;
+        self.rails.iter().position(is_it)
     }
 
     /// Opens rails that are due, if that is for us to do.
@@ -143,7 +149,7 @@ impl Path {
         if !self.make_pair(index, life, ctx) {
             self.rails[index].refuse(life);
             let epoch = self.epoch;
-            return ctx.send(&Control::Gone { epoch, rail: index as u8, life });
+            return ctx.send(&Control::Gone { epoch, rail: index as u8, life, taken: 0 });
         }
         if self.join(index, pair, psn, ctx) {
             self.tell_pair(index, ctx);
@@ -218,9 +224,9 @@ impl Path {
         let rail = &mut self.rails[index];
         let Some(pair) = rail.finish(ctx.now, &mut self.ended) else { return false };
         ctx.pairs.remove(&(ctx.ports[rail.ours].nic, pair));
-        let (epoch, life) = (self.epoch, rail.life);
+        let (epoch, life, taken) = (self.epoch, rail.life, rail.taken);
         if !self.is_ending() {
-            ctx.send(&Control::Gone { epoch, rail: index as u8, life });
+            ctx.send(&Control::Gone { epoch, rail: index as u8, life, taken });
             self.cleared(index, ctx);
         }
         true

@@ -87,7 +87,7 @@ fn a_peers_queue_pair_that_dies_in_the_middle_of_a_batch_costs_nothing() {
                 let pair = path.rails[0].pair();
                 let up = path.rails[0].is_up();
                 if let Some(pair) = pair.filter(|_| up) {
-                    path.pair_failed(pair, ctx);
+                    path.pair_failed(0, pair, ctx);
                 }
                 up
             });
