@@ -62,10 +62,10 @@ impl Fabric for VerbsEndpoint {
         if let Some((part, item)) = tables.first_out_of_range(&grant) {
             return Err(FabricError::ItemOutOfRange { part, item });
         }
-        if self.holders.contains_key(&grant.id) {
+        if self.holders.contains(grant.id) {
             return Err(FabricError::GrantInForce(grant.id));
         }
-        if waiting.is_some_and(|waiting| waiting >= MAX_WAITING) {
+        if self.holders.is_full() || waiting.is_some_and(|waiting| waiting >= MAX_WAITING) {
             return Err(FabricError::Device(libc::ENOBUFS));
         }
         let id = grant.id;
@@ -76,12 +76,10 @@ impl Fabric for VerbsEndpoint {
     }
 
     fn revoke(&mut self, grant: GrantId) -> Revoked {
-        let Some(peer) = self.holders.remove(&grant) else { return Revoked::Fenced };
+        let Some(peer) = self.holders.withdraw(grant) else { return Revoked::Fenced };
+        self.with_path(peer, |path, ctx| path.revoke(grant, ctx));
         // What the peer has posted is with its device, which asks nobody.
-        match self.with_path(peer, |path, ctx| path.revoke(grant, ctx)) {
-            Some(true) => Revoked::NeedsDrain,
-            _ => Revoked::Fenced,
-        }
+        Revoked::NeedsDrain
     }
 
     fn post(&mut self, write: Write) -> Result<(), PostError> {

@@ -7,12 +7,14 @@
 //! * `turn`: what `progress` does, and waiting between turns.
 //! * `messages`: what comes over links.
 //! * `fabric`, `link`: the traits.
+//! * `holders`: whom grants were given to.
 //!
 //! Invariant: a path lives no longer than its link, and the end of a link is reported after the end
 //! of its path.
 #![deny(unsafe_code)]
 
 mod fabric;
+mod holders;
 mod link;
 mod messages;
 mod open;
@@ -35,9 +37,9 @@ use transport_core::Instant;
 use transport_core::fabric::{FabricEvent, PathError, PeerId};
 use transport_core::link::LinkEvent;
 use transport_core::memory::{CacheTables, MemoryRegion};
-use transport_core::transfer::GrantId;
 use transport_tcp::TcpEndpoint;
 
+use self::holders::Holders;
 use crate::memory::{Memory, Registered};
 use crate::nic::{Nic, Port};
 use crate::path::{Context, Path};
@@ -74,7 +76,7 @@ pub struct VerbsEndpoint {
     /// Whose queue pairs are whose, by device and number.
     pairs: HashMap<(usize, u32), PeerId>,
     /// Whom grants of ours were given to.
-    holders: HashMap<GrantId, PeerId>,
+    holders: Holders,
     events: VecDeque<FabricEvent>,
     /// An event of the links that the owner has not taken yet, with its message.
     held: Option<(LinkEvent, Vec<u8>)>,

@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use transport_core::Instant;
 use transport_tcp::TcpEndpoint;
 
+use super::holders::Holders;
 use super::{OpenError, VerbsEndpoint};
 use crate::address::{MAX_PORTS, PortAddress};
 use crate::devices::{PortInfo, ports};
@@ -41,7 +42,7 @@ impl VerbsEndpoint {
             links,
             poller,
             pairs: HashMap::new(),
-            holders: HashMap::new(),
+            holders: Holders::default(),
             events: VecDeque::new(),
             held: None,
             message: Vec::new(),

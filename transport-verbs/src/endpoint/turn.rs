@@ -146,11 +146,8 @@ impl VerbsEndpoint {
     fn drop_path(&mut self, peer: PeerId, reason: PathError) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.closed = known.must_have_heard();
-        if let Some(path) = known.path.take() {
-            path.grant_ids().for_each(|id| {
-                self.holders.remove(&id);
-            });
-        }
+        known.path = None;
+        self.holders.forget(peer);
         self.events.push_back(FabricEvent::PathDown { peer, reason });
     }
 

@@ -38,18 +38,11 @@ impl Path {
         Ok(())
     }
 
-    /// Withdraws a grant. True when writes of it may be under way.
-    pub(crate) fn revoke(&mut self, id: GrantId, ctx: &mut Context<'_>) -> bool {
-        let known = self.grants.remove(id);
-        if known {
+    /// Withdraws a grant, if it is in force. Writes of it may be under way.
+    pub(crate) fn revoke(&mut self, id: GrantId, ctx: &mut Context<'_>) {
+        if self.grants.remove(id) {
             self.tell(&Control::Revoke { epoch: self.epoch, id }, ctx);
         }
-        known
-    }
-
-    /// Grants of ours that are in force.
-    pub(crate) fn grant_ids(&self) -> impl Iterator<Item = GrantId> {
-        self.grants.ids()
     }
 
     /// The number under which the peer knows the tables; it is told of new ones.
