@@ -35,6 +35,10 @@ pub(crate) struct Nic {
     registered: Registration,
     entries: Entries,
     news: Vec<News>,
+    /// Receives that there are, and so the most arrivals that wait to be taken.
+    depth: u64,
+    /// See [`Nic::passed`].
+    passed: u64,
     /// Receives to be posted again, and how many of them are worth a call.
     spent: Vec<u32>,
     refill_at: usize,
@@ -100,6 +104,8 @@ impl Nic {
             registered,
             entries,
             news,
+            depth: u64::from(depth),
+            passed: 0,
             spent,
             refill_at: (depth as usize / 8).clamp(1, BATCH),
             told: 0,
@@ -112,7 +118,9 @@ impl Nic {
     /// Takes news of peers' writes, at most a batch, into [`Nic::news`], which are forgotten. How
     /// many there are. Fails when the device does.
     pub(crate) fn poll(&mut self) -> io::Result<usize> {
-        let came = self.received.poll(&mut self.entries)?;
+        let polled = self.received.poll(&mut self.entries);
+        self.pass(polled.as_ref().copied().unwrap_or(0));
+        let came = polled?;
         if came == 0 {
             return Ok(0);
         }
@@ -129,6 +137,25 @@ impl Nic {
             self.refill()?;
         }
         Ok(came)
+    }
+
+    /// So many arrivals were taken. Fewer than there is room for: those were all.
+    fn pass(&mut self, came: usize) {
+        self.passed += came as u64;
+        if came < BATCH {
+            self.passed += self.depth;
+        }
+    }
+
+    /// Grows by each arrival that is taken, and by as much as can wait whenever none waits. So what
+    /// waits now has been taken when this has reached [`Nic::horizon`], however many follow.
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// See [`Nic::passed`].
+    pub(crate) fn horizon(&self) -> u64 {
+        self.passed + self.depth
     }
 
     /// One of the news that the last poll brought.

@@ -3,7 +3,7 @@
 //!
 //! A rail is *down*, *opening* (its pair exists and waits for the peer's), *up*, or *draining*: it
 //! has failed, its pair is in the error state, and what was posted comes back. When all of it has,
-//! the pair is destroyed and the peer told (`Gone`). Only when the peer's pair is gone as well can
+//! and all that came by it was taken, the pair is destroyed and the peer told (`Gone`). Only when the peer's pair is gone as well can
 //! no packet of it be under way any more, and is it known which shares have landed (see
 //! [`crate::unfinished`]); then the others are given to other rails.
 //!
@@ -34,7 +34,7 @@ use crate::stats::VerbsStats;
 use crate::sys::{Chain, Entries, Pair, PairSpec, Queue, Way, errno};
 use crate::unfinished::Unfinished;
 
-/// How long a device may take to report what was posted to a failed pair.
+/// How long a device may take to report what was posted to a failed pair and what came by it.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Statuses by which a peer's device says that it lets nobody write there.
 const REFUSALS: [u32; 2] = [9, 10];
@@ -80,7 +80,15 @@ struct Live {
     sent: Arc<Queue>,
     psn: u32,
     line: Line,
+    connected: bool,
+    /// Whether all that was posted has been reported.
     drained: bool,
+    /// Whether the device has said that nothing more comes.
+    silent: bool,
+    /// Once nothing more comes: how far the device's news must be taken, so that none of it is lost.
+    leaves: Option<u64>,
+    /// When the pair may be destroyed, if that failed before.
+    retry_at: Instant,
     armed: Option<u64>,
     /// When the device last reported something, or was given something after it had nothing.
     since: Instant,
@@ -164,6 +172,7 @@ impl Rail {
     /// When it must have got further: drained, or heard from its device.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
+            State::Draining(live, _) if live.leaves.is_some() => Some(live.retry_at),
             State::Draining(_, deadline) => Some(*deadline),
             State::Up(live) if !live.line.is_idle() => Some(live.since + self.stall),
             _ => None,
@@ -214,9 +223,18 @@ impl Rail {
     }
 
     /// Connects the pair to the peer's.
-    pub(crate) fn connect(&self, way: &Way) -> io::Result<()> {
-        let live = self.live().ok_or(io::ErrorKind::NotConnected)?;
-        live.pair.connect(&Way { mtu: self.mtu, psn: live.psn, ..*way })
+    pub(crate) fn connect(&mut self, way: &Way) -> io::Result<()> {
+        let mtu = self.mtu;
+        let live = self.live_mut().ok_or(io::ErrorKind::NotConnected)?;
+        live.connected = true;
+        live.pair.connect(&Way { mtu, psn: live.psn, ..*way })
+    }
+
+    /// The device has said that nothing more comes by our pair, which has failed.
+    pub(crate) fn silent(&mut self) {
+        if let Some(live) = self.live_mut() {
+            live.silent = true;
+        }
     }
 
     /// The rail can be used. True when it could not before.
@@ -291,20 +309,47 @@ impl Rail {
     }
 
     /// Destroys the pair of a draining rail that has nothing more to report, or is given no more
-    /// time. Its number, if that was so.
-    pub(crate) fn finish(&mut self, now: Instant, ended: &mut Vec<Ended>) -> Option<u32> {
-        let State::Draining(live, deadline) = &mut self.state else { return None };
-        if !live.drained && now < *deadline {
+    /// time, once all that came by it was taken. Its number, if that was so.
+    pub(crate) fn finish(
+        &mut self,
+        now: Instant,
+        nic: &Nic,
+        ended: &mut Vec<Ended>,
+    ) -> Option<u32> {
+        let mut live = self.take_drained(now, nic)?;
+        let (number, unfinished) = (live.pair.number(), &mut self.unfinished);
+        if let Err((pair, _)) = live.pair.destroy() {
+            // It may receive still, so it is not gone.
+            let again = now + DRAIN;
+            let live = Live { pair, retry_at: again, ..*live };
+            self.state = State::Draining(Box::new(live), again);
             return None;
         }
-        let (number, unfinished) = (live.pair.number(), &mut self.unfinished);
         // Without the marker nobody here knows what of the silent requests has landed.
         let lost = if live.drained { live.line.lost() } else { u64::MAX };
         live.line.tally.drain(lost, |share, result| {
             ended.extend(end(share, result, unfinished));
         });
-        (self.state, self.down_at) = (State::Down, now);
+        self.down_at = now;
         Some(number)
+    }
+
+    /// What a draining rail has, if its pair can be destroyed; it is down then.
+    fn take_drained(&mut self, now: Instant, nic: &Nic) -> Option<Box<Live>> {
+        let State::Draining(live, deadline) = &mut self.state else { return None };
+        let over = live.is_over(nic) || now >= *deadline;
+        if !over || now < live.retry_at {
+            return None;
+        }
+        // Destroying a pair may lose what the device has reported of it and nobody has taken.
+        let leaves = *live.leaves.get_or_insert_with(|| nic.horizon());
+        if nic.passed() < leaves {
+            return None;
+        }
+        match std::mem::replace(&mut self.state, State::Down) {
+            State::Draining(live, _) => Some(live),
+            _ => None,
+        }
     }
 
     /// Shares that were unfinished, once no packet of theirs can be under way: whether they have
@@ -411,7 +456,25 @@ impl Live {
         // Random, because numbers of queue pairs are used again: packets of the last pair that had
         // this one must not look like the next of this.
         let psn = RandomState::new().hash_one(pair.number()) as u32 & 0xff_ffff;
-        Ok(Self { pair, sent, psn, line, drained: false, armed: None, since: Instant::ZERO })
+        Ok(Self {
+            pair,
+            sent,
+            psn,
+            line,
+            connected: false,
+            drained: false,
+            silent: false,
+            leaves: None,
+            retry_at: Instant::ZERO,
+            armed: None,
+            since: Instant::ZERO,
+        })
+    }
+
+    /// Whether the failed pair reports nothing more, of what was posted and of what comes.
+    fn is_over(&self, nic: &Nic) -> bool {
+        let comes = self.connected && nic.limits.tells_last && !self.silent;
+        self.drained && !comes
     }
 
     /// Moves the pair to the error state. False when it will report nothing.

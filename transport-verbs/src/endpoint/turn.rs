@@ -115,7 +115,7 @@ impl VerbsEndpoint {
     /// waits for it.
     fn work(&mut self) -> bool {
         let mut moved = std::mem::take(&mut self.posted) && self.pump();
-        // Before paths: what came over a pair is taken before that is destroyed.
+        // Before paths: a pair is destroyed when what came over it was taken.
         moved |= self.take_news();
         for (peer, known) in &mut self.peers {
             if let Some(path) = known.path.as_mut().filter(|path| !path.is_quiet(self.now)) {
@@ -219,6 +219,11 @@ impl VerbsEndpoint {
             Notice::PairFatal(pair) => {
                 if let Some(peer) = self.pairs.get(&(nic, pair)).copied() {
                     self.with_path(peer, |path, ctx| path.pair_failed(nic, pair, ctx));
+                }
+            }
+            Notice::LastReceive(pair) => {
+                if let Some(peer) = self.pairs.get(&(nic, pair)).copied() {
+                    self.with_path(peer, |path, ctx| path.pair_silent(nic, pair, ctx));
                 }
             }
             Notice::Other(_) => {}

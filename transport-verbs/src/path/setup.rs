@@ -89,6 +89,14 @@ impl Path {
         }
     }
 
+    /// A queue pair of ours has failed, and nothing more comes by it.
+    pub(crate) fn pair_silent(&mut self, nic: usize, pair: u32, ctx: &mut Context<'_>) {
+        if let Some(index) = self.rail_of(nic, pair, ctx) {
+            self.rails[index].silent();
+            self.fail_rail(index, libc::EIO, ctx);
+        }
+    }
+
     /// The rail with this queue pair. Devices number theirs independently.
     pub(super) fn rail_of(&self, nic: usize, pair: u32, ctx: &Context<'_>) -> Option<usize> {
         let is_it = |rail: &Rail| rail.pair() == Some(pair) && ctx.ports[rail.ours].nic == nic;
@@ -167,7 +175,7 @@ impl Path {
 
     /// Connects our pair to the peer's. False when the device refuses; the rail has failed then.
     fn join(&mut self, index: usize, pair: u32, psn: u32, ctx: &mut Context<'_>) -> bool {
-        let rail = &self.rails[index];
+        let rail = &mut self.rails[index];
         let (port, theirs) = (&ctx.ports[rail.ours], &self.their_ports[rail.theirs]);
         let way = Way {
             port: port.number,
@@ -219,11 +227,13 @@ impl Path {
         }
     }
 
-    /// Destroys the pair of a failed rail that has nothing more to report, and tells the peer.
+    /// Destroys the pair of a failed rail of which all was reported and taken, and tells the peer.
     pub(super) fn finish_rail(&mut self, index: usize, ctx: &mut Context<'_>) -> bool {
         let rail = &mut self.rails[index];
-        let Some(pair) = rail.finish(ctx.now, &mut self.ended) else { return false };
-        ctx.pairs.remove(&(ctx.ports[rail.ours].nic, pair));
+        let nic = ctx.ports[rail.ours].nic;
+        let finished = rail.finish(ctx.now, &ctx.nics[nic], &mut self.ended);
+        let Some(pair) = finished else { return false };
+        ctx.pairs.remove(&(nic, pair));
         let (epoch, life, taken) = (self.epoch, rail.life, rail.taken);
         if !self.is_ending() {
             ctx.send(&Control::Gone { epoch, rail: index as u8, life, taken });

@@ -136,6 +136,31 @@ fn an_exhausted_receive_queue_holds_writers_up_and_loses_nothing() {
 }
 
 #[test]
+fn g3_what_came_while_nobody_looked_is_not_lost_with_its_rail() {
+    const WRITES: u64 = 6000;
+    let source = VerbsConfig { depth: WRITES as usize, ..config(&["rxa"]) };
+    let target = VerbsConfig { receive_depth: 8192, ..config(&["rxb"]) };
+    let mut world = World::with(source, target, (64, 64));
+    let grant = world.grant(1, (0..64).collect());
+    heard(&mut world, grant.id);
+    for id in 0..WRITES {
+        let write = world.source.write(id, &grant, id as u32 % 64, &[id as u32 % 64]);
+        world.source.endpoint.post(write).unwrap();
+    }
+    while world.source.completions() < WRITES as usize {
+        world.source.turn();
+    }
+    let peer = world.target.peer;
+    world.target.endpoint.with_path(peer, |path, ctx| {
+        let pair = path.rails[0].pair().unwrap();
+        path.pair_failed(0, pair, ctx);
+    });
+    world.until("the rail's next life", |w| w.source.endpoint.stats().rails_up == 2);
+    assert_eq!(world.target.arrivals(), (0..WRITES as u32).collect::<Vec<_>>());
+    assert_eq!(world.source.endpoint.stats().reposted, 0);
+}
+
+#[test]
 fn m2_what_a_peer_posts_after_its_path_was_taken_down_cannot_land() {
     let mut world = World::new(&["rxa"], &["rxb"], (64, 4096));
     let grant = world.grant(1, (0..64).collect());
