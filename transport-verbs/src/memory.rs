@@ -81,7 +81,7 @@ impl Registered {
     }
 
     /// What only looks registered, at one device.
-    #[cfg(feature = "bench")]
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn pretend(region: &MemoryRegion) -> Self {
         let (start, len, shift) = (region.as_ptr() as u64, region.len() as u64, 40);
         let one = Piece { lkey: 1, rkey: 2, _registration: None };
@@ -102,7 +102,7 @@ pub(crate) struct LocalTable {
 
 impl LocalTable {
     /// A table of one region.
-    #[cfg(feature = "bench")]
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn of(registered: Arc<Registered>) -> Self {
         Self { buffers: Box::new([(registered.start, registered)]) }
     }

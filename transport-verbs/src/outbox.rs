@@ -13,7 +13,7 @@ use std::sync::Arc;
 use transport_core::fabric::{FabricEvent, PathError, PostError, Write, WriteError, WriteId};
 
 use crate::news::{MAX_SHARES, Place, Record};
-use crate::remote::RemoteTables;
+use crate::remote::{RemoteTables, Target};
 
 /// No write is spread so thin that a share is shorter.
 pub(crate) const MIN_SHARE: u64 = 16 << 10;
@@ -179,6 +179,11 @@ impl Outgoing {
         let at = (u128::from(total) * u128::from(share) / u128::from(shares.max(1))) as u64;
         let long = total / shares.max(1) >= MIN_SHARE + GRAIN;
         if share == self.shares || !long { at } else { at / GRAIN * GRAIN }
+    }
+
+    /// The peer's memory that it writes, as the peer's port reaches it.
+    pub(crate) fn target(&self, port: usize) -> Option<Target<'_>> {
+        self.granted.as_ref()?.tables.target(self.write.part, port)
     }
 
     /// What the target is told when the share has landed.

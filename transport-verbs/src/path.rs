@@ -318,7 +318,7 @@ impl Path {
         let Some(outgoing) = self.outbox.get(share.write) else { return };
         let local = ctx.memory.table(&outgoing.write.table);
         let rail = &mut self.rails[rail];
-        let begun = local.is_ok_and(|local| rail.begin(ctx.now, share, outgoing, &local));
+        let begun = local.is_ok_and(|local| rail.begin(ctx.now, share, outgoing, local));
         if !begun {
             self.ended.push((share, Err(WriteError::Refused(Refusal::OutOfGrant))));
             return;

@@ -25,7 +25,7 @@ use transport_core::fabric::{PathError, Refusal, WriteError};
 use crate::VerbsConfig;
 use crate::address::RailPlan;
 use crate::cut::Grain;
-use crate::line::{GATHER, Line, MARKER, SILENCE};
+use crate::line::{GATHER, Line, MARKER, REFUSED, SILENCE};
 use crate::memory::LocalTable;
 use crate::nic::{Nic, Port};
 use crate::outbox::{Outbox, Outgoing, Share};
@@ -37,7 +37,7 @@ use crate::unfinished::Unfinished;
 /// How long a device may take to report what was posted to a failed pair and what came by it.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Statuses by which a peer's device says that it lets nobody write there.
-const REFUSALS: [u32; 2] = [9, 10];
+const REFUSALS: [u32; 2] = [9, REFUSED];
 
 /// See the module.
 #[derive(Debug)]
@@ -372,7 +372,7 @@ impl Rail {
         now: Instant,
         share: Share,
         outgoing: &Outgoing,
-        local: &LocalTable,
+        local: Arc<LocalTable>,
     ) -> bool {
         let theirs = self.theirs;
         let Some(live) = self.live_mut() else { return false };
