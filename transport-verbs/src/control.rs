@@ -81,6 +81,11 @@ impl<'a> Control<'a> {
         to.0
     }
 
+    /// Whether an encoded message is [`Control::Open`].
+    pub(crate) fn opens(message: &[u8]) -> bool {
+        matches!(message, [kind::FABRIC, 1, ..])
+    }
+
     /// The message behind its kind; `None` when no correct peer sends it.
     pub(crate) fn decode(body: &'a [u8]) -> Option<Self> {
         let mut from = Reader(body);
@@ -181,6 +186,10 @@ mod tests {
     fn messages_of_another_length_are_refused() {
         let ready = Control::Ready { epoch: 7, rail: 1, life: 3 };
         let bytes = ready.encode();
+        assert!(
+            !Control::opens(&bytes)
+                && Control::opens(&Control::Open { epoch: 7, heard: 1 }.encode())
+        );
         assert_eq!(bytes[0], kind::FABRIC);
         assert_eq!(Control::decode(&bytes[1..]), Some(ready));
         assert_eq!(Control::decode(&bytes[1..bytes.len() - 1]), None);

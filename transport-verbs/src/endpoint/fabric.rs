@@ -9,14 +9,11 @@ use transport_core::fabric::{
 use transport_core::memory::CacheTables;
 use transport_core::transfer::{Grant, GrantId};
 
-use super::VerbsEndpoint;
+use super::{MAX_WAITING, Peer, VerbsEndpoint};
 use crate::address;
 use crate::control::Control;
 use crate::path::Path;
 use crate::sys::errno;
-
-/// Messages of the fabric that may wait for a link; a grant beyond this is refused.
-const MAX_WAITING: usize = 1 << 14;
 
 impl Fabric for VerbsEndpoint {
     fn bind(&mut self, tables: CacheTables) -> Result<(), FabricError> {
@@ -58,7 +55,7 @@ impl Fabric for VerbsEndpoint {
     ) -> Result<(), FabricError> {
         let bound = self.tables.clone().ok_or(FabricError::OutOfOrder)?;
         let tables = view.unwrap_or(&bound);
-        let waiting = self.peers.get(&peer).map(|known| known.out.len());
+        let waiting = self.peers.get(&peer).map(Peer::waiting);
         if let Some((part, item)) = tables.first_out_of_range(&grant) {
             return Err(FabricError::ItemOutOfRange { part, item });
         }

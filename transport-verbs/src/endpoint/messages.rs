@@ -69,7 +69,7 @@ impl VerbsEndpoint {
     }
 
     /// Does what the peer's fabric says. False when no correct peer says it.
-    fn control(&mut self, peer: PeerId, control: Control<'_>) -> bool {
+    pub(super) fn control(&mut self, peer: PeerId, control: Control<'_>) -> bool {
         match control {
             Control::Open { epoch, heard } => self.peer_opened(peer, epoch, heard),
             Control::Close { epoch } => self.peer_closed(peer, epoch),
@@ -154,9 +154,13 @@ impl VerbsEndpoint {
             if path.theirs == Some(epoch) {
                 path.end(PathError::ClosedByPeer, ctx);
             } else if path.theirs.is_none() && !path.is_ending() {
-                // It may have ignored our opening until we knew this.
-                let open = Control::Open { epoch: path.epoch, heard };
-                ctx.out.push_back(open.encode());
+                // It may have ignored our opening until we knew this. One that was not sent yet says
+                // it as well.
+                let open = Control::Open { epoch: path.epoch, heard }.encode();
+                match ctx.out.iter_mut().rfind(|message| Control::opens(message)) {
+                    Some(waiting) => *waiting = open,
+                    None => ctx.out.push_back(open),
+                }
             }
         });
     }

@@ -46,6 +46,12 @@ use crate::path::{Context, Path};
 use crate::sys::{Entries, Poller};
 use crate::{NoDevice, Unfit, VerbsConfig, VerbsStats};
 
+/// Messages of the fabric that may wait for a link when something is to be granted.
+const MAX_WAITING: usize = 1 << 14;
+/// Messages that may wait in all. More wait only for a peer that asks and does not read: each grant
+/// that waits can be withdrawn, and little else is said unasked.
+const MOST_WAITING: usize = 4 * MAX_WAITING;
+
 /// Links over TCP, and a fabric over RDMA. One thread owns it and calls
 /// [`progress`](transport_core::link::Endpoint::progress); between turns it may
 /// [`wait`](Self::wait), or wait for [`AsFd`] in an epoll of its own.
@@ -143,6 +149,11 @@ struct Peer {
 }
 
 impl Peer {
+    /// Messages of the fabric that wait to be sent.
+    fn waiting(&self) -> usize {
+        self.out.len() + self.path.as_ref().map_or(0, Path::delayed)
+    }
+
     /// The latest path of ours that the peer must have heard to be ended.
     fn must_have_heard(&self) -> u32 {
         let ending = self.path.as_ref().filter(|path| path.is_closed_here());
@@ -257,7 +268,8 @@ impl VerbsEndpoint {
         paths.map(Path::next_timer).fold(self.links.next_deadline(), Instant::min)
     }
 
-    /// Does something with the path to a peer, if there is one. What it has to say is sent.
+    /// Does something with the path to a peer, if there is one. What it has to say is sent; the path
+    /// ends if nobody takes that.
     fn with_path<R>(
         &mut self,
         peer: PeerId,
@@ -265,7 +277,12 @@ impl VerbsEndpoint {
     ) -> Option<R> {
         let known = self.peers.get_mut(&peer)?;
         let path = known.path.as_mut()?;
-        Some(act(path, &mut context!(self, peer, known)))
+        let mut ctx = context!(self, peer, known);
+        let done = act(path, &mut ctx);
+        if ctx.out.len() > MOST_WAITING {
+            path.end(PathError::Protocol("messages that nobody reads"), &mut ctx);
+        }
+        Some(done)
     }
 }
 

@@ -69,6 +69,11 @@ impl Path {
         Ok(self.told.len() as u32 - 1)
     }
 
+    /// Messages that wait for the peer to connect.
+    pub(crate) fn delayed(&self) -> usize {
+        self.delayed.len()
+    }
+
     /// Sends what the peer can understand only once it has connected.
     fn tell(&mut self, message: &Control<'_>, ctx: &mut Context<'_>) {
         if self.theirs.is_some() { ctx.send(message) } else { self.delayed.push(message.encode()) }
