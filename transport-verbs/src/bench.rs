@@ -92,7 +92,7 @@ impl Poster {
             table: Arc::clone(&self.table),
             items: Arc::clone(&self.items),
         };
-        let taken = self.outbox.post(write);
+        let taken = self.outbox.post(write, Arc::clone(&self.local));
         debug_assert!(taken.is_ok(), "an outbox with room");
         self.carry(id);
         let last = self.line.tally.next() - 1;
@@ -108,7 +108,7 @@ impl Poster {
         let Some((write, _)) = self.outbox.begin(granted, 1) else { return };
         let share = Share { write, index: 0 };
         let Some(outgoing) = self.outbox.get(write) else { return };
-        self.line.begin(share, outgoing, Arc::clone(&self.local), 0);
+        self.line.begin(share, outgoing, 0);
         let pushed = self.line.push(outgoing, &Nothing, &mut self.stats);
         let rung = pushed.and_then(|()| self.line.ring(&Nothing, &mut self.stats));
         debug_assert!(rung.is_ok(), "nothing fails");

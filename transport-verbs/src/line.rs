@@ -8,10 +8,7 @@
 //! Nothing here allocates for a request, and nothing depends on how many rooms there are.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use crate::cut::{Buffer, Cut, Grain, Request};
-use crate::memory::LocalTable;
 use crate::news::Short;
 use crate::outbox::{Outgoing, Share};
 use crate::staging::Staging;
@@ -53,24 +50,14 @@ pub(crate) struct Line {
     cut: Cut,
     grain: Grain,
     staging: Option<Staging>,
-    /// The share that is being posted.
-    current: Option<Current>,
+    /// The share that is being posted, and to which port of the peer's.
+    current: Option<(Share, usize)>,
     /// Bytes of shares that are not over.
     backlog: u64,
     /// Requests that the device did not take.
     lost: u64,
     /// Bytes since the last request that completes visibly.
     silent: u64,
-}
-
-/// A share that is being posted.
-#[derive(Debug)]
-struct Current {
-    share: Share,
-    /// Its source, registered.
-    local: Arc<LocalTable>,
-    /// The peer's port.
-    port: usize,
 }
 
 impl Line {
@@ -98,30 +85,25 @@ impl Line {
     }
 
     /// Begins to post a share to the peer's port `port`. False when the peer has no such memory.
-    pub(crate) fn begin(
-        &mut self,
-        share: Share,
-        outgoing: &Outgoing,
-        local: Arc<LocalTable>,
-        port: usize,
-    ) -> bool {
+    pub(crate) fn begin(&mut self, share: Share, outgoing: &Outgoing, port: usize) -> bool {
         let range = outgoing.range(share.index);
         let Some(target) = outgoing.target(port) else { return false };
         let bytes = range.end - range.start;
         let pack = self.staging.is_some();
-        if self.cut.begin(&outgoing.write, range, &local, &target, &self.grain, pack).is_err() {
+        let Outgoing { write, local, .. } = outgoing;
+        if self.cut.begin(write, range, local, &target, &self.grain, pack).is_err() {
             self.cut.clear();
             return false;
         }
         self.backlog += bytes;
         self.tally.begin(share);
-        self.current = Some(Current { share, local, port });
+        self.current = Some((share, port));
         true
     }
 
     /// The share that is being posted.
     pub(crate) fn current(&self) -> Option<Share> {
-        self.current.as_ref().map(|current| current.share)
+        self.current.map(|(share, _)| share)
     }
 
     /// A share is over.
@@ -202,9 +184,9 @@ impl Line {
 
     /// Cuts more of the present share. False when the peer has no such memory.
     fn refill(&mut self, outgoing: &Outgoing) -> bool {
-        let Some(Current { local, port, .. }) = &self.current else { return false };
-        let Some(target) = outgoing.target(*port) else { return false };
-        self.cut.refill(&outgoing.write, local, &target, &self.grain).is_ok()
+        let target = self.current.and_then(|(_, port)| outgoing.target(port));
+        let Some(target) = target else { return false };
+        self.cut.refill(&outgoing.write, &outgoing.local, &target, &self.grain).is_ok()
     }
 
     /// The rest of the present share cannot be written, as if the peer's device had refused it. Its

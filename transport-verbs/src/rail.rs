@@ -26,7 +26,6 @@ use crate::VerbsConfig;
 use crate::address::RailPlan;
 use crate::cut::Grain;
 use crate::line::{GATHER, Line, MARKER, REFUSED, SILENCE};
-use crate::memory::LocalTable;
 use crate::nic::{Nic, Port};
 use crate::outbox::{Outbox, Outgoing, Share};
 use crate::staging::Staging;
@@ -365,21 +364,14 @@ impl Rail {
         live.line.backlog()
     }
 
-    /// Begins to post a share. False when the peer has no such memory, or the table is not
-    /// registered at our device.
-    pub(crate) fn begin(
-        &mut self,
-        now: Instant,
-        share: Share,
-        outgoing: &Outgoing,
-        local: Arc<LocalTable>,
-    ) -> bool {
+    /// Begins to post a share. False when the peer has no such memory.
+    pub(crate) fn begin(&mut self, now: Instant, share: Share, outgoing: &Outgoing) -> bool {
         let theirs = self.theirs;
         let Some(live) = self.live_mut() else { return false };
         if live.line.is_idle() {
             live.since = now;
         }
-        live.line.begin(share, outgoing, local, theirs)
+        live.line.begin(share, outgoing, theirs)
     }
 
     /// Hands what can be posted to the device. True when something was.

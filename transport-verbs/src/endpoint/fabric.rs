@@ -80,13 +80,15 @@ impl Fabric for VerbsEndpoint {
     }
 
     fn post(&mut self, write: Write) -> Result<(), PostError> {
-        match self.peers.get_mut(&write.peer).and_then(|peer| peer.path.as_mut()) {
-            Some(path) => {
-                self.posted = true;
-                path.post(write)
-            }
-            None => Err(PostError::NoPath(write)),
-        }
+        let path = self.peers.get_mut(&write.peer).and_then(|peer| peer.path.as_mut());
+        let Some(path) = path.filter(|path| path.is_open()) else {
+            return Err(PostError::NoPath(write));
+        };
+        let Some(local) = self.memory.source(&write.table) else {
+            return Err(PostError::Misfit(write));
+        };
+        self.posted = true;
+        path.post(write, local)
     }
 
     fn cancel(&mut self, write: WriteId) {

@@ -5,11 +5,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use transport_core::fabric::Fabric;
-use transport_core::memory::MemoryRegion;
+use transport_core::fabric::{Fabric, PostError, Write, WriteId};
+use transport_core::memory::{DeviceBytes, MemoryRegion};
 use transport_tcp::HostMemory;
 
-use super::{World, config};
+use super::{World, config, table};
 use crate::{VerbsConfig, VerbsEndpoint};
 
 /// Memory of the caller's, which says when it was freed.
@@ -64,6 +64,49 @@ fn part(whole: &MemoryRegion, offset: usize, len: usize) -> MemoryRegion {
     let base = NonNull::new(whole.as_ptr().wrapping_add(offset)).unwrap();
     // SAFETY: within `whole`, which the part keeps.
     unsafe { MemoryRegion::from_raw_parts(base, len, whole.clone()) }
+}
+
+/// A device whose bytes nobody asks for.
+struct Device;
+
+impl DeviceBytes for Device {
+    fn read(&self, _: usize, _: &mut [u8]) -> bool {
+        false
+    }
+
+    fn write(&self, _: usize, _: &[u8]) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_devices_bytes_are_not_those_of_the_host_at_the_same_addresses() {
+    let mut endpoint = VerbsEndpoint::new(config(&["rxc"])).unwrap();
+    let host = HostMemory::default().map(1 << 16).unwrap();
+    let here = endpoint.memory.region(&host).unwrap();
+    let base = NonNull::new(host.as_ptr()).unwrap();
+    let device = MemoryRegion::of_device(base, 4096, Device);
+    let there = endpoint.memory.region(&device).unwrap();
+    assert!(here.is_host() && !there.is_host());
+    assert!(Arc::ptr_eq(&there, &endpoint.memory.region(&device).unwrap()));
+}
+
+#[test]
+fn a_write_of_memory_that_was_never_bound_is_given_back_and_moves_nothing() {
+    let mut world = World::new(&["rxa"], &["rxb"], (8, 4096));
+    let grant = world.grant(1, (0..8).collect());
+    let stray = HostMemory::default().map(8 * 4096).unwrap();
+    stray.write(0, &[1; 8 * 4096]).unwrap();
+    let write = world.source.write(1, &grant, 0, &[1]);
+    let unbound = Write { table: Arc::new(table(&stray, 4096, 8)), ..write.clone() };
+    let posted = world.source.endpoint.post(unbound);
+    assert!(matches!(posted, Err(PostError::Misfit(write)) if write.id == WriteId(1)));
+    // Another table over bound memory needs nothing registered.
+    let again = Arc::new(table(&world.source.kv, 4096, 4));
+    world.source.endpoint.post(Write { table: again, ..write }).unwrap();
+    world.settle(1);
+    assert_eq!(world.source.completed(1), Some(Ok(())));
+    assert_eq!(world.source.completions(), 1);
 }
 
 #[test]
