@@ -96,7 +96,6 @@ fn a_write_of_memory_that_was_never_bound_is_given_back_and_moves_nothing() {
     let mut world = World::new(&["rxa"], &["rxb"], (8, 4096));
     let grant = world.grant(1, (0..8).collect());
     let stray = HostMemory::default().map(8 * 4096).unwrap();
-    stray.write(0, &[1; 8 * 4096]).unwrap();
     let write = world.source.write(1, &grant, 0, &[1]);
     let unbound = Write { table: Arc::new(table(&stray, 4096, 8)), ..write.clone() };
     let posted = world.source.endpoint.post(unbound);
@@ -107,6 +106,7 @@ fn a_write_of_memory_that_was_never_bound_is_given_back_and_moves_nothing() {
     world.settle(1);
     assert_eq!(world.source.completed(1), Some(Ok(())));
     assert_eq!(world.source.completions(), 1);
+    world.holds([(0, 1)]);
 }
 
 #[test]
@@ -119,8 +119,23 @@ fn regions_beyond_a_devices_limit_are_registered_in_pieces_that_writes_cross() {
     world.source.endpoint.post(write).unwrap();
     world.settle(1);
     assert_eq!(world.source.completed(0), Some(Ok(())));
-    assert!(world.target.bytes().iter().all(|byte| *byte == 1));
-    assert_eq!(world.target.page, 24 << 10);
+    world.holds((0..16).map(|page| (15 - page, page)));
+}
+
+#[test]
+fn a_write_of_more_pieces_than_are_cut_at_once_lands_whole() {
+    const PAGES: u32 = 10_000;
+    let source = VerbsConfig { send_depth: 64, ..config(&["rxa"]) };
+    let mut world = World::with(source, config(&["rxb"]), (PAGES, 64));
+    // No two are neighbours, here or there.
+    let (there, here) = ((0..PAGES).map(|i| i * 3 % PAGES), (0..PAGES).map(|i| i * 7 % PAGES));
+    let grant = world.grant(1, there.clone().collect());
+    let write = world.source.write(0, &grant, 0, &here.clone().collect::<Vec<_>>());
+    world.source.endpoint.post(write).unwrap();
+    world.settle(1);
+    world.until("the arrival", |w| w.target.arrivals() == [0]);
+    assert!(world.source.endpoint.stats().requests > u64::from(PAGES));
+    world.holds(there.zip(here));
 }
 
 #[test]
