@@ -8,6 +8,7 @@
 use std::io;
 use std::sync::Arc;
 
+use transport_core::Instant;
 use transport_core::memory::MemoryRegion;
 
 use crate::VerbsConfig;
@@ -44,6 +45,8 @@ pub(crate) struct Nic {
     refill_at: usize,
     /// How often the channel has told of something: a queue that was armed before is so no more.
     pub(crate) told: u64,
+    /// When to look at it again, after it has failed.
+    pub(crate) retry_at: Option<Instant>,
     /// The value of `told` when the queue of arrivals was armed.
     armed: Option<u64>,
 }
@@ -57,7 +60,19 @@ pub(crate) struct Port {
     pub(crate) gid: Gid,
     pub(crate) address: PortAddress,
     pub(crate) max_message: u64,
+    /// Whether it is connected and has this address.
     pub(crate) active: bool,
+}
+
+impl Port {
+    /// Where its address is in the table of its device now: an address that went and came again may
+    /// be in another place. `None` while the port has it not, or is not connected.
+    pub(crate) fn find(&self, context: &Context) -> Option<Gid> {
+        let active = context.port(self.number).is_ok_and(|state| state.active);
+        let gids = context.gids().ok().filter(|_| active)?;
+        let key = |gid: &Gid| (gid.port, gid.kind, gid.bytes);
+        gids.into_iter().find(|gid| key(gid) == key(&self.gid))
+    }
 }
 
 /// A peer's write has landed, on the queue pair with this number.
@@ -109,6 +124,7 @@ impl Nic {
             spent,
             refill_at: (depth as usize / 8).clamp(1, BATCH),
             told: 0,
+            retry_at: None,
             armed: None,
         };
         nic.refill()?;

@@ -265,7 +265,9 @@ impl VerbsEndpoint {
     /// moment. For owners that wait for [`AsFd`] themselves.
     pub fn next_deadline(&self) -> Instant {
         let paths = self.peers.values().filter_map(|peer| peer.path.as_ref());
-        paths.map(Path::next_timer).fold(self.links.next_deadline(), Instant::min)
+        let devices = self.nics.iter().filter_map(|nic| nic.retry_at);
+        let timers = paths.map(Path::next_timer).chain(devices);
+        timers.fold(self.links.next_deadline(), Instant::min)
     }
 
     /// Does something with the path to a peer, if there is one. What it has to say is sent; the path

@@ -138,6 +138,8 @@ pub(crate) struct Gid {
 pub(crate) enum Notice {
     /// Nothing works any more.
     DeviceFatal,
+    /// The port's table of addresses has changed.
+    Gids(u8),
     /// The queue pair with this number has failed, and reports no more arrivals than it has.
     LastReceive(u32),
     Other(u32),
@@ -255,6 +257,7 @@ fn gid(entry: &ffi::ibv_gid_entry) -> Gid {
 fn notice(event: &ffi::ibv_async_event) -> Notice {
     match event.event_type {
         ffi::IBV_EVENT_DEVICE_FATAL => Notice::DeviceFatal,
+        ffi::IBV_EVENT_GID_CHANGE => Notice::Gids(port_of(event)),
         ffi::IBV_EVENT_PORT_ACTIVE => Notice::PortActive(port_of(event)),
         ffi::IBV_EVENT_PORT_ERR => Notice::PortDown(port_of(event)),
         ffi::IBV_EVENT_QP_LAST_WQE_REACHED => Notice::LastReceive(pair_of(event)),

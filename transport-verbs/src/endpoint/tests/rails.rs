@@ -102,6 +102,29 @@ fn a_peers_queue_pair_that_dies_in_the_middle_of_a_batch_costs_nothing() {
 }
 
 #[test]
+fn a_rail_comes_back_when_its_address_does_in_another_place_of_the_table() {
+    let mut world = World::new(&["rxa"], &["rxb"], (64, 4096));
+    let place = |world: &World| world.target.endpoint.ports[0].gid.index;
+    let before = place(&world);
+    // Its old place is taken while the queue pair uses it.
+    system("ip addr del 10.9.0.2/32 dev vb && ip addr add 10.9.0.2/32 dev vb");
+    system("ip route replace 10.9.0.1/32 dev vb src 10.9.0.2 table 102");
+    world.until("the rail's next life", |w| w.source.endpoint.stats().rails_up == 2);
+    assert_ne!(place(&world), before, "the test is of nothing");
+    transfer(&mut world, 8, |_, _| {});
+    assert!(world.target.down_reason().is_none());
+}
+
+#[test]
+fn a_device_that_has_failed_once_is_tried_again() {
+    let mut world = World::new(&["rxc"], &["rxc"], (64, 4096));
+    world.target.endpoint.device_failed(0);
+    world.until("the rail's end", |w| w.source.endpoint.rails(w.source.peer).0 == 0);
+    world.until("the rail", |w| w.source.endpoint.rails(w.source.peer).0 == 1);
+    transfer(&mut world, 8, |_, _| {});
+}
+
+#[test]
 fn bytes_are_spread_over_rails_also_when_the_sides_have_unequal_numbers() {
     let mut world = World::new(&["rxa", "rxb"], &["rxb"], (64, 64 << 10));
     assert_eq!(world.target.endpoint.rails(world.target.peer), (2, 2));
