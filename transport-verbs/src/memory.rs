@@ -101,11 +101,13 @@ impl Registered {
 /// A table whose regions are registered.
 #[derive(Debug)]
 pub(crate) struct LocalTable {
+    /// Where each buffer's region begins, and the registration that it lies in, which may be a larger
+    /// region's.
     buffers: Box<[(u64, Arc<Registered>)]>,
 }
 
 impl LocalTable {
-    /// A table of one region.
+    /// A table of one buffer, which is a whole region.
     #[cfg(any(test, feature = "bench"))]
     pub(crate) fn of(registered: Arc<Registered>) -> Self {
         Self { buffers: Box::new([(registered.start, registered)]) }
@@ -129,7 +131,7 @@ pub(crate) struct Memory {
     /// Logarithm of the longest piece's length.
     shift: u32,
     relaxed: bool,
-    /// Few, so searched from the front; the latest used are last.
+    /// Few, so searched one by one; the latest registered are last, and found first.
     known: Vec<Arc<Registered>>,
     /// Tables that were seen, by address. A table that is gone is found by its dead pointer.
     tables: HashMap<usize, (Weak<PagedTable>, Arc<LocalTable>)>,

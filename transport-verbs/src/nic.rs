@@ -1,8 +1,9 @@
 //! An open device with what all its queue pairs share: memory domain, arrivals, a descriptor.
 //!
-//! The receive queue is refilled as soon as an eighth of it is spent, before anything else is done
-//! with what came, so it runs dry only while nobody drives the endpoint; then peers' devices wait and
-//! try again. Not with each arrival: a call for one costs nearly what a call for many does.
+//! The receive queue is refilled as soon as a batch of it is spent, or an eighth if it is short, before
+//! anything else is done with what came. So it runs dry only while nobody drives the endpoint or polls
+//! its events, or news come faster than they are taken; then peers' devices wait and try again. Not
+//! with each arrival: a call for one costs nearly what a call for many does.
 #![forbid(unsafe_code)]
 
 use std::io;
