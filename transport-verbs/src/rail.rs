@@ -252,7 +252,7 @@ impl Rail {
     }
 
     /// The peer's pair of this life is gone, and so many of our announcements it took.
-    pub(crate) fn gone(&mut self, taken: u64) {
+    pub(crate) fn heard_gone(&mut self, taken: u64) {
         self.gone = Some(taken);
     }
 

@@ -74,13 +74,13 @@ impl VerbsEndpoint {
             Control::Open { epoch, heard } => self.peer_opened(peer, epoch, heard),
             Control::Close { epoch } => self.peer_closed(peer, epoch),
             Control::Rail { epoch, rail, life, pair, psn } => {
-                self.on(peer, epoch, |path, ctx| path.rail(rail, life, (pair, psn), ctx));
+                self.on(peer, epoch, |path, ctx| path.heard_rail(rail, life, (pair, psn), ctx));
             }
             Control::Ready { epoch, rail, life } => {
-                self.on(peer, epoch, |path, ctx| path.ready(rail, life, ctx));
+                self.on(peer, epoch, |path, ctx| path.heard_ready(rail, life, ctx));
             }
             Control::Gone { epoch, rail, life, taken } => {
-                self.on(peer, epoch, |path, ctx| path.gone(rail, (life, taken), ctx));
+                self.on(peer, epoch, |path, ctx| path.heard_gone(rail, (life, taken), ctx));
             }
             Control::Tables { epoch, id, body } => {
                 self.on(peer, epoch, |path, _| path.heard_tables(id, body));
@@ -96,7 +96,7 @@ impl VerbsEndpoint {
             }
             Control::Ask { epoch, id } => {
                 self.on(peer, epoch, |path, ctx| {
-                    path.asked(id, ctx);
+                    path.heard_ask(id, ctx);
                     Ok(())
                 });
             }
@@ -141,7 +141,7 @@ impl VerbsEndpoint {
             return;
         }
         let Some(theirs) = known.early.take() else { return };
-        self.with_path(peer, |path, ctx| path.opened(theirs, ctx));
+        self.with_path(peer, |path, ctx| path.heard_open(theirs, ctx));
     }
 
     /// The peer's path has ended.

@@ -126,7 +126,7 @@ impl Path {
     }
 
     /// The peer asks for a grant of ours.
-    pub(crate) fn asked(&mut self, id: GrantId, ctx: &mut Context<'_>) {
+    pub(crate) fn heard_ask(&mut self, id: GrantId, ctx: &mut Context<'_>) {
         if !self.grants.contains(id) {
             ctx.send(&Control::Unknown { epoch: self.epoch, id });
         }

@@ -9,14 +9,14 @@ use crate::sys::{Way, errno};
 
 impl Path {
     /// The peer has connected.
-    pub(crate) fn opened(&mut self, theirs: u32, ctx: &mut Context<'_>) {
+    pub(crate) fn heard_open(&mut self, theirs: u32, ctx: &mut Context<'_>) {
         self.theirs = Some(theirs);
         ctx.out.extend(self.delayed.drain(..));
         self.reopen(ctx);
     }
 
     /// The peer's queue pair for a rail.
-    pub(crate) fn rail(
+    pub(crate) fn heard_rail(
         &mut self,
         rail: u8,
         life: u32,
@@ -38,7 +38,7 @@ impl Path {
     }
 
     /// The peer says that a rail can be used.
-    pub(crate) fn ready(
+    pub(crate) fn heard_ready(
         &mut self,
         rail: u8,
         life: u32,
@@ -52,7 +52,7 @@ impl Path {
     }
 
     /// The peer's queue pair of a rail's life is gone, and so many of our announcements it took.
-    pub(crate) fn gone(
+    pub(crate) fn heard_gone(
         &mut self,
         rail: u8,
         (life, taken): (u32, u64),
@@ -62,7 +62,7 @@ impl Path {
         if self.rails[index].life != life {
             return Ok(());
         }
-        self.rails[index].gone(taken);
+        self.rails[index].heard_gone(taken);
         self.fail_rail(index, 0, ctx);
         self.cleared(index, ctx);
         Ok(())
