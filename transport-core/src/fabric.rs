@@ -91,7 +91,8 @@ pub trait Fabric {
     ) -> Result<(), FabricError>;
 
     /// Withdraws a grant. [`Revoked::Fenced`] when no write of it can reach memory any more;
-    /// unknown grants are fenced.
+    /// unknown grants are fenced. One that needs a drain still does when it is withdrawn again, until
+    /// its path has ended or its slot is granted anew.
     fn revoke(&mut self, grant: GrantId) -> Revoked;
 
     /// Starts a write, or gives it back whole.

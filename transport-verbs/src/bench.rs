@@ -37,7 +37,7 @@ impl Doorbell for Nothing {
 pub struct Poster {
     line: Line,
     outbox: Outbox,
-    local: LocalTable,
+    local: Arc<LocalTable>,
     table: Arc<PagedTable>,
     items: Arc<[u32]>,
     grants: Vec<Arc<Grant>>,
@@ -67,7 +67,7 @@ impl Poster {
         Self {
             line: Line::new(4096, grain, None),
             outbox: Outbox::new(1024),
-            local: LocalTable::of(Arc::new(Registered::pretend(&region))),
+            local: Arc::new(LocalTable::of(Arc::new(Registered::pretend(&region)))),
             table: Arc::new(table),
             granted: grants.iter().map(granted).collect(),
             items,
@@ -92,7 +92,7 @@ impl Poster {
             table: Arc::clone(&self.table),
             items: Arc::clone(&self.items),
         };
-        let taken = self.outbox.post(write);
+        let taken = self.outbox.post(write, Arc::clone(&self.local));
         debug_assert!(taken.is_ok(), "an outbox with room");
         self.carry(id);
         let last = self.line.tally.next() - 1;
@@ -108,7 +108,7 @@ impl Poster {
         let Some((write, _)) = self.outbox.begin(granted, 1) else { return };
         let share = Share { write, index: 0 };
         let Some(outgoing) = self.outbox.get(write) else { return };
-        self.line.begin(share, outgoing, &self.local, 0);
+        self.line.begin(share, outgoing, 0);
         let pushed = self.line.push(outgoing, &Nothing, &mut self.stats);
         let rung = pushed.and_then(|()| self.line.ring(&Nothing, &mut self.stats));
         debug_assert!(rung.is_ok(), "nothing fails");

@@ -19,8 +19,8 @@ pub struct VerbsConfig {
     /// The ports to use, as `device:port`, or `device` for all its ports. Empty: every usable port,
     /// at most [`crate::MAX_PORTS`]. Default empty.
     pub ports: Vec<String>,
-    /// Settings of the links, over which control messages go. Lanes and depth there have no
-    /// meaning here.
+    /// Settings of the links, over which control messages go. Lanes, depth and the way within one
+    /// host have no meaning here.
     pub link: TcpConfig,
     /// Writes in flight to one peer; one more is [`transport_core::fabric::PostError::Busy`].
     /// Default 1024.

@@ -40,8 +40,9 @@ pub(crate) enum Control<'a> {
     Rail { epoch: u32, rail: u8, life: u32, pair: u32, psn: u32 },
     /// 4: that rail may be used in both directions.
     Ready { epoch: u32, rail: u8, life: u32 },
-    /// 5: my queue pair for that rail is no more: nothing can reach my memory by it.
-    Gone { epoch: u32, rail: u8, life: u32 },
+    /// 5: my queue pair for that rail is no more: nothing can reach my memory by it. I took so many
+    /// announcements from it: those of your first shares, in the order in which you posted them.
+    Gone { epoch: u32, rail: u8, life: u32, taken: u64 },
     /// 6: tables of mine, as in [`crate::remote`].
     Tables { epoch: u32, id: u32, body: &'a [u8] },
     /// 7: you may write these items of those tables.
@@ -65,7 +66,9 @@ impl<'a> Control<'a> {
                 to.u8(3).u32(epoch).u8(rail).u32(life).u32(pair).u32(psn)
             }
             Self::Ready { epoch, rail, life } => to.u8(4).u32(epoch).u8(rail).u32(life),
-            Self::Gone { epoch, rail, life } => to.u8(5).u32(epoch).u8(rail).u32(life),
+            Self::Gone { epoch, rail, life, taken } => {
+                to.u8(5).u32(epoch).u8(rail).u32(life).u64(taken)
+            }
             Self::Tables { epoch, id, body } => to.u8(6).u32(epoch).u32(id).bytes(body),
             Self::Grant { epoch, id, tag, place, tables } => {
                 let to = to.u8(7).u32(epoch).u64(id.to_bits()).u64(tag);
@@ -76,6 +79,11 @@ impl<'a> Control<'a> {
             Self::Unknown { epoch, id } => to.u8(10).u32(epoch).u64(id.to_bits()),
         };
         to.0
+    }
+
+    /// Whether an encoded message is [`Control::Open`].
+    pub(crate) fn opens(message: &[u8]) -> bool {
+        matches!(message, [kind::FABRIC, 1, ..])
     }
 
     /// The message behind its kind; `None` when no correct peer sends it.
@@ -91,7 +99,10 @@ impl<'a> Control<'a> {
                 Self::Rail { epoch, rail, life, pair, psn: from.u32()? }
             }
             4 => Self::Ready { epoch, rail: from.u8()?, life: from.u32()? },
-            5 => Self::Gone { epoch, rail: from.u8()?, life: from.u32()? },
+            5 => {
+                let (rail, life) = (from.u8()?, from.u32()?);
+                Self::Gone { epoch, rail, life, taken: from.u64()? }
+            }
             6 => Self::Tables { epoch, id: from.u32()?, body: from.rest() },
             7 => {
                 let (id, tag) = (GrantId::from_bits(from.u64()?), from.u64()?);
@@ -175,6 +186,10 @@ mod tests {
     fn messages_of_another_length_are_refused() {
         let ready = Control::Ready { epoch: 7, rail: 1, life: 3 };
         let bytes = ready.encode();
+        assert!(
+            !Control::opens(&bytes)
+                && Control::opens(&Control::Open { epoch: 7, heard: 1 }.encode())
+        );
         assert_eq!(bytes[0], kind::FABRIC);
         assert_eq!(Control::decode(&bytes[1..]), Some(ready));
         assert_eq!(Control::decode(&bytes[1..bytes.len() - 1]), None);

@@ -8,7 +8,9 @@
 //! of a few bytes each. Where the caller can *pack*, copy them together before they are written,
 //! such a request has as many of them as make [`PACK`] bytes.
 //!
-//! The buffers are reused: cutting allocates only until they have grown to the usual size.
+//! A share may be very many requests, as many as it has bytes if the peer's tables say so. So it is
+//! cut window by window, as the device takes them: [`WINDOW`] bounds the memory that a share takes,
+//! and the time of a turn. The window's buffers are reused.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -21,6 +23,8 @@ use crate::remote::Target;
 
 /// Longest piece that is packed.
 pub(crate) const PACK_PIECE: u64 = 512;
+/// Buffers that are cut at once. Requests end where a window does.
+const WINDOW: usize = 4096;
 /// Most bytes that are packed together.
 const PACK: u64 = 16 << 10;
 
@@ -38,12 +42,17 @@ pub(crate) struct Grain {
 /// The requests of a share, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Cut {
+    /// The present window: requests, and the buffers that they gather.
     requests: Vec<Request>,
     buffers: Vec<Buffer>,
     /// `requests[..next]` were taken.
     next: usize,
+    /// The bytes of the write's stream that were not cut yet.
+    rest: Range<u64>,
+    /// Whether the whole share is one request, or none.
+    single: bool,
     pack: bool,
-    /// Whether our processor can read all of it.
+    /// Whether our processor can read all that was cut.
     host: bool,
 }
 
@@ -75,9 +84,9 @@ pub(crate) struct Buffer {
 pub(crate) struct OutOfReach;
 
 impl Cut {
-    /// Cuts the bytes `share` of the write's stream. What was cut before is forgotten. With `pack`,
-    /// requests of tiny buffers may have more of them than the device gathers.
-    pub(crate) fn fill(
+    /// Begins to cut the bytes `share` of the write's stream. What was cut before is forgotten. With
+    /// `pack`, requests of tiny buffers may have more of them than the device gathers.
+    pub(crate) fn begin(
         &mut self,
         write: &Write,
         share: Range<u64>,
@@ -86,27 +95,39 @@ impl Cut {
         grain: &Grain,
         pack: bool,
     ) -> Result<(), OutOfReach> {
-        self.clear();
-        (self.pack, self.host) = (pack, true);
-        let (mut at, mut window) = (0, Window::default());
-        for segment in segments(write, target)? {
-            let (start, end) = (at.max(share.start), (at + segment.len).min(share.end));
-            if start < end {
-                let skipped = start - at;
-                let (local_at, remote_at) = (segment.local + skipped, segment.remote + skipped);
-                let part =
-                    Segment { local: local_at, remote: remote_at, len: end - start, ..segment };
-                self.add(part, &mut window, (local, target), grain)?;
-            }
-            at += segment.len;
-            if at >= share.end {
+        (self.rest, self.pack, self.host) = (share, pack, true);
+        self.refill(write, local, target, grain)?;
+        self.single = self.rest.is_empty() && self.requests.len() <= 1;
+        Ok(())
+    }
+
+    /// Cuts the next window, when all requests of the present one were taken.
+    pub(crate) fn refill(
+        &mut self,
+        write: &Write,
+        local: &LocalTable,
+        target: &Target<'_>,
+        grain: &Grain,
+    ) -> Result<(), OutOfReach> {
+        self.forget();
+        let mut keys = Keys::default();
+        for segment in segments(write, target)?.starting_at(self.rest.start) {
+            if self.rest.is_empty() || self.buffers.len() == WINDOW {
                 break;
             }
+            let len = segment.len.min(self.rest.end - self.rest.start);
+            self.add(Segment { len, ..segment }, &mut keys, (local, target), grain)?;
         }
         Ok(())
     }
 
+    /// The share is over, or given up.
     pub(crate) fn clear(&mut self) {
+        self.forget();
+        self.rest = 0..0;
+    }
+
+    fn forget(&mut self) {
         self.requests.clear();
         self.buffers.clear();
         self.next = 0;
@@ -128,39 +149,40 @@ impl Cut {
         self.host
     }
 
-    /// Requests of the share.
-    pub(crate) fn len(&self) -> usize {
-        self.requests.len()
+    /// Whether the whole share is one request, or none.
+    pub(crate) fn is_single(&self) -> bool {
+        self.single
     }
 
-    /// Cuts a segment where keys end.
+    /// Whether all of the share was cut.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Cuts a segment where keys end, as far as there is room in the window.
     #[inline]
     fn add(
         &mut self,
         mut segment: Segment,
-        window: &mut Window,
+        keys: &mut Keys,
         (local, target): (&LocalTable, &Target<'_>),
         grain: &Grain,
     ) -> Result<(), OutOfReach> {
-        while segment.len > 0 {
-            if !window.holds(&segment) {
+        while segment.len > 0 && self.buffers.len() < WINDOW {
+            if !keys.hold(&segment) {
                 let (_, registered) = local.buffer(segment.buffer).ok_or(OutOfReach)?;
                 self.host &= registered.is_host();
-                *window = Window::of(&segment, local, target, grain.device).ok_or(OutOfReach)?;
+                *keys = Keys::of(&segment, local, target, grain.device).ok_or(OutOfReach)?;
             }
-            let (address, remote) = (window.base + segment.local, window.remote + segment.remote);
-            let reach = (window.here.end - address).min(window.there.end - segment.remote);
+            let (address, remote) = (keys.base + segment.local, keys.remote + segment.remote);
+            let reach = (keys.here.end - address).min(keys.there.end - segment.remote);
             let bytes = segment.len.min(reach).min(grain.message);
-            let (lkey, of) = (window.lkey, segment.buffer as u16);
-            self.push(
-                remote,
-                window.rkey,
-                Buffer { address, bytes: bytes as u32, lkey, of },
-                grain,
-            );
+            let (lkey, of) = (keys.lkey, segment.buffer as u16);
+            self.push(remote, keys.rkey, Buffer { address, bytes: bytes as u32, lkey, of }, grain);
             segment.local += bytes;
             segment.remote += bytes;
             segment.len -= bytes;
+            self.rest.start += bytes;
         }
         Ok(())
     }
@@ -199,7 +221,7 @@ impl Request {
 /// Bytes of a buffer that are reached by one key here and one there. Most segments lie in the same
 /// as the one before, and looking keys up takes longer than all else that is done for one.
 #[derive(Debug, Default)]
-struct Window {
+struct Keys {
     buffer: usize,
     /// Addresses here.
     here: Range<u64>,
@@ -212,7 +234,7 @@ struct Window {
     rkey: u32,
 }
 
-impl Window {
+impl Keys {
     /// Around a segment's first byte.
     fn of(
         segment: &Segment,
@@ -227,7 +249,7 @@ impl Window {
     }
 
     #[inline]
-    fn holds(&self, segment: &Segment) -> bool {
+    fn hold(&self, segment: &Segment) -> bool {
         self.buffer == segment.buffer
             && self.here.contains(&(self.base + segment.local))
             && self.there.contains(&segment.remote)
@@ -241,4 +263,93 @@ fn segments<'a>(write: &'a Write, target: &Target<'a>) -> Result<Segments<'a>, O
     let buffers = usize::from(write.buffers.start)..usize::from(write.buffers.end);
     let (here, there) = ((write.table.shapes(), &*write.items), (target.shapes(), granted));
     Segments::new(buffers, here, there).ok_or(OutOfReach)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::control::Writer;
+    use crate::memory::Registered;
+    use crate::remote::RemoteTables;
+    use transport_core::fabric::{PeerId, WriteId};
+    use transport_core::memory::{MemoryRegion, PagedTable};
+    use transport_core::transfer::{Grant, GrantId, Part};
+
+    /// Where the peer's region begins.
+    const THERE: u64 = 1 << 40;
+
+    /// A write of one item of so many bytes, which lies at the peer in runs, each in twice its room.
+    struct Sliced {
+        write: Write,
+        local: LocalTable,
+        remote: RemoteTables,
+        base: u64,
+    }
+
+    impl Sliced {
+        fn new(bytes: u64, run: u64) -> Self {
+            let region = MemoryRegion::allocate(bytes as usize).unwrap();
+            let table = Arc::new(PagedTable::packed(&region, &[bytes], 1).unwrap());
+            let items: Arc<[u32]> = Arc::new([0]);
+            let (id, kv) = (GrantId { slot: 1, generation: 1 }, Arc::clone(&items));
+            let grant = Arc::new(Grant { id, tag: 1, kv, aux: [0], state: Box::new([]) });
+            let (id, peer, part) = (WriteId(0), PeerId(0), Part::Kv);
+            let (sequence, first, buffers) = (0, 0, 0..1);
+            let base = region.as_ptr() as u64;
+            let local = LocalTable::of(Arc::new(Registered::pretend(&region)));
+            let write = Write { id, peer, grant, part, sequence, first, buffers, table, items };
+            let mut to = Writer(vec![]);
+            to.u8(40).u8(1).u16(1).u64(THERE).u64(2 * bytes).u32(7).u8(1).u8(0).u32(1).u16(1);
+            to.u16(0).u64(0).u64(2 * bytes).u64(bytes).u64(run).u64(2 * run).u32(1).u64(2 * bytes);
+            let remote = RemoteTables::decode(&to.0, 1).unwrap();
+            Self { write, local, remote, base }
+        }
+
+        fn target(&self) -> Target<'_> {
+            self.remote.target(Part::Kv, 0).unwrap()
+        }
+
+        fn begin(&self, cut: &mut Cut, share: Range<u64>, pack: bool) {
+            let begun = cut.begin(&self.write, share, &self.local, &self.target(), &GRAIN, pack);
+            assert_eq!(begun, Ok(()));
+        }
+    }
+
+    const GRAIN: Grain = Grain { device: 0, message: 1 << 30, gather: 16 };
+
+    #[test]
+    fn a_share_of_very_many_requests_takes_little_memory() {
+        let sliced = Sliced::new(64 << 20, 1);
+        for pack in [false, true] {
+            let mut cut = Cut::default();
+            sliced.begin(&mut cut, 0..64 << 20, pack);
+            assert!(!cut.is_single() && !cut.is_whole());
+            assert!(cut.buffers.capacity() <= WINDOW && cut.requests.capacity() <= WINDOW);
+        }
+    }
+
+    #[test]
+    fn windows_follow_one_another_byte_for_byte() {
+        let (bytes, run) = (100_000, 8);
+        let sliced = Sliced::new(bytes, run);
+        let (mut cut, mut at, mut windows) = (Cut::default(), 20_003, 1);
+        sliced.begin(&mut cut, at..bytes, false);
+        loop {
+            while let Some((request, [buffer])) = cut.peek() {
+                assert_eq!(request.address, THERE + at / run * 2 * run + at % run);
+                assert_eq!(buffer.address, sliced.base + at);
+                at += request.bytes;
+                cut.advance();
+            }
+            if cut.is_whole() {
+                break;
+            }
+            windows += 1;
+            let target = sliced.target();
+            assert_eq!(cut.refill(&sliced.write, &sliced.local, &target, &GRAIN), Ok(()));
+        }
+        assert_eq!((at, windows), (bytes, 3));
+    }
 }

@@ -42,7 +42,7 @@ fn messages(tables: &[u8]) -> Meanings<Control<'_>> {
         ("rdma-close", Some(Control::Close { epoch })),
         ("rdma-rail", Some(Control::Rail { epoch, rail, life, pair: 17, psn: 0x12_3456 })),
         ("rdma-ready", Some(Control::Ready { epoch, rail, life })),
-        ("rdma-gone", Some(Control::Gone { epoch, rail, life })),
+        ("rdma-gone", Some(Control::Gone { epoch, rail, life, taken: 7 })),
         ("rdma-tables", Some(Control::Tables { epoch, id: 0, body: tables })),
         ("rdma-grant", Some(Control::Grant { epoch, id, tag, place, tables: 0 })),
         ("rdma-revoke", Some(Control::Revoke { epoch, id })),

@@ -89,11 +89,6 @@ impl Grants {
         self.in_force.contains_key(&id)
     }
 
-    /// Ids of all grants.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = GrantId> {
-        self.in_force.keys().copied()
-    }
-
     /// A delivery in one request has landed.
     pub(crate) fn short(&mut self, short: Short, bytes: u64) -> Result<Meaning, PathError> {
         let Short { place: Place { slot, turn }, part, sequence } = short;

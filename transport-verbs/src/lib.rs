@@ -42,6 +42,7 @@ mod stats;
 #[allow(unsafe_code)]
 mod sys;
 mod tally;
+mod unfinished;
 pub use address::{MAX_PORTS, Unfit};
 pub use config::VerbsConfig;
 pub use devices::{DeviceInfo, GidInfo, NoDevice, PortInfo, Unusable, devices};

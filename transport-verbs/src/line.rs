@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 use crate::cut::{Buffer, Cut, Grain, Request};
-use crate::memory::LocalTable;
 use crate::news::Short;
 use crate::outbox::{Outgoing, Share};
 use crate::staging::Staging;
@@ -26,6 +25,8 @@ const CHAIN_BUFFERS: usize = 256;
 pub(crate) const SILENCE: u64 = 8 << 20;
 /// Most buffers of one request, also where a device takes more.
 pub(crate) const GATHER: u32 = 16;
+/// The status by which a peer's device refuses a request.
+pub(crate) const REFUSED: u32 = 10;
 /// The number of the request that ends a failed pair's reports.
 pub(crate) const MARKER: u64 = u64::MAX;
 
@@ -49,8 +50,8 @@ pub(crate) struct Line {
     cut: Cut,
     grain: Grain,
     staging: Option<Staging>,
-    /// The share that is being posted.
-    current: Option<Share>,
+    /// The share that is being posted, and to which port of the peer's.
+    current: Option<(Share, usize)>,
     /// Bytes of shares that are not over.
     backlog: u64,
     /// Requests that the device did not take.
@@ -84,32 +85,25 @@ impl Line {
     }
 
     /// Begins to post a share to the peer's port `port`. False when the peer has no such memory.
-    pub(crate) fn begin(
-        &mut self,
-        share: Share,
-        outgoing: &Outgoing,
-        local: &LocalTable,
-        port: usize,
-    ) -> bool {
+    pub(crate) fn begin(&mut self, share: Share, outgoing: &Outgoing, port: usize) -> bool {
         let range = outgoing.range(share.index);
-        let tables = outgoing.granted.as_ref().map(|granted| &granted.tables);
-        let target = tables.and_then(|tables| tables.target(outgoing.write.part, port));
-        let Some(target) = target else { return false };
+        let Some(target) = outgoing.target(port) else { return false };
         let bytes = range.end - range.start;
         let pack = self.staging.is_some();
-        if self.cut.fill(&outgoing.write, range, local, &target, &self.grain, pack).is_err() {
+        let Outgoing { write, local, .. } = outgoing;
+        if self.cut.begin(write, range, local, &target, &self.grain, pack).is_err() {
             self.cut.clear();
             return false;
         }
         self.backlog += bytes;
         self.tally.begin(share);
-        self.current = Some(share);
+        self.current = Some((share, port));
         true
     }
 
     /// The share that is being posted.
     pub(crate) fn current(&self) -> Option<Share> {
-        self.current
+        self.current.map(|(share, _)| share)
     }
 
     /// A share is over.
@@ -132,15 +126,34 @@ impl Line {
         bell: &impl Doorbell,
         stats: &mut VerbsStats,
     ) -> Result<(), i32> {
-        let Some(share) = self.current else { return Ok(()) };
-        if self.cut.len() <= 1
+        let Some(share) = self.current() else { return Ok(()) };
+        if self.cut.is_single()
             && let Some(bits) = short(outgoing)
         {
             return self.push_single(outgoing, bits, bell, stats);
         }
+        while self.push_window(outgoing, bell, stats)? {
+            if self.cut.is_whole() {
+                return self.push_record(share, outgoing, bell, stats);
+            }
+            if !self.refill(outgoing) {
+                self.give_up();
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Posts what was cut. False when there is no room for all of it.
+    fn push_window(
+        &mut self,
+        outgoing: &Outgoing,
+        bell: &impl Doorbell,
+        stats: &mut VerbsStats,
+    ) -> Result<bool, i32> {
         while let Some((request, buffers)) = self.cut.peek() {
             if self.tally.room() == 0 {
-                return Ok(());
+                return Ok(false);
             }
             if !self.chain.has_room(buffers.len().min(self.grain.gather)) {
                 self.ring(bell, stats)?;
@@ -157,7 +170,7 @@ impl Line {
                 &self.grain,
             ) {
                 // The staging ring is full: what uses it must be posted, to come back.
-                return self.ring(bell, stats);
+                return self.ring(bell, stats).map(|()| false);
             }
             self.tally.posted();
             self.silent += request.bytes;
@@ -166,7 +179,23 @@ impl Line {
             }
             self.cut.advance();
         }
-        self.push_record(share, outgoing, bell, stats)
+        Ok(true)
+    }
+
+    /// Cuts more of the present share. False when the peer has no such memory.
+    fn refill(&mut self, outgoing: &Outgoing) -> bool {
+        let target = self.current.and_then(|(_, port)| outgoing.target(port));
+        let Some(target) = target else { return false };
+        self.cut.refill(&outgoing.write, &outgoing.local, &target, &self.grain).is_ok()
+    }
+
+    /// The rest of the present share cannot be written, as if the peer's device had refused it. Its
+    /// last request is in the chain, and ends it.
+    fn give_up(&mut self) {
+        self.tally.fail(REFUSED);
+        self.tally.end();
+        self.cut.clear();
+        self.current = None;
     }
 
     /// One doorbell; the last request speaks for all of them.

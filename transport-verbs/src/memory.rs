@@ -81,7 +81,7 @@ impl Registered {
     }
 
     /// What only looks registered, at one device.
-    #[cfg(feature = "bench")]
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn pretend(region: &MemoryRegion) -> Self {
         let (start, len, shift) = (region.as_ptr() as u64, region.len() as u64, 40);
         let one = Piece { lkey: 1, rkey: 2, _registration: None };
@@ -89,20 +89,26 @@ impl Registered {
         Self { start, len, shift, pieces, host: true, region: region.clone() }
     }
 
-    fn covers(&self, start: u64, len: u64) -> bool {
-        start >= self.start && start - self.start + len <= self.len
+    /// Whether the region's bytes are among these, and in the same memory: a device's addresses may
+    /// be those of the host for other bytes.
+    fn covers(&self, region: &MemoryRegion) -> bool {
+        let (start, len) = (region.as_ptr() as u64, region.len() as u64);
+        let within = start >= self.start && start - self.start + len <= self.len;
+        self.is_of(region) || within && self.host == region.is_host()
     }
 }
 
 /// A table whose regions are registered.
 #[derive(Debug)]
 pub(crate) struct LocalTable {
+    /// Where each buffer's region begins, and the registration that it lies in, which may be a larger
+    /// region's.
     buffers: Box<[(u64, Arc<Registered>)]>,
 }
 
 impl LocalTable {
-    /// A table of one region.
-    #[cfg(feature = "bench")]
+    /// A table of one buffer, which is a whole region.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn of(registered: Arc<Registered>) -> Self {
         Self { buffers: Box::new([(registered.start, registered)]) }
     }
@@ -125,7 +131,7 @@ pub(crate) struct Memory {
     /// Logarithm of the longest piece's length.
     shift: u32,
     relaxed: bool,
-    /// Few, so searched from the front; the latest used are last.
+    /// Few, so searched one by one; the latest registered are last, and found first.
     known: Vec<Arc<Registered>>,
     /// Tables that were seen, by address. A table that is gone is found by its dead pointer.
     tables: HashMap<usize, (Weak<PagedTable>, Arc<LocalTable>)>,
@@ -158,27 +164,54 @@ impl Memory {
 
     /// The table's regions, registered.
     pub(crate) fn table(&mut self, table: &Arc<PagedTable>) -> io::Result<Arc<LocalTable>> {
-        let key = Arc::as_ptr(table) as usize;
-        // The weak pointer keeps the address from being another table's.
-        if let Some((_, local)) = self.tables.get(&key) {
-            return Ok(Arc::clone(local));
+        if let Some(local) = self.seen(table) {
+            return Ok(local);
         }
-        let buffers = (0..table.shapes().len()).map(|buffer| {
-            let region = table.region(buffer);
-            Ok((region.as_ptr() as u64, self.region(region)?))
-        });
-        let local = Arc::new(LocalTable { buffers: buffers.collect::<io::Result<_>>()? });
+        let regions = (0..table.shapes().len()).map(|buffer| self.region(table.region(buffer)));
+        let regions = regions.collect::<io::Result<Vec<_>>>()?;
+        Ok(self.remember(table, regions))
+    }
+
+    /// The table's regions, if all of them are registered. Never registers one: that takes too long
+    /// for whoever moves bytes.
+    pub(crate) fn source(&mut self, table: &Arc<PagedTable>) -> Option<Arc<LocalTable>> {
+        if let Some(local) = self.seen(table) {
+            return Some(local);
+        }
+        let regions = (0..table.shapes().len()).map(|buffer| self.find(table.region(buffer)));
+        let regions = regions.collect::<Option<Vec<_>>>()?;
+        Some(self.remember(table, regions))
+    }
+
+    fn seen(&self, table: &Arc<PagedTable>) -> Option<Arc<LocalTable>> {
+        // The weak pointer keeps the address from being another table's.
+        let (_, local) = self.tables.get(&(Arc::as_ptr(table) as usize))?;
+        Some(Arc::clone(local))
+    }
+
+    fn remember(
+        &mut self,
+        table: &Arc<PagedTable>,
+        regions: Vec<Arc<Registered>>,
+    ) -> Arc<LocalTable> {
+        let start = |buffer| table.region(buffer).as_ptr() as u64;
+        let buffers = regions.into_iter().enumerate().map(|(buffer, found)| (start(buffer), found));
+        let local = Arc::new(LocalTable { buffers: buffers.collect() });
         self.tables.retain(|_, (table, _)| table.strong_count() > 0);
+        let key = Arc::as_ptr(table) as usize;
         self.tables.insert(key, (Arc::downgrade(table), Arc::clone(&local)));
-        Ok(local)
+        local
+    }
+
+    fn find(&self, region: &MemoryRegion) -> Option<Arc<Registered>> {
+        self.known.iter().rfind(|known| known.covers(region)).map(Arc::clone)
     }
 
     /// The region, registered. Fails with what the system says: too much memory would be pinned,
     /// or it is none that can be.
     pub(crate) fn region(&mut self, region: &MemoryRegion) -> io::Result<Arc<Registered>> {
-        let (start, len) = (region.as_ptr() as u64, region.len() as u64);
-        if let Some(found) = self.known.iter().rposition(|known| known.covers(start, len)) {
-            return Ok(Arc::clone(&self.known[found]));
+        if let Some(found) = self.find(region) {
+            return Ok(found);
         }
         self.evict();
         let access = Access::Remote { relaxed: self.relaxed };

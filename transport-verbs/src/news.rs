@@ -25,8 +25,9 @@
 //! | 30     | shares   | how many there are, 1 to 64                           |
 //! | 31     | zero     |                                                       |
 //!
-//! Either may come twice, when a rail failed before its peer knew what had landed: the target
-//! counts a delivery's share once.
+//! Each comes once, and is counted by its rail, so that of a rail that failed the writer learns which
+//! shares have landed. A peer that sends one again all the same is not believed: the target counts a
+//! delivery's share once.
 #![forbid(unsafe_code)]
 
 use transport_core::transfer::{GrantId, Part};

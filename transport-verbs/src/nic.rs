@@ -1,13 +1,15 @@
 //! An open device with what all its queue pairs share: memory domain, arrivals, a descriptor.
 //!
-//! The receive queue is refilled as soon as an eighth of it is spent, before anything else is done
-//! with what came, so it runs dry only while nobody drives the endpoint; then peers' devices wait and
-//! try again. Not with each arrival: a call for one costs nearly what a call for many does.
+//! The receive queue is refilled as soon as a batch of it is spent, or an eighth if it is short, before
+//! anything else is done with what came. So it runs dry only while nobody drives the endpoint or polls
+//! its events, or news come faster than they are taken; then peers' devices wait and try again. Not
+//! with each arrival: a call for one costs nearly what a call for many does.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::sync::Arc;
 
+use transport_core::Instant;
 use transport_core::memory::MemoryRegion;
 
 use crate::VerbsConfig;
@@ -35,11 +37,17 @@ pub(crate) struct Nic {
     registered: Registration,
     entries: Entries,
     news: Vec<News>,
+    /// Receives that there are, and so the most arrivals that wait to be taken.
+    depth: u64,
+    /// See [`Nic::passed`].
+    passed: u64,
     /// Receives to be posted again, and how many of them are worth a call.
     spent: Vec<u32>,
     refill_at: usize,
     /// How often the channel has told of something: a queue that was armed before is so no more.
     pub(crate) told: u64,
+    /// When to look at it again, after it has failed.
+    pub(crate) retry_at: Option<Instant>,
     /// The value of `told` when the queue of arrivals was armed.
     armed: Option<u64>,
 }
@@ -53,7 +61,19 @@ pub(crate) struct Port {
     pub(crate) gid: Gid,
     pub(crate) address: PortAddress,
     pub(crate) max_message: u64,
+    /// Whether it is connected and has this address.
     pub(crate) active: bool,
+}
+
+impl Port {
+    /// Where its address is in the table of its device now: an address that went and came again may
+    /// be in another place. `None` while the port has it not, or is not connected.
+    pub(crate) fn find(&self, context: &Context) -> Option<Gid> {
+        let active = context.port(self.number).is_ok_and(|state| state.active);
+        let gids = context.gids().ok().filter(|_| active)?;
+        let key = |gid: &Gid| (gid.port, gid.kind, gid.bytes);
+        gids.into_iter().find(|gid| key(gid) == key(&self.gid))
+    }
 }
 
 /// A peer's write has landed, on the queue pair with this number.
@@ -100,9 +120,12 @@ impl Nic {
             registered,
             entries,
             news,
+            depth: u64::from(depth),
+            passed: 0,
             spent,
             refill_at: (depth as usize / 8).clamp(1, BATCH),
             told: 0,
+            retry_at: None,
             armed: None,
         };
         nic.refill()?;
@@ -112,7 +135,9 @@ impl Nic {
     /// Takes news of peers' writes, at most a batch, into [`Nic::news`], which are forgotten. How
     /// many there are. Fails when the device does.
     pub(crate) fn poll(&mut self) -> io::Result<usize> {
-        let came = self.received.poll(&mut self.entries)?;
+        let polled = self.received.poll(&mut self.entries);
+        self.pass(polled.as_ref().copied().unwrap_or(0));
+        let came = polled?;
         if came == 0 {
             return Ok(0);
         }
@@ -129,6 +154,25 @@ impl Nic {
             self.refill()?;
         }
         Ok(came)
+    }
+
+    /// So many arrivals were taken. Fewer than there is room for: those were all.
+    fn pass(&mut self, came: usize) {
+        self.passed += came as u64;
+        if came < BATCH {
+            self.passed += self.depth;
+        }
+    }
+
+    /// Grows by each arrival that is taken, and by as much as can wait whenever none waits. So what
+    /// waits now has been taken when this has reached [`Nic::horizon`], however many follow.
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// See [`Nic::passed`].
+    pub(crate) fn horizon(&self) -> u64 {
+        self.passed + self.depth
     }
 
     /// One of the news that the last poll brought.

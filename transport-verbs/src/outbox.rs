@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use transport_core::fabric::{FabricEvent, PathError, PostError, Write, WriteError, WriteId};
 
+use crate::memory::LocalTable;
 use crate::news::{MAX_SHARES, Place, Record};
-use crate::remote::RemoteTables;
+use crate::remote::{RemoteTables, Target};
 
 /// No write is spread so thin that a share is shorter.
 pub(crate) const MIN_SHARE: u64 = 16 << 10;
@@ -33,6 +34,8 @@ pub(crate) struct Outbox {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) write: Write,
+    /// Its source, registered, which it keeps so.
+    pub(crate) local: Arc<LocalTable>,
     pub(crate) total: u64,
     /// 0 until it is begun.
     pub(crate) shares: u8,
@@ -65,8 +68,8 @@ impl Outbox {
         Self { writes, free, waiting, depth: depth.max(1) }
     }
 
-    /// Takes a write, or gives it back.
-    pub(crate) fn post(&mut self, write: Write) -> Result<(), PostError> {
+    /// Takes a write, whose source is registered, or gives it back.
+    pub(crate) fn post(&mut self, write: Write, local: Arc<LocalTable>) -> Result<(), PostError> {
         if !write.fits() {
             return Err(PostError::Misfit(write));
         }
@@ -75,7 +78,8 @@ impl Outbox {
         }
         let total = write.bytes();
         let (granted, failed) = (None, None);
-        let outgoing = Outgoing { write, total, shares: 0, granted, left: 0, failures: 0, failed };
+        let outgoing =
+            Outgoing { write, local, total, shares: 0, granted, left: 0, failures: 0, failed };
         let key = self.free.pop().unwrap_or_else(|| {
             self.writes.push(None);
             self.writes.len() as u32 - 1
@@ -181,6 +185,11 @@ impl Outgoing {
         if share == self.shares || !long { at } else { at / GRAIN * GRAIN }
     }
 
+    /// The peer's memory that it writes, as the peer's port reaches it.
+    pub(crate) fn target(&self, port: usize) -> Option<Target<'_>> {
+        self.granted.as_ref()?.tables.target(self.write.part, port)
+    }
+
     /// What the target is told when the share has landed.
     pub(crate) fn record(&self, share: u8) -> Record {
         let Write { grant, part, sequence, .. } = &self.write;
@@ -200,6 +209,7 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Registered;
     use proptest::prelude::*;
     use transport_core::fabric::PeerId;
     use transport_core::memory::{MemoryRegion, PagedTable};
@@ -216,6 +226,11 @@ mod tests {
         Write { id, peer, grant, part, sequence: 0, first: 0, buffers: 0..1, table, items }
     }
 
+    fn post(outbox: &mut Outbox, write: Write) -> Result<(), PostError> {
+        let local = LocalTable::of(Arc::new(Registered::pretend(write.table.region(0))));
+        outbox.post(write, Arc::new(local))
+    }
+
     fn granted() -> Granted {
         let tables = Arc::new(RemoteTables::decode(&[12, 1, 0, 0, 0], 1).unwrap());
         Granted { tag: 1, place: Place { slot: 0, turn: 0 }, tables }
@@ -228,7 +243,7 @@ mod tests {
     #[test]
     fn q2_a_write_completes_once_with_its_last_share_and_its_first_error() {
         let mut outbox = Outbox::new(4);
-        outbox.post(write(7)).unwrap();
+        post(&mut outbox, write(7)).unwrap();
         let (key, shares) = outbox.begin(granted(), 3).unwrap();
         assert_eq!(shares, 3);
         let share = |index| Share { write: key, index };
@@ -242,14 +257,17 @@ mod tests {
     #[test]
     fn q3_full_and_misfitting_writes_come_back_and_only_what_waits_is_cancelled() {
         let mut outbox = Outbox::new(2);
-        outbox.post(write(0)).unwrap();
-        outbox.post(write(1)).unwrap();
-        let Err(PostError::Busy(back)) = outbox.post(write(2)) else { panic!("taken") };
+        post(&mut outbox, write(0)).unwrap();
+        post(&mut outbox, write(1)).unwrap();
+        let Err(PostError::Busy(back)) = post(&mut outbox, write(2)) else { panic!("taken") };
         assert_eq!(back.id, WriteId(2));
         outbox.begin(granted(), 1).unwrap();
         assert_eq!(outbox.cancel(WriteId(0)), None);
         assert_eq!(outbox.cancel(WriteId(1)), done(1, Err(WriteError::Cancelled)));
-        assert!(matches!(outbox.post(Write { first: 1, ..write(3) }), Err(PostError::Misfit(_))));
+        assert!(matches!(
+            post(&mut outbox, Write { first: 1, ..write(3) }),
+            Err(PostError::Misfit(_))
+        ));
         let failed: Vec<_> = outbox.fail(PathError::ClosedHere).collect();
         assert_eq!(failed, [done(0, Err(WriteError::Path(PathError::ClosedHere))).unwrap()]);
         assert_eq!(outbox.len(), 0);
@@ -259,7 +277,7 @@ mod tests {
         #[test]
         fn shares_cover_the_stream_and_none_is_short(total in 0u64..10_000_000, rails in 1usize..9) {
             let mut outbox = Outbox::new(1);
-            outbox.post(write(0)).unwrap();
+            post(&mut outbox, write(0)).unwrap();
             outbox.writes[0].as_mut().unwrap().total = total;
             let (key, shares) = outbox.begin(granted(), rails).unwrap();
             let outgoing = outbox.get(key).unwrap();

@@ -30,7 +30,7 @@ use crate::VerbsConfig;
 use crate::address::{PortAddress, Unfit, plan};
 use crate::control::Control;
 use crate::grants::Grants;
-use crate::memory::Memory;
+use crate::memory::{LocalTable, Memory};
 use crate::nic::{Nic, Port};
 use crate::outbox::{Granted, Outbox, Share};
 use crate::rail::{Ended, Rail, Work, path_error};
@@ -157,10 +157,14 @@ impl Path {
         self.ending.is_some()
     }
 
-    /// Takes a write, or gives it back.
-    pub(crate) fn post(&mut self, write: Write) -> Result<(), PostError> {
-        let open = self.up && !self.is_ending();
-        if open { self.outbox.post(write) } else { Err(PostError::NoPath(write)) }
+    /// Whether writes can be posted.
+    pub(crate) fn is_open(&self) -> bool {
+        self.up && !self.is_ending()
+    }
+
+    /// Takes a write, whose source is registered, or gives it back.
+    pub(crate) fn post(&mut self, write: Write, local: Arc<LocalTable>) -> Result<(), PostError> {
+        self.outbox.post(write, local)
     }
 
     /// Completes a write that has not begun.
@@ -316,10 +320,8 @@ impl Path {
     /// Lets a rail carry a share.
     fn carry(&mut self, rail: usize, share: Share, ctx: &mut Context<'_>) {
         let Some(outgoing) = self.outbox.get(share.write) else { return };
-        let local = ctx.memory.table(&outgoing.write.table);
         let rail = &mut self.rails[rail];
-        let begun = local.is_ok_and(|local| rail.begin(ctx.now, share, outgoing, &local));
-        if !begun {
+        if !rail.begin(ctx.now, share, outgoing) {
             self.ended.push((share, Err(WriteError::Refused(Refusal::OutOfGrant))));
             return;
         }
@@ -349,11 +351,16 @@ impl Path {
         }
     }
 
-    /// Takes the shares that a rail did not finish, when nothing of them can be under way.
+    /// Takes the shares that a rail did not finish, when nothing of them can be under way. Those that
+    /// have landed are over.
     fn take_over(&mut self, rail: usize, ctx: &mut Context<'_>) {
         let mut hopeless = None;
         let stalled = self.rails[rail].has_stalled();
-        for (share, status) in self.rails[rail].release() {
+        for (share, end) in self.rails[rail].release() {
+            let Err(status) = end else {
+                self.ended.push((share, Ok(())));
+                continue;
+            };
             ctx.stats.reposted += 1;
             let (failures, reason) = match (status, stalled) {
                 (FLUSHED, false) => (0, PathError::Timeout),

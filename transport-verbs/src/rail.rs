@@ -3,14 +3,15 @@
 //!
 //! A rail is *down*, *opening* (its pair exists and waits for the peer's), *up*, or *draining*: it
 //! has failed, its pair is in the error state, and what was posted comes back. When all of it has,
-//! the pair is destroyed and the peer told (`Gone`). Only when the peer's pair is gone as well can
-//! no packet of it be under way any more; then its unfinished shares are given to others.
+//! and all that came by it was taken, the pair is destroyed and the peer told (`Gone`). Only when the peer's pair is gone as well can
+//! no packet of it be under way any more, and is it known which shares have landed (see
+//! [`crate::unfinished`]); then the others are given to other rails.
 //!
 //! A rail whose device says nothing for too long of requests that it was given has failed as well
 //! (`ETIMEDOUT`): what makes no progress must not look like what does.
 //!
-//! Invariant: a share that the rail was given is in exactly one place: `line` or `held`, until it
-//! is handed to `ended` or taken by [`Rail::release`].
+//! Invariant: a share that the rail was given is in exactly one place: `line` or `unfinished`, until
+//! it is handed to `ended` or taken by [`Rail::release`].
 #![forbid(unsafe_code)]
 
 use std::hash::{BuildHasher, RandomState};
@@ -24,18 +25,18 @@ use transport_core::fabric::{PathError, Refusal, WriteError};
 use crate::VerbsConfig;
 use crate::address::RailPlan;
 use crate::cut::Grain;
-use crate::line::{GATHER, Line, MARKER, SILENCE};
-use crate::memory::LocalTable;
+use crate::line::{GATHER, Line, MARKER, REFUSED, SILENCE};
 use crate::nic::{Nic, Port};
 use crate::outbox::{Outbox, Outgoing, Share};
 use crate::staging::Staging;
 use crate::stats::VerbsStats;
 use crate::sys::{Chain, Entries, Pair, PairSpec, Queue, Way, errno};
+use crate::unfinished::Unfinished;
 
-/// How long a device may take to report what was posted to a failed pair.
+/// How long a device may take to report what was posted to a failed pair and what came by it.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Statuses by which a peer's device says that it lets nobody write there.
-const REFUSALS: [u32; 2] = [9, 10];
+const REFUSALS: [u32; 2] = [9, REFUSED];
 
 /// See the module.
 #[derive(Debug)]
@@ -46,12 +47,14 @@ pub(crate) struct Rail {
     mtu: u8,
     pub(crate) life: u32,
     state: State,
-    /// Whether the peer's pair of this life is gone.
-    gone: bool,
+    /// How many of our announcements the peer took in this life, once its pair is gone.
+    gone: Option<u64>,
+    /// How many of the peer's we took.
+    pub(crate) taken: u64,
     /// When ours was.
     down_at: Instant,
-    /// Shares that this rail did not finish, and the status of the request that failed.
-    held: Vec<(Share, u32)>,
+    /// Shares that this life did not finish.
+    unfinished: Unfinished,
     /// When to try again, if down and ours to try.
     pub(crate) retry_at: Instant,
     pause: Duration,
@@ -76,7 +79,15 @@ struct Live {
     sent: Arc<Queue>,
     psn: u32,
     line: Line,
+    connected: bool,
+    /// Whether all that was posted has been reported.
     drained: bool,
+    /// Whether the device has said that nothing more comes.
+    silent: bool,
+    /// Once nothing more comes: how far the device's news must be taken, so that none of it is lost.
+    leaves: Option<u64>,
+    /// When the pair may be destroyed, if that failed before.
+    retry_at: Instant,
     armed: Option<u64>,
     /// When the device last reported something, or was given something after it had nothing.
     since: Instant,
@@ -103,9 +114,10 @@ impl Rail {
             mtu: plan.mtu,
             life: 0,
             state: State::Down,
-            gone: true,
+            gone: Some(0),
+            taken: 0,
             down_at: Instant::ZERO,
-            held: Vec::new(),
+            unfinished: Unfinished::default(),
             retry_at: Instant::ZERO,
             pause: config.rail_retry_first,
             stall: config.stall_timeout,
@@ -119,7 +131,7 @@ impl Rail {
 
     /// Whether it may be opened: no pair of an earlier life is left on either side.
     pub(crate) fn is_clear(&self) -> bool {
-        matches!(self.state, State::Down) && self.gone
+        matches!(self.state, State::Down) && self.gone.is_some()
     }
 
     /// Whether we have no pair.
@@ -159,6 +171,7 @@ impl Rail {
     /// When it must have got further: drained, or heard from its device.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
+            State::Draining(live, _) if live.leaves.is_some() => Some(live.retry_at),
             State::Draining(_, deadline) => Some(*deadline),
             State::Up(live) if !live.line.is_idle() => Some(live.since + self.stall),
             _ => None,
@@ -167,7 +180,7 @@ impl Rail {
 
     /// When the peer's pair must be gone: its word is what unfinished shares wait for.
     pub(crate) fn owed(&self) -> Option<Instant> {
-        let owed = self.is_down() && !self.gone && !self.held.is_empty();
+        let owed = self.is_down() && self.gone.is_none() && !self.unfinished.is_empty();
         owed.then(|| self.down_at + self.stall)
     }
 
@@ -193,19 +206,34 @@ impl Rail {
     /// Makes the pair of a new life.
     pub(crate) fn open(&mut self, life: u32, nic: &Nic, port: &Port, depth: u32) -> io::Result<()> {
         let live = Live::new(nic, port, depth)?;
-        (self.life, self.gone, self.state) = (life, false, State::Opening(Box::new(live)));
+        self.begin_life(life);
+        self.state = State::Opening(Box::new(live));
         Ok(())
     }
 
     /// A peer wants to open a life that we do not.
     pub(crate) fn refuse(&mut self, life: u32) {
-        (self.life, self.gone) = (life, false);
+        self.begin_life(life);
+    }
+
+    fn begin_life(&mut self, life: u32) {
+        (self.life, self.gone, self.taken) = (life, None, 0);
+        self.unfinished = Unfinished::default();
     }
 
     /// Connects the pair to the peer's.
-    pub(crate) fn connect(&self, way: &Way) -> io::Result<()> {
-        let live = self.live().ok_or(io::ErrorKind::NotConnected)?;
-        live.pair.connect(&Way { mtu: self.mtu, psn: live.psn, ..*way })
+    pub(crate) fn connect(&mut self, way: &Way) -> io::Result<()> {
+        let mtu = self.mtu;
+        let live = self.live_mut().ok_or(io::ErrorKind::NotConnected)?;
+        live.connected = true;
+        live.pair.connect(&Way { mtu, psn: live.psn, ..*way })
+    }
+
+    /// The device has said that nothing more comes by our pair, which has failed.
+    pub(crate) fn silent(&mut self) {
+        if let Some(live) = self.live_mut() {
+            live.silent = true;
+        }
     }
 
     /// The rail can be used. True when it could not before.
@@ -223,9 +251,9 @@ impl Rail {
         }
     }
 
-    /// The peer's pair of this life is gone.
-    pub(crate) fn gone(&mut self) {
-        self.gone = true;
+    /// The peer's pair of this life is gone, and so many of our announcements it took.
+    pub(crate) fn heard_gone(&mut self, taken: u64) {
+        self.gone = Some(taken);
     }
 
     /// Sets the time of the next attempt; each failure doubles the pause.
@@ -259,15 +287,14 @@ impl Rail {
         work: &mut Work<'_>,
         ended: &mut Vec<Ended>,
     ) -> bool {
-        let held = &mut self.held;
+        let unfinished = &mut self.unfinished;
         let live = match &mut self.state {
             State::Draining(live, _) => live,
             State::Up(live) if !live.line.is_idle() => live,
             State::Down | State::Opening(_) | State::Up(_) => return false,
         };
-        let (came, failed) = live.poll(work, &mut |share, result| match result {
-            Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
-            result => ended.push((share, result.map_err(|_| refused()))),
+        let (came, failed) = live.poll(work, &mut |share, result| {
+            ended.extend(end(share, result, unfinished));
         });
         if came > 0 {
             live.since = now;
@@ -281,26 +308,54 @@ impl Rail {
     }
 
     /// Destroys the pair of a draining rail that has nothing more to report, or is given no more
-    /// time. Its number, if that was so.
-    pub(crate) fn finish(&mut self, now: Instant, ended: &mut Vec<Ended>) -> Option<u32> {
-        let State::Draining(live, deadline) = &mut self.state else { return None };
-        if !live.drained && now < *deadline {
+    /// time, once all that came by it was taken. Its number, if that was so.
+    pub(crate) fn finish(
+        &mut self,
+        now: Instant,
+        nic: &Nic,
+        ended: &mut Vec<Ended>,
+    ) -> Option<u32> {
+        let mut live = self.take_drained(now, nic)?;
+        let (number, unfinished) = (live.pair.number(), &mut self.unfinished);
+        if let Err((pair, _)) = live.pair.destroy() {
+            // It may receive still, so it is not gone.
+            let again = now + DRAIN;
+            let live = Live { pair, retry_at: again, ..*live };
+            self.state = State::Draining(Box::new(live), again);
             return None;
         }
-        let (number, held) = (live.pair.number(), &mut self.held);
-        // Without the marker nobody knows what of the silent requests has landed: all is repeated.
+        // Without the marker nobody here knows what of the silent requests has landed.
         let lost = if live.drained { live.line.lost() } else { u64::MAX };
-        live.line.tally.drain(lost, |share, result| match result {
-            Err(status) if !REFUSALS.contains(&status) => held.push((share, status)),
-            result => ended.push((share, result.map_err(|_| refused()))),
+        live.line.tally.drain(lost, |share, result| {
+            ended.extend(end(share, result, unfinished));
         });
-        (self.state, self.down_at) = (State::Down, now);
+        self.down_at = now;
         Some(number)
     }
 
-    /// Unfinished shares, once no packet of theirs can be under way.
-    pub(crate) fn release(&mut self) -> Vec<(Share, u32)> {
-        if self.is_clear() { std::mem::take(&mut self.held) } else { Vec::new() }
+    /// What a draining rail has, if its pair can be destroyed; it is down then.
+    fn take_drained(&mut self, now: Instant, nic: &Nic) -> Option<Box<Live>> {
+        let State::Draining(live, deadline) = &mut self.state else { return None };
+        let over = live.is_over(nic) || now >= *deadline;
+        if !over || now < live.retry_at {
+            return None;
+        }
+        // Destroying a pair may lose what the device has reported of it and nobody has taken.
+        let leaves = *live.leaves.get_or_insert_with(|| nic.horizon());
+        if nic.passed() < leaves {
+            return None;
+        }
+        match std::mem::replace(&mut self.state, State::Down) {
+            State::Draining(live, _) => Some(live),
+            _ => None,
+        }
+    }
+
+    /// Shares that were unfinished, once no packet of theirs can be under way: whether they have
+    /// landed, or the status of the request that failed.
+    pub(crate) fn release(&mut self) -> impl Iterator<Item = (Share, Result<(), u32>)> {
+        let taken = self.gone.filter(|_| self.is_down());
+        taken.map(|taken| self.unfinished.release(taken)).into_iter().flatten()
     }
 
     /// Bytes under way, if another share can be begun.
@@ -309,21 +364,14 @@ impl Rail {
         live.line.backlog()
     }
 
-    /// Begins to post a share. False when the peer has no such memory, or the table is not
-    /// registered at our device.
-    pub(crate) fn begin(
-        &mut self,
-        now: Instant,
-        share: Share,
-        outgoing: &Outgoing,
-        local: &LocalTable,
-    ) -> bool {
+    /// Begins to post a share. False when the peer has no such memory.
+    pub(crate) fn begin(&mut self, now: Instant, share: Share, outgoing: &Outgoing) -> bool {
         let theirs = self.theirs;
         let Some(live) = self.live_mut() else { return false };
         if live.line.is_idle() {
             live.since = now;
         }
-        live.line.begin(share, outgoing, local, theirs)
+        live.line.begin(share, outgoing, theirs)
     }
 
     /// Hands what can be posted to the device. True when something was.
@@ -363,8 +411,18 @@ impl Rail {
     }
 }
 
-fn refused() -> WriteError {
-    WriteError::Refused(Refusal::OutOfGrant)
+/// How a share ended that its rail's device reports on; `None` if it is unfinished.
+fn end(share: Share, result: Result<(), u32>, unfinished: &mut Unfinished) -> Option<Ended> {
+    match result {
+        Err(status) if !REFUSALS.contains(&status) => {
+            unfinished.hold(share, status);
+            None
+        }
+        result => {
+            unfinished.passed();
+            Some((share, result.map_err(|_| WriteError::Refused(Refusal::OutOfGrant))))
+        }
+    }
 }
 
 impl Live {
@@ -390,7 +448,25 @@ impl Live {
         // Random, because numbers of queue pairs are used again: packets of the last pair that had
         // this one must not look like the next of this.
         let psn = RandomState::new().hash_one(pair.number()) as u32 & 0xff_ffff;
-        Ok(Self { pair, sent, psn, line, drained: false, armed: None, since: Instant::ZERO })
+        Ok(Self {
+            pair,
+            sent,
+            psn,
+            line,
+            connected: false,
+            drained: false,
+            silent: false,
+            leaves: None,
+            retry_at: Instant::ZERO,
+            armed: None,
+            since: Instant::ZERO,
+        })
+    }
+
+    /// Whether the failed pair reports nothing more, of what was posted and of what comes.
+    fn is_over(&self, nic: &Nic) -> bool {
+        let comes = self.connected && nic.limits.tells_last && !self.silent;
+        self.drained && !comes
     }
 
     /// Moves the pair to the error state. False when it will report nothing.

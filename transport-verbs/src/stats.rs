@@ -13,7 +13,7 @@ pub struct VerbsStats {
     pub completions: u64,
     /// Announcements of peers' writes that came, all of them.
     pub announcements: u64,
-    /// Announcements that came again, after a rail had failed. Not counted as arrivals.
+    /// Announcements that came again, which an honest peer sends none of. Not counted as arrivals.
     pub repeated: u64,
     /// Announcements of writes under grants not in force. Not counted as arrivals.
     pub stale: u64,

@@ -71,6 +71,13 @@ impl<T> Tally<T> {
         self.posted += 1;
     }
 
+    /// The present flight fails, whatever the device reports of its requests.
+    pub(crate) fn fail(&mut self, status: u32) {
+        if let Some(flight) = self.flights.back_mut() {
+            flight.failed.get_or_insert(status);
+        }
+    }
+
     /// No more requests of the present flight follow.
     pub(crate) fn end(&mut self) {
         if let Some(flight) = self.flights.back_mut() {
@@ -166,6 +173,18 @@ mod tests {
         let mut ended = vec![];
         tally.drain(3, |tag, result| ended.push((tag, result)));
         assert_eq!(ended, [(0, Ok(())), (1, Ok(())), (2, Err(FLUSHED)), (3, Err(FLUSHED))]);
+    }
+
+    #[test]
+    fn a_flight_that_was_given_up_fails_though_its_requests_succeed() {
+        let mut tally = flights(&[1]);
+        tally.begin(1);
+        tally.posted();
+        tally.fail(10);
+        tally.end();
+        let mut ended = vec![];
+        tally.completed(1, 0, |tag, result| ended.push((tag, result)));
+        assert_eq!(ended, [(0, Ok(())), (1, Err(10))]);
     }
 
     #[test]

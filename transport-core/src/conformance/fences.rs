@@ -63,6 +63,27 @@ pub fn nothing_lands_after_a_fence<H: Harness>(harness: &mut H) {
     }
 }
 
+/// A grant that was withdrawn and needs its writer to drain is not fenced by being withdrawn again:
+/// that takes the drain, or the end of the path.
+pub fn a_second_revoke_promises_no_more_than_the_first<H: Harness>(harness: &mut H) {
+    for turns in [0, 3, 10] {
+        let check = "a_second_revoke_promises_no_more_than_the_first";
+        let mut rig = Rig::of(harness, check, &large());
+        let ticket = rig.grant(0, 1, &Lists::kv(0..GRANTED));
+        launch(&mut rig, &ticket, turns);
+        let first = rig.node(0).endpoint.revoke(ticket.grant.id);
+        (0..turns).for_each(|_| rig.turn());
+        let second = rig.node(0).endpoint.revoke(ticket.grant.id);
+        rig.ensure(second == first, "the second revoke of a grant answers as the first");
+        if first == Revoked::NeedsDrain {
+            rig.disconnect(0, 1);
+        }
+        let last = rig.node(0).endpoint.revoke(ticket.grant.id);
+        rig.ensure(last == Revoked::Fenced, "nothing is left to fence");
+        rig.finish();
+    }
+}
+
 /// After `PathDown`, whoever ended the path, no byte changes at that end.
 pub fn nothing_lands_after_the_path_went_down<H: Harness>(harness: &mut H) {
     for (closer, turns) in [(0, 0), (0, 3), (0, 10), (0, 30), (1, 0), (1, 3), (1, 10), (1, 30)] {

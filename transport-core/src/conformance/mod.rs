@@ -110,6 +110,7 @@ macro_rules! for_each_conformance_check {
             writes_outside_the_grant_are_refused
             calls_that_cannot_be_served_say_so
             nothing_lands_after_a_fence
+            a_second_revoke_promises_no_more_than_the_first
             nothing_lands_after_the_path_went_down
             writes_in_flight_end_before_their_path
             a_path_can_be_built_again
@@ -168,8 +169,9 @@ pub use delivery::{
 };
 pub use fences::{
     a_killed_peer_ends_its_writes_and_its_link, a_path_can_be_built_again,
-    nothing_lands_after_a_fence, nothing_lands_after_the_path_went_down,
-    regions_close_when_their_endpoint_is_gone, writes_in_flight_end_before_their_path,
+    a_second_revoke_promises_no_more_than_the_first, nothing_lands_after_a_fence,
+    nothing_lands_after_the_path_went_down, regions_close_when_their_endpoint_is_gone,
+    writes_in_flight_end_before_their_path,
 };
 pub use landing::{
     bytes_land_in_the_granted_items_and_nowhere_else, empty_writes_complete_and_arrive,

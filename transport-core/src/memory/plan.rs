@@ -205,6 +205,25 @@ impl<'a> Segments<'a> {
         let (from, to) = Default::default();
         pairs.then_some(Self { local, remote, buffers, index: 0, from, to })
     }
+
+    /// What follows byte `start` of the stream: a walk that was left there goes on. Costs as little
+    /// as a step, whatever was walked.
+    pub fn starting_at(mut self, mut start: u64) -> Self {
+        while start > 0 && self.buffers.start < self.buffers.end {
+            let buffer = self.buffers.start;
+            let (here, there) = (&self.local.shapes[buffer], &self.remote.shapes[buffer]);
+            let bytes = here.item_bytes * self.local.items.len() as u64;
+            if start < bytes {
+                let done = start % here.item_bytes;
+                self.index = (start / here.item_bytes) as usize;
+                (self.from, self.to) = (Place::new(here, done), Place::new(there, done));
+                return self;
+            }
+            start -= bytes;
+            self.buffers.start += 1;
+        }
+        self
+    }
 }
 
 impl Iterator for Segments<'_> {
@@ -220,7 +239,7 @@ impl Iterator for Segments<'_> {
         let (from, to) = (self.local.items[self.index], self.remote.items[self.index]);
         // A peer may claim that an item is longer than its stride.
         let dense = |shape: &BufferShape| shape.is_dense() && shape.run_bytes == shape.item_bytes;
-        if dense(here) && dense(there) {
+        if self.from.done == 0 && dense(here) && dense(there) {
             return Some(self.next_dense((here, from), (there, to)));
         }
         let local = here.item(from) + self.from.offset();
@@ -414,6 +433,22 @@ mod tests {
             let span = |s: &Segment, offset| Span { buffer: s.buffer, offset, len: s.len };
             prop_assert_eq!(span_bytes(walk.iter().map(|s| span(s, s.local))), bytes(&here, &from));
             prop_assert_eq!(span_bytes(walk.iter().map(|s| span(s, s.remote))), bytes(&there, &to));
+        }
+
+        #[test]
+        fn p2_segments_go_on_where_a_walk_was_left(
+            (here, pairs) in (shapes(), prop::collection::vec((0u32..8, 0u32..8), 0..12)),
+            cut in any::<bool>(), start in 0u64..80,
+        ) {
+            let there = if cut { cut_in_runs(&here) } else { here.clone() };
+            let (from, to): (Vec<u32>, Vec<u32>) = pairs.into_iter().unzip();
+            let all = Segments::new(0..here.len(), (&here, &from), (&there, &to)).unwrap();
+            let walk: Vec<_> = all.starting_at(start).collect();
+            let span = |s: &Segment, offset| Span { buffer: s.buffer, offset, len: s.len };
+            let rest = |bytes: Vec<_>| bytes.into_iter().skip(start as usize).collect::<Vec<_>>();
+            let (local, remote) = (rest(bytes(&here, &from)), rest(bytes(&there, &to)));
+            prop_assert_eq!(span_bytes(walk.iter().map(|s| span(s, s.local))), local);
+            prop_assert_eq!(span_bytes(walk.iter().map(|s| span(s, s.remote))), remote);
         }
     }
 }

@@ -54,9 +54,9 @@ pub(super) struct Process {
     pub(super) tables: Option<CacheTables>,
     /// Grants in force, and to whom. There may be very many.
     pub(super) grants: Table<GrantId, (PeerId, Arc<Grant>)>,
-    /// The memory that each grant was about, also of withdrawn ones: whoever was told its addresses
-    /// knows them still.
-    pub(super) addresses: Table<GrantId, CacheTables>,
+    /// The memory that each grant was about, also of withdrawn ones: the peer that was told its
+    /// addresses knows them still.
+    pub(super) addresses: Table<GrantId, (PeerId, CacheTables)>,
     pub(super) paths: BTreeMap<PeerId, PathKey>,
     pub(super) links: BTreeMap<PeerId, EndKey>,
     /// Peers that we dialled, and where.

@@ -197,13 +197,17 @@ impl Net {
         let generation = grant.id.generation.wrapping_sub(2);
         process.addresses.remove(&GrantId { generation, ..grant.id });
         process.addresses.remove(&grant.id);
-        process.addresses.insert_new(grant.id, tables.clone());
+        process.addresses.insert_new(grant.id, (peer, tables.clone()));
         process.grants.insert_new(grant.id, (peer, grant));
         Ok(())
     }
 
     pub(super) fn revoke(&mut self, node: NodeId, grant: GrantId) -> Revoked {
-        let known = self.process(node).grants.remove(&grant).is_some();
-        if known && !self.config.checks { Revoked::NeedsDrain } else { Revoked::Fenced }
+        let checks = self.config.checks;
+        let process = self.process(node);
+        process.grants.remove(&grant);
+        let holder = process.addresses.get(&grant).map(|(holder, _)| *holder);
+        let reaches = holder.is_some_and(|holder| process.paths.contains_key(&holder));
+        if reaches && !checks { Revoked::NeedsDrain } else { Revoked::Fenced }
     }
 }

@@ -140,7 +140,7 @@ impl Net {
             }
             grant = given;
         }
-        let tables = target.addresses.get(&grant.id).ok_or(Refusal::NoGrant)?;
+        let (_, tables) = target.addresses.get(&grant.id).ok_or(Refusal::NoGrant)?;
         let table = tables.table(write.part).ok_or(Refusal::OutOfGrant)?;
         let first = write.first as usize;
         let granted = grant.items(write.part).get(first..).unwrap_or(&[]);
@@ -249,7 +249,7 @@ impl Net {
     }
 
     fn target_region(&self, flight: &Flight, segment: &Segment) -> Option<MemoryRegion> {
-        let tables = self.node(flight.to).process.addresses.get(&flight.write.grant.id)?;
+        let (_, tables) = self.node(flight.to).process.addresses.get(&flight.write.grant.id)?;
         Some(tables.table(flight.write.part)?.region(segment.buffer).clone())
     }
 

@@ -9,14 +9,11 @@ use transport_core::fabric::{
 use transport_core::memory::CacheTables;
 use transport_core::transfer::{Grant, GrantId};
 
-use super::VerbsEndpoint;
+use super::{MAX_WAITING, Peer, VerbsEndpoint};
 use crate::address;
 use crate::control::Control;
 use crate::path::Path;
 use crate::sys::errno;
-
-/// Messages of the fabric that may wait for a link; a grant beyond this is refused.
-const MAX_WAITING: usize = 1 << 14;
 
 impl Fabric for VerbsEndpoint {
     fn bind(&mut self, tables: CacheTables) -> Result<(), FabricError> {
@@ -58,14 +55,14 @@ impl Fabric for VerbsEndpoint {
     ) -> Result<(), FabricError> {
         let bound = self.tables.clone().ok_or(FabricError::OutOfOrder)?;
         let tables = view.unwrap_or(&bound);
-        let waiting = self.peers.get(&peer).map(|known| known.out.len());
+        let waiting = self.peers.get(&peer).map(Peer::waiting);
         if let Some((part, item)) = tables.first_out_of_range(&grant) {
             return Err(FabricError::ItemOutOfRange { part, item });
         }
-        if self.holders.contains_key(&grant.id) {
+        if self.holders.contains(grant.id) {
             return Err(FabricError::GrantInForce(grant.id));
         }
-        if waiting.is_some_and(|waiting| waiting >= MAX_WAITING) {
+        if self.holders.is_full() || waiting.is_some_and(|waiting| waiting >= MAX_WAITING) {
             return Err(FabricError::Device(libc::ENOBUFS));
         }
         let id = grant.id;
@@ -76,22 +73,22 @@ impl Fabric for VerbsEndpoint {
     }
 
     fn revoke(&mut self, grant: GrantId) -> Revoked {
-        let Some(peer) = self.holders.remove(&grant) else { return Revoked::Fenced };
+        let Some(peer) = self.holders.withdraw(grant) else { return Revoked::Fenced };
+        self.with_path(peer, |path, ctx| path.revoke(grant, ctx));
         // What the peer has posted is with its device, which asks nobody.
-        match self.with_path(peer, |path, ctx| path.revoke(grant, ctx)) {
-            Some(true) => Revoked::NeedsDrain,
-            _ => Revoked::Fenced,
-        }
+        Revoked::NeedsDrain
     }
 
     fn post(&mut self, write: Write) -> Result<(), PostError> {
-        match self.peers.get_mut(&write.peer).and_then(|peer| peer.path.as_mut()) {
-            Some(path) => {
-                self.posted = true;
-                path.post(write)
-            }
-            None => Err(PostError::NoPath(write)),
-        }
+        let path = self.peers.get_mut(&write.peer).and_then(|peer| peer.path.as_mut());
+        let Some(path) = path.filter(|path| path.is_open()) else {
+            return Err(PostError::NoPath(write));
+        };
+        let Some(local) = self.memory.source(&write.table) else {
+            return Err(PostError::Misfit(write));
+        };
+        self.posted = true;
+        path.post(write, local)
     }
 
     fn cancel(&mut self, write: WriteId) {

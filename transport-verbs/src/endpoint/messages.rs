@@ -69,18 +69,18 @@ impl VerbsEndpoint {
     }
 
     /// Does what the peer's fabric says. False when no correct peer says it.
-    fn control(&mut self, peer: PeerId, control: Control<'_>) -> bool {
+    pub(super) fn control(&mut self, peer: PeerId, control: Control<'_>) -> bool {
         match control {
             Control::Open { epoch, heard } => self.peer_opened(peer, epoch, heard),
             Control::Close { epoch } => self.peer_closed(peer, epoch),
             Control::Rail { epoch, rail, life, pair, psn } => {
-                self.on(peer, epoch, |path, ctx| path.rail(rail, life, (pair, psn), ctx));
+                self.on(peer, epoch, |path, ctx| path.heard_rail(rail, life, (pair, psn), ctx));
             }
             Control::Ready { epoch, rail, life } => {
-                self.on(peer, epoch, |path, ctx| path.ready(rail, life, ctx));
+                self.on(peer, epoch, |path, ctx| path.heard_ready(rail, life, ctx));
             }
-            Control::Gone { epoch, rail, life } => {
-                self.on(peer, epoch, |path, ctx| path.gone(rail, life, ctx));
+            Control::Gone { epoch, rail, life, taken } => {
+                self.on(peer, epoch, |path, ctx| path.heard_gone(rail, (life, taken), ctx));
             }
             Control::Tables { epoch, id, body } => {
                 self.on(peer, epoch, |path, _| path.heard_tables(id, body));
@@ -96,7 +96,7 @@ impl VerbsEndpoint {
             }
             Control::Ask { epoch, id } => {
                 self.on(peer, epoch, |path, ctx| {
-                    path.asked(id, ctx);
+                    path.heard_ask(id, ctx);
                     Ok(())
                 });
             }
@@ -141,7 +141,7 @@ impl VerbsEndpoint {
             return;
         }
         let Some(theirs) = known.early.take() else { return };
-        self.with_path(peer, |path, ctx| path.opened(theirs, ctx));
+        self.with_path(peer, |path, ctx| path.heard_open(theirs, ctx));
     }
 
     /// The peer's path has ended.
@@ -154,9 +154,13 @@ impl VerbsEndpoint {
             if path.theirs == Some(epoch) {
                 path.end(PathError::ClosedByPeer, ctx);
             } else if path.theirs.is_none() && !path.is_ending() {
-                // It may have ignored our opening until we knew this.
-                let open = Control::Open { epoch: path.epoch, heard };
-                ctx.out.push_back(open.encode());
+                // It may have ignored our opening until we knew this. One that was not sent yet says
+                // it as well.
+                let open = Control::Open { epoch: path.epoch, heard }.encode();
+                match ctx.out.iter_mut().rfind(|message| Control::opens(message)) {
+                    Some(waiting) => *waiting = open,
+                    None => ctx.out.push_back(open),
+                }
             }
         });
     }

@@ -7,12 +7,14 @@
 //! * `turn`: what `progress` does, and waiting between turns.
 //! * `messages`: what comes over links.
 //! * `fabric`, `link`: the traits.
+//! * `holders`: whom grants were given to.
 //!
 //! Invariant: a path lives no longer than its link, and the end of a link is reported after the end
 //! of its path.
 #![deny(unsafe_code)]
 
 mod fabric;
+mod holders;
 mod link;
 mod messages;
 mod open;
@@ -35,14 +37,20 @@ use transport_core::Instant;
 use transport_core::fabric::{FabricEvent, PathError, PeerId};
 use transport_core::link::LinkEvent;
 use transport_core::memory::{CacheTables, MemoryRegion};
-use transport_core::transfer::GrantId;
 use transport_tcp::TcpEndpoint;
 
+use self::holders::Holders;
 use crate::memory::{Memory, Registered};
 use crate::nic::{Nic, Port};
 use crate::path::{Context, Path};
 use crate::sys::{Entries, Poller};
 use crate::{NoDevice, Unfit, VerbsConfig, VerbsStats};
+
+/// Messages of the fabric that may wait for a link when something is to be granted.
+const MAX_WAITING: usize = 1 << 14;
+/// Messages that may wait in all. More wait only for a peer that asks and does not read: each grant
+/// that waits can be withdrawn, and little else is said unasked.
+const MOST_WAITING: usize = 4 * MAX_WAITING;
 
 /// Links over TCP, and a fabric over RDMA. One thread owns it and calls
 /// [`progress`](transport_core::link::Endpoint::progress); between turns it may
@@ -74,7 +82,7 @@ pub struct VerbsEndpoint {
     /// Whose queue pairs are whose, by device and number.
     pairs: HashMap<(usize, u32), PeerId>,
     /// Whom grants of ours were given to.
-    holders: HashMap<GrantId, PeerId>,
+    holders: Holders,
     events: VecDeque<FabricEvent>,
     /// An event of the links that the owner has not taken yet, with its message.
     held: Option<(LinkEvent, Vec<u8>)>,
@@ -141,6 +149,11 @@ struct Peer {
 }
 
 impl Peer {
+    /// Messages of the fabric that wait to be sent.
+    fn waiting(&self) -> usize {
+        self.out.len() + self.path.as_ref().map_or(0, Path::delayed)
+    }
+
     /// The latest path of ours that the peer must have heard to be ended.
     fn must_have_heard(&self) -> u32 {
         let ending = self.path.as_ref().filter(|path| path.is_closed_here());
@@ -252,10 +265,13 @@ impl VerbsEndpoint {
     /// moment. For owners that wait for [`AsFd`] themselves.
     pub fn next_deadline(&self) -> Instant {
         let paths = self.peers.values().filter_map(|peer| peer.path.as_ref());
-        paths.map(Path::next_timer).fold(self.links.next_deadline(), Instant::min)
+        let devices = self.nics.iter().filter_map(|nic| nic.retry_at);
+        let timers = paths.map(Path::next_timer).chain(devices);
+        timers.fold(self.links.next_deadline(), Instant::min)
     }
 
-    /// Does something with the path to a peer, if there is one. What it has to say is sent.
+    /// Does something with the path to a peer, if there is one. What it has to say is sent; the path
+    /// ends if nobody takes that.
     fn with_path<R>(
         &mut self,
         peer: PeerId,
@@ -263,7 +279,12 @@ impl VerbsEndpoint {
     ) -> Option<R> {
         let known = self.peers.get_mut(&peer)?;
         let path = known.path.as_mut()?;
-        Some(act(path, &mut context!(self, peer, known)))
+        let mut ctx = context!(self, peer, known);
+        let done = act(path, &mut ctx);
+        if ctx.out.len() > MOST_WAITING {
+            path.end(PathError::Protocol("messages that nobody reads"), &mut ctx);
+        }
+        Some(done)
     }
 }
 

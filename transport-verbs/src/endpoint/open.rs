@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use transport_core::Instant;
-use transport_tcp::TcpEndpoint;
+use transport_tcp::{SameHost, TcpConfig, TcpEndpoint};
 
+use super::holders::Holders;
 use super::{OpenError, VerbsEndpoint};
 use crate::address::{MAX_PORTS, PortAddress};
 use crate::devices::{PortInfo, ports};
@@ -24,7 +25,9 @@ impl VerbsEndpoint {
     /// when the port cannot be opened.
     pub fn new(config: VerbsConfig) -> Result<Self, OpenError> {
         let (nics, ports) = open(&config)?;
-        let links = TcpEndpoint::new(config.link.clone()).map_err(OpenError::Link)?;
+        // Writes are not the links' to carry, so no way within the host is opened for them.
+        let link = TcpConfig { same_host: SameHost::Never, ..config.link.clone() };
+        let links = TcpEndpoint::new(link).map_err(OpenError::Link)?;
         let poller = poller(&links, &nics).map_err(NoDevice::from)?;
         let limit = nics.iter().map(|nic| nic.limits.max_registration).min().unwrap_or(u64::MAX);
         let domains = nics.iter().map(|nic| Arc::clone(&nic.domain)).collect();
@@ -41,7 +44,7 @@ impl VerbsEndpoint {
             links,
             poller,
             pairs: HashMap::new(),
-            holders: HashMap::new(),
+            holders: Holders::default(),
             events: VecDeque::new(),
             held: None,
             message: Vec::new(),

@@ -8,7 +8,7 @@ use transport_core::link::Endpoint;
 use transport_tcp::Park;
 
 use super::{VerbsEndpoint, context};
-use crate::nic::{BATCH, News};
+use crate::nic::BATCH;
 use crate::sys::Notice;
 
 /// Events that may wait for the owner; beyond this we take no news until they are polled.
@@ -90,7 +90,7 @@ impl VerbsEndpoint {
         if due {
             self.notices_seen = self.now;
         }
-        due && self.take_notices()
+        due && self.take_notices() | self.retry_devices()
     }
 
     fn looks_at_links(&self, moved: bool) -> bool {
@@ -115,7 +115,7 @@ impl VerbsEndpoint {
     /// waits for it.
     fn work(&mut self) -> bool {
         let mut moved = std::mem::take(&mut self.posted) && self.pump();
-        // Before paths: what came over a pair is taken before that is destroyed.
+        // Before paths: a pair is destroyed when what came over it was taken.
         moved |= self.take_news();
         for (peer, known) in &mut self.peers {
             if let Some(path) = known.path.as_mut().filter(|path| !path.is_quiet(self.now)) {
@@ -146,11 +146,8 @@ impl VerbsEndpoint {
     fn drop_path(&mut self, peer: PeerId, reason: PathError) {
         let Some(known) = self.peers.get_mut(&peer) else { return };
         known.closed = known.must_have_heard();
-        if let Some(path) = known.path.take() {
-            path.grant_ids().for_each(|id| {
-                self.holders.remove(&id);
-            });
-        }
+        known.path = None;
+        self.holders.forget(peer);
         self.events.push_back(FabricEvent::PathDown { peer, reason });
     }
 
@@ -179,11 +176,11 @@ impl VerbsEndpoint {
             Err(_) => return self.device_failed(nic),
         };
         for index in 0..came {
-            let Some(News { pair, what }) = self.nics[nic].news(index) else { break };
-            // Of a pair that is gone, its news are too.
-            let Some(peer) = self.pairs.get(&(nic, pair)).copied() else { continue };
+            let Some(news) = self.nics[nic].news(index) else { break };
+            // Of a pair that is gone, its news are too: the peer was told that they were not taken.
+            let Some(peer) = self.pairs.get(&(nic, news.pair)).copied() else { continue };
             self.with_path(peer, |path, ctx| {
-                if let Err(reason) = path.landed(what, ctx) {
+                if let Err(reason) = path.landed(nic, news, ctx) {
                     path.end(reason, ctx);
                 }
             });
@@ -191,14 +188,40 @@ impl VerbsEndpoint {
         came
     }
 
-    /// Everything over a device fails. No news.
-    fn device_failed(&mut self, nic: usize) -> usize {
+    /// Everything over a device fails, and it is looked at again after a pause: it may not say when
+    /// it works again. No news.
+    pub(super) fn device_failed(&mut self, nic: usize) -> usize {
+        let again = self.now + self.config.rail_retry_most;
+        self.nics[nic].retry_at.get_or_insert(again);
         for port in 0..self.ports.len() {
             if self.ports[port].nic == nic && self.ports[port].active {
                 self.port_changed(port, false);
             }
         }
         0
+    }
+
+    /// Looks again at devices that have failed. True when one was due.
+    fn retry_devices(&mut self) -> bool {
+        let mut moved = false;
+        for nic in 0..self.nics.len() {
+            if self.nics[nic].retry_at.is_some_and(|due| self.now >= due) {
+                moved = true;
+                self.retry_device(nic);
+            }
+        }
+        moved
+    }
+
+    fn retry_device(&mut self, nic: usize) {
+        for port in 0..self.ports.len() {
+            if self.ports[port].nic == nic {
+                self.look_at_port(port);
+            }
+        }
+        let works = self.ports.iter().any(|port| port.nic == nic && port.active);
+        let again = self.now + self.config.rail_retry_most;
+        self.nics[nic].retry_at = (!works).then_some(again);
     }
 
     fn take_notices(&mut self) -> bool {
@@ -217,21 +240,46 @@ impl VerbsEndpoint {
             Notice::DeviceFatal => {
                 self.device_failed(nic);
             }
-            Notice::PortActive(number) => self.port_number_changed(nic, number, true),
-            Notice::PortDown(number) => self.port_number_changed(nic, number, false),
+            Notice::Gids(number) | Notice::PortActive(number) => {
+                if let Some(port) = self.port_of(nic, number) {
+                    self.look_at_port(port);
+                }
+            }
+            Notice::PortDown(number) => {
+                if let Some(port) = self.port_of(nic, number) {
+                    self.port_changed(port, false);
+                }
+            }
             Notice::PairFatal(pair) => {
                 if let Some(peer) = self.pairs.get(&(nic, pair)).copied() {
-                    self.with_path(peer, |path, ctx| path.pair_failed(pair, ctx));
+                    self.with_path(peer, |path, ctx| path.pair_failed(nic, pair, ctx));
+                }
+            }
+            Notice::LastReceive(pair) => {
+                if let Some(peer) = self.pairs.get(&(nic, pair)).copied() {
+                    self.with_path(peer, |path, ctx| path.pair_silent(nic, pair, ctx));
                 }
             }
             Notice::Other(_) => {}
         }
     }
 
-    fn port_number_changed(&mut self, nic: usize, number: u8, active: bool) {
-        let is_it = |port: &crate::nic::Port| (port.nic, port.number) == (nic, number);
-        if let Some(port) = self.ports.iter().position(is_it) {
-            self.port_changed(port, active);
+    /// The port of ours with this number of the device.
+    fn port_of(&self, nic: usize, number: u8) -> Option<usize> {
+        self.ports.iter().position(|port| (port.nic, port.number) == (nic, number))
+    }
+
+    /// Sees whether a port is connected, and where its address is. Rails fail that use another place.
+    fn look_at_port(&mut self, port: usize) {
+        let known = &self.ports[port];
+        let found = known.find(&self.nics[known.nic].context);
+        let stays = found.is_some_and(|gid| gid.index == known.gid.index);
+        if known.active && !stays {
+            self.port_changed(port, false);
+        }
+        if let Some(gid) = found.filter(|_| !self.ports[port].active) {
+            self.ports[port].gid = gid;
+            self.port_changed(port, true);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::control::Control;
 use crate::grants::Meaning;
 use crate::news::Place;
 use crate::news::Short;
-use crate::nic::NewsKind;
+use crate::nic::{News, NewsKind};
 use crate::outbox::Granted;
 use crate::remote::RemoteTables;
 use crate::sys::errno;
@@ -38,18 +38,11 @@ impl Path {
         Ok(())
     }
 
-    /// Withdraws a grant. True when writes of it may be under way.
-    pub(crate) fn revoke(&mut self, id: GrantId, ctx: &mut Context<'_>) -> bool {
-        let known = self.grants.remove(id);
-        if known {
+    /// Withdraws a grant, if it is in force. Writes of it may be under way.
+    pub(crate) fn revoke(&mut self, id: GrantId, ctx: &mut Context<'_>) {
+        if self.grants.remove(id) {
             self.tell(&Control::Revoke { epoch: self.epoch, id }, ctx);
         }
-        known
-    }
-
-    /// Grants of ours that are in force.
-    pub(crate) fn grant_ids(&self) -> impl Iterator<Item = GrantId> {
-        self.grants.ids()
     }
 
     /// The number under which the peer knows the tables; it is told of new ones.
@@ -74,6 +67,11 @@ impl Path {
         self.tell(&message, ctx);
         self.told.push(tables.clone());
         Ok(self.told.len() as u32 - 1)
+    }
+
+    /// Messages that wait for the peer to connect.
+    pub(crate) fn delayed(&self) -> usize {
+        self.delayed.len()
     }
 
     /// Sends what the peer can understand only once it has connected.
@@ -128,7 +126,7 @@ impl Path {
     }
 
     /// The peer asks for a grant of ours.
-    pub(crate) fn asked(&mut self, id: GrantId, ctx: &mut Context<'_>) {
+    pub(crate) fn heard_ask(&mut self, id: GrantId, ctx: &mut Context<'_>) {
         if !self.grants.contains(id) {
             ctx.send(&Control::Unknown { epoch: self.epoch, id });
         }
@@ -157,17 +155,21 @@ impl Path {
         Some(if fits { Ok(granted.clone()) } else { Err(Refusal::OutOfGrant) })
     }
 
-    /// A write of the peer has landed.
+    /// A write of the peer has landed, over a queue pair of this device of ours.
     pub(crate) fn landed(
         &mut self,
-        news: NewsKind,
+        nic: usize,
+        News { pair, what }: News,
         ctx: &mut Context<'_>,
     ) -> Result<(), PathError> {
         ctx.stats.announcements += 1;
         if self.is_ending() {
             return Ok(());
         }
-        let meaning = match news {
+        if let Some(rail) = self.rail_of(nic, pair, ctx) {
+            self.rails[rail].taken += 1;
+        }
+        let meaning = match what {
             NewsKind::Record(record) => self.grants.record(&record)?,
             NewsKind::Short { bits, bytes } => match Short::decode(bits) {
                 Some(short) => self.grants.short(short, u64::from(bytes))?,

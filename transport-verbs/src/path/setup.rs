@@ -4,18 +4,19 @@ use transport_core::fabric::{FabricEvent, PathError};
 
 use super::{Context, Path};
 use crate::control::Control;
+use crate::rail::Rail;
 use crate::sys::{Way, errno};
 
 impl Path {
     /// The peer has connected.
-    pub(crate) fn opened(&mut self, theirs: u32, ctx: &mut Context<'_>) {
+    pub(crate) fn heard_open(&mut self, theirs: u32, ctx: &mut Context<'_>) {
         self.theirs = Some(theirs);
         ctx.out.extend(self.delayed.drain(..));
         self.reopen(ctx);
     }
 
     /// The peer's queue pair for a rail.
-    pub(crate) fn rail(
+    pub(crate) fn heard_rail(
         &mut self,
         rail: u8,
         life: u32,
@@ -37,7 +38,7 @@ impl Path {
     }
 
     /// The peer says that a rail can be used.
-    pub(crate) fn ready(
+    pub(crate) fn heard_ready(
         &mut self,
         rail: u8,
         life: u32,
@@ -50,18 +51,18 @@ impl Path {
         Ok(())
     }
 
-    /// The peer's queue pair of a rail is gone.
-    pub(crate) fn gone(
+    /// The peer's queue pair of a rail's life is gone, and so many of our announcements it took.
+    pub(crate) fn heard_gone(
         &mut self,
         rail: u8,
-        life: u32,
+        (life, taken): (u32, u64),
         ctx: &mut Context<'_>,
     ) -> Result<(), PathError> {
         let index = self.known(rail)?;
         if self.rails[index].life != life {
             return Ok(());
         }
-        self.rails[index].gone();
+        self.rails[index].heard_gone(taken);
         self.fail_rail(index, 0, ctx);
         self.cleared(index, ctx);
         Ok(())
@@ -82,11 +83,24 @@ impl Path {
     }
 
     /// A queue pair of ours failed by itself.
-    pub(crate) fn pair_failed(&mut self, pair: u32, ctx: &mut Context<'_>) {
-        let found = self.rails.iter().position(|rail| rail.pair() == Some(pair));
-        if let Some(index) = found {
+    pub(crate) fn pair_failed(&mut self, nic: usize, pair: u32, ctx: &mut Context<'_>) {
+        if let Some(index) = self.rail_of(nic, pair, ctx) {
             self.fail_rail(index, libc::EIO, ctx);
         }
+    }
+
+    /// A queue pair of ours has failed, and nothing more comes by it.
+    pub(crate) fn pair_silent(&mut self, nic: usize, pair: u32, ctx: &mut Context<'_>) {
+        if let Some(index) = self.rail_of(nic, pair, ctx) {
+            self.rails[index].silent();
+            self.fail_rail(index, libc::EIO, ctx);
+        }
+    }
+
+    /// The rail with this queue pair. Devices number theirs independently.
+    pub(super) fn rail_of(&self, nic: usize, pair: u32, ctx: &Context<'_>) -> Option<usize> {
+        let is_it = |rail: &Rail| rail.pair() == Some(pair) && ctx.ports[rail.ours].nic == nic;
+        self.rails.iter().position(is_it)
     }
 
     /// Opens rails that are due, if that is for us to do.
@@ -143,7 +157,7 @@ impl Path {
         if !self.make_pair(index, life, ctx) {
             self.rails[index].refuse(life);
             let epoch = self.epoch;
-            return ctx.send(&Control::Gone { epoch, rail: index as u8, life });
+            return ctx.send(&Control::Gone { epoch, rail: index as u8, life, taken: 0 });
         }
         if self.join(index, pair, psn, ctx) {
             self.tell_pair(index, ctx);
@@ -161,7 +175,7 @@ impl Path {
 
     /// Connects our pair to the peer's. False when the device refuses; the rail has failed then.
     fn join(&mut self, index: usize, pair: u32, psn: u32, ctx: &mut Context<'_>) -> bool {
-        let rail = &self.rails[index];
+        let rail = &mut self.rails[index];
         let (port, theirs) = (&ctx.ports[rail.ours], &self.their_ports[rail.theirs]);
         let way = Way {
             port: port.number,
@@ -213,14 +227,16 @@ impl Path {
         }
     }
 
-    /// Destroys the pair of a failed rail that has nothing more to report, and tells the peer.
+    /// Destroys the pair of a failed rail of which all was reported and taken, and tells the peer.
     pub(super) fn finish_rail(&mut self, index: usize, ctx: &mut Context<'_>) -> bool {
         let rail = &mut self.rails[index];
-        let Some(pair) = rail.finish(ctx.now, &mut self.ended) else { return false };
-        ctx.pairs.remove(&(ctx.ports[rail.ours].nic, pair));
-        let (epoch, life) = (self.epoch, rail.life);
+        let nic = ctx.ports[rail.ours].nic;
+        let finished = rail.finish(ctx.now, &ctx.nics[nic], &mut self.ended);
+        let Some(pair) = finished else { return false };
+        ctx.pairs.remove(&(nic, pair));
+        let (epoch, life, taken) = (self.epoch, rail.life, rail.taken);
         if !self.is_ending() {
-            ctx.send(&Control::Gone { epoch, rail: index as u8, life });
+            ctx.send(&Control::Gone { epoch, rail: index as u8, life, taken });
             self.cleared(index, ctx);
         }
         true

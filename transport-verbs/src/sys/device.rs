@@ -19,6 +19,9 @@ pub(crate) mod gid_kind {
     pub(crate) const ROCE_V2: u8 = 2;
 }
 
+/// The vendor of devices that are software.
+const SOFTWARE: u32 = 0xff_ffff;
+
 /// The devices of this machine, until dropped.
 pub(crate) struct DeviceList {
     /// `count` devices, then null.
@@ -102,6 +105,10 @@ pub(crate) struct Limits {
     pub(crate) max_gather: u32,
     pub(crate) max_completions: u32,
     pub(crate) max_shared_receives: u32,
+    /// Whether it tells when a failed queue pair takes no more shared receives
+    /// ([`Notice::LastReceive`]), as devices must. Software ones did not before Linux 6.6; there an
+    /// arrival is reported before it is acknowledged, so a peer that knows of it is never too early.
+    pub(crate) tells_last: bool,
 }
 
 /// A port as it is now.
@@ -131,6 +138,10 @@ pub(crate) struct Gid {
 pub(crate) enum Notice {
     /// Nothing works any more.
     DeviceFatal,
+    /// The port's table of addresses has changed.
+    Gids(u8),
+    /// The queue pair with this number has failed, and reports no more arrivals than it has.
+    LastReceive(u32),
     Other(u32),
     /// The queue pair with this number failed.
     PairFatal(u32),
@@ -156,6 +167,7 @@ impl Context {
             max_gather: number(attr.max_sge),
             max_completions: number(attr.max_cqe),
             max_shared_receives: number(attr.max_srq_wr),
+            tells_last: attr.vendor_id != SOFTWARE,
         })
     }
 
@@ -245,16 +257,23 @@ fn gid(entry: &ffi::ibv_gid_entry) -> Gid {
 fn notice(event: &ffi::ibv_async_event) -> Notice {
     match event.event_type {
         ffi::IBV_EVENT_DEVICE_FATAL => Notice::DeviceFatal,
+        ffi::IBV_EVENT_GID_CHANGE => Notice::Gids(port_of(event)),
         ffi::IBV_EVENT_PORT_ACTIVE => Notice::PortActive(port_of(event)),
         ffi::IBV_EVENT_PORT_ERR => Notice::PortDown(port_of(event)),
+        ffi::IBV_EVENT_QP_LAST_WQE_REACHED => Notice::LastReceive(pair_of(event)),
         ffi::IBV_EVENT_QP_FATAL | ffi::IBV_EVENT_QP_REQ_ERR | ffi::IBV_EVENT_QP_ACCESS_ERR => {
-            // SAFETY: events of these types are about a queue pair.
-            let pair = unsafe { event.element.qp };
-            // SAFETY: a queue pair lives until all its events were given back, and this was not.
-            Notice::PairFatal(unsafe { (*pair).qp_num })
+            Notice::PairFatal(pair_of(event))
         }
         other => Notice::Other(other),
     }
+}
+
+/// Of an event about a queue pair.
+fn pair_of(event: &ffi::ibv_async_event) -> u32 {
+    // SAFETY: events of these types are about a queue pair; and every bit pattern is a pointer.
+    let pair = unsafe { event.element.qp };
+    // SAFETY: a queue pair lives until all its events were given back, and this was not.
+    unsafe { (*pair).qp_num }
 }
 
 /// Of an event about a port.

@@ -56,12 +56,14 @@ pub(crate) struct PostFailed {
     pub(crate) errno: i32,
 }
 
-/// A reliable connected queue pair. When it is dropped, no packet of it reaches memory any more.
+/// A reliable connected queue pair. Once it is destroyed, no packet of it reaches memory any more;
+/// whoever relies on that calls [`Pair::destroy`], because dropping it cannot say that it failed.
 pub(crate) struct Pair {
     raw: NonNull<ffi::ibv_qp>,
     post: PostSend,
     number: u32,
     inline: u32,
+    destroyed: bool,
     _domain: Arc<Domain>,
     _queues: [Arc<Queue>; 2],
     _receives: Arc<ReceiveQueue>,
@@ -95,6 +97,7 @@ impl Pair {
             post,
             number,
             inline: attr.cap.max_inline_data,
+            destroyed: false,
             _domain: Arc::clone(spec.domain),
             _queues: [Arc::clone(spec.sent), Arc::clone(spec.received)],
             _receives: Arc::clone(spec.receives),
@@ -138,6 +141,20 @@ impl Pair {
         match check(answer) {
             Ok(()) => Ok(()),
             Err(error) => Err(PostFailed { posted: chain.index(bad), errno: super::errno(&error) }),
+        }
+    }
+
+    /// Destroys the pair: what of it was not polled may be lost. The pair is given back if that
+    /// fails: it may still receive.
+    pub(crate) fn destroy(mut self) -> Result<(), (Self, io::Error)> {
+        // SAFETY: not destroyed before, because that takes it; before its queues and domain are let
+        // go (Order).
+        match check(unsafe { ffi::ibv_destroy_qp(self.raw.as_ptr()) }) {
+            Ok(()) => {
+                self.destroyed = true;
+                Ok(())
+            }
+            Err(error) => Err((self, error)),
         }
     }
 
@@ -212,8 +229,10 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        // SAFETY: destroyed once, before its queues and domain are let go (Order).
-        unsafe { ffi::ibv_destroy_qp(self.raw.as_ptr()) };
+        if !self.destroyed {
+            // SAFETY: destroyed once, before its queues and domain are let go (Order).
+            unsafe { ffi::ibv_destroy_qp(self.raw.as_ptr()) };
+        }
     }
 }
 

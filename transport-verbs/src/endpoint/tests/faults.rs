@@ -7,6 +7,7 @@ use transport_core::transfer::GrantId;
 
 use super::{World, config};
 use crate::VerbsConfig;
+use crate::control::Control;
 use crate::outbox::Granted;
 use crate::remote::RemoteTables;
 
@@ -136,6 +137,31 @@ fn an_exhausted_receive_queue_holds_writers_up_and_loses_nothing() {
 }
 
 #[test]
+fn g3_what_came_while_nobody_looked_is_not_lost_with_its_rail() {
+    const WRITES: u64 = 6000;
+    let source = VerbsConfig { depth: WRITES as usize, ..config(&["rxa"]) };
+    let target = VerbsConfig { receive_depth: 8192, ..config(&["rxb"]) };
+    let mut world = World::with(source, target, (64, 64));
+    let grant = world.grant(1, (0..64).collect());
+    heard(&mut world, grant.id);
+    for id in 0..WRITES {
+        let write = world.source.write(id, &grant, id as u32 % 64, &[id as u32 % 64]);
+        world.source.endpoint.post(write).unwrap();
+    }
+    while world.source.completions() < WRITES as usize {
+        world.source.turn();
+    }
+    let peer = world.target.peer;
+    world.target.endpoint.with_path(peer, |path, ctx| {
+        let pair = path.rails[0].pair().unwrap();
+        path.pair_failed(0, pair, ctx);
+    });
+    world.until("the rail's next life", |w| w.source.endpoint.stats().rails_up == 2);
+    assert_eq!(world.target.arrivals(), (0..WRITES as u32).collect::<Vec<_>>());
+    assert_eq!(world.source.endpoint.stats().reposted, 0);
+}
+
+#[test]
 fn m2_what_a_peer_posts_after_its_path_was_taken_down_cannot_land() {
     let mut world = World::new(&["rxa"], &["rxb"], (64, 4096));
     let grant = world.grant(1, (0..64).collect());
@@ -174,10 +200,40 @@ fn a_peer_that_sends_garbage_loses_its_path_and_nothing_else_happens() {
     let peer = world.source.peer;
     let known = world.source.endpoint.peers.get_mut(&peer).unwrap();
     let epoch = known.path.as_ref().unwrap().epoch;
-    let nowhere = crate::control::Control::Ready { epoch, rail: 77, life: 1 };
+    let nowhere = Control::Ready { epoch, rail: 77, life: 1 };
     known.out.push_back(nowhere.encode());
     world.until("the path's end", |w| !w.target.is_up() && !w.source.is_up());
     let reason = world.target.down_reason();
     assert!(matches!(reason, Some(PathError::Protocol(_))), "{reason:?}");
     world.open_path();
+}
+
+#[test]
+fn a_peer_that_asks_and_does_not_read_loses_its_path_and_takes_little_memory() {
+    let mut world = World::new(&["rxc"], &["rxc"], (8, 4096));
+    let (peer, endpoint) = (world.target.peer, &mut world.target.endpoint);
+    let epoch = endpoint.peers[&peer].path.as_ref().unwrap().theirs.unwrap();
+    for slot in 0..1_000_000 {
+        let id = GrantId { slot, generation: 7 };
+        assert!(endpoint.control(peer, Control::Ask { epoch, id }));
+    }
+    assert!(endpoint.peers[&peer].out.len() < 1 << 17, "{}", endpoint.peers[&peer].out.len());
+    world.until("the path's end", |w| !w.target.is_up() && !w.source.is_up());
+    assert!(matches!(world.target.down_reason(), Some(PathError::Protocol(_))));
+}
+
+#[test]
+fn a_peer_that_closes_what_was_not_open_is_answered_once() {
+    let mut world = World::new(&["rxc"], &["rxc"], (8, 4096));
+    world.close_path();
+    let theirs = world.target.endpoint.address();
+    let (peer, endpoint) = (world.source.peer, &mut world.source.endpoint);
+    endpoint.connect(peer, &theirs, true).unwrap();
+    for epoch in 0..100_000 {
+        assert!(endpoint.control(peer, Control::Close { epoch }));
+    }
+    let out = &endpoint.peers[&peer].out;
+    assert_eq!(out.len(), 1);
+    let open = Control::decode(&out[0][1..]);
+    assert!(matches!(open, Some(Control::Open { heard: 99_999, .. })), "{open:?}");
 }

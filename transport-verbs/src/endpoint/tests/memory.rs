@@ -5,11 +5,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use transport_core::fabric::Fabric;
-use transport_core::memory::MemoryRegion;
+use transport_core::fabric::{Fabric, PostError, Write, WriteId};
+use transport_core::memory::{DeviceBytes, MemoryRegion};
 use transport_tcp::HostMemory;
 
-use super::{World, config};
+use super::{World, config, table};
 use crate::{VerbsConfig, VerbsEndpoint};
 
 /// Memory of the caller's, which says when it was freed.
@@ -66,6 +66,49 @@ fn part(whole: &MemoryRegion, offset: usize, len: usize) -> MemoryRegion {
     unsafe { MemoryRegion::from_raw_parts(base, len, whole.clone()) }
 }
 
+/// A device whose bytes nobody asks for.
+struct Device;
+
+impl DeviceBytes for Device {
+    fn read(&self, _: usize, _: &mut [u8]) -> bool {
+        false
+    }
+
+    fn write(&self, _: usize, _: &[u8]) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_devices_bytes_are_not_those_of_the_host_at_the_same_addresses() {
+    let mut endpoint = VerbsEndpoint::new(config(&["rxc"])).unwrap();
+    let host = HostMemory::default().map(1 << 16).unwrap();
+    let here = endpoint.memory.region(&host).unwrap();
+    let base = NonNull::new(host.as_ptr()).unwrap();
+    let device = MemoryRegion::of_device(base, 4096, Device);
+    let there = endpoint.memory.region(&device).unwrap();
+    assert!(here.is_host() && !there.is_host());
+    assert!(Arc::ptr_eq(&there, &endpoint.memory.region(&device).unwrap()));
+}
+
+#[test]
+fn a_write_of_memory_that_was_never_bound_is_given_back_and_moves_nothing() {
+    let mut world = World::new(&["rxa"], &["rxb"], (8, 4096));
+    let grant = world.grant(1, (0..8).collect());
+    let stray = HostMemory::default().map(8 * 4096).unwrap();
+    let write = world.source.write(1, &grant, 0, &[1]);
+    let unbound = Write { table: Arc::new(table(&stray, 4096, 8)), ..write.clone() };
+    let posted = world.source.endpoint.post(unbound);
+    assert!(matches!(posted, Err(PostError::Misfit(write)) if write.id == WriteId(1)));
+    // Another table over bound memory needs nothing registered.
+    let again = Arc::new(table(&world.source.kv, 4096, 4));
+    world.source.endpoint.post(Write { table: again, ..write }).unwrap();
+    world.settle(1);
+    assert_eq!(world.source.completed(1), Some(Ok(())));
+    assert_eq!(world.source.completions(), 1);
+    world.holds([(0, 1)]);
+}
+
 #[test]
 fn regions_beyond_a_devices_limit_are_registered_in_pieces_that_writes_cross() {
     let small = |ports| VerbsConfig { max_registration: 64 << 10, ..config(ports) };
@@ -76,8 +119,23 @@ fn regions_beyond_a_devices_limit_are_registered_in_pieces_that_writes_cross() {
     world.source.endpoint.post(write).unwrap();
     world.settle(1);
     assert_eq!(world.source.completed(0), Some(Ok(())));
-    assert!(world.target.bytes().iter().all(|byte| *byte == 1));
-    assert_eq!(world.target.page, 24 << 10);
+    world.holds((0..16).map(|page| (15 - page, page)));
+}
+
+#[test]
+fn a_write_of_more_pieces_than_are_cut_at_once_lands_whole() {
+    const PAGES: u32 = 10_000;
+    let source = VerbsConfig { send_depth: 64, ..config(&["rxa"]) };
+    let mut world = World::with(source, config(&["rxb"]), (PAGES, 64));
+    // No two are neighbours, here or there.
+    let (there, here) = ((0..PAGES).map(|i| i * 3 % PAGES), (0..PAGES).map(|i| i * 7 % PAGES));
+    let grant = world.grant(1, there.clone().collect());
+    let write = world.source.write(0, &grant, 0, &here.clone().collect::<Vec<_>>());
+    world.source.endpoint.post(write).unwrap();
+    world.settle(1);
+    world.until("the arrival", |w| w.target.arrivals() == [0]);
+    assert!(world.source.endpoint.stats().requests > u64::from(PAGES));
+    world.holds(there.zip(here));
 }
 
 #[test]

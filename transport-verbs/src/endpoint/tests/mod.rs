@@ -63,11 +63,10 @@ fn config(ports: &[&str]) -> VerbsConfig {
 }
 
 impl Node {
-    /// Pages of `page` bytes, filled with `fill`.
-    fn new(config: VerbsConfig, (pages, page): (u32, u64), fill: u8) -> Self {
+    /// Pages of `page` bytes, all zero.
+    fn new(config: VerbsConfig, (pages, page): (u32, u64)) -> Self {
         let mut endpoint = VerbsEndpoint::new(config).unwrap();
         let kv = HostMemory::default().map((u64::from(pages) * page) as usize).unwrap();
-        kv.write(0, &vec![fill; kv.len()]).unwrap();
         let aux = HostMemory::default().map(16 * AUX as usize).unwrap();
         let tables = CacheTables::new(table(&kv, page, pages), table(&aux, AUX, 16), vec![]);
         let tables = tables.unwrap();
@@ -91,6 +90,13 @@ impl Node {
             }
         }
         moved
+    }
+
+    /// Fills the memory so that every eight bytes of it say where they are.
+    fn fill_pattern(&self) {
+        let word = |at: u64| (at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+        let bytes: Vec<u8> = (0..self.kv.len() as u64 / 8).flat_map(word).collect();
+        self.kv.write(0, &bytes).unwrap();
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -171,15 +177,15 @@ fn table(region: &MemoryRegion, item: u64, items: u32) -> PagedTable {
 }
 
 impl World {
-    /// Connected, the path up on both sides. The source's memory holds 1 in each byte, the
-    /// target's 0.
+    /// Connected, the path up on both sides. The source's memory holds a pattern, the target's 0.
     fn new(source: &[&str], target: &[&str], pages: (u32, u64)) -> Self {
         Self::with(config(source), config(target), pages)
     }
 
     fn with(source: VerbsConfig, target: VerbsConfig, pages: (u32, u64)) -> Self {
-        let target = Node::new(target, pages, 0);
-        let mut source = Node::new(source, pages, 1);
+        let target = Node::new(target, pages);
+        let mut source = Node::new(source, pages);
+        source.fill_pattern();
         source.endpoint.dial(target.endpoint.local_addr().unwrap()).unwrap();
         let mut world = Self { source, target };
         world.until("links", |w| w.source.peer != PeerId(99) && w.target.peer != PeerId(99));
@@ -211,6 +217,19 @@ impl World {
         let grant = Arc::new(Grant { id, tag, kv: kv.into(), aux: [1], state: Box::new([]) });
         self.target.endpoint.grant(self.target.peer, Arc::clone(&grant), None).unwrap();
         grant
+    }
+
+    /// The target's pages hold what is in the source's, by pairs of a target's and a source's page.
+    #[track_caller]
+    fn holds(&self, pairs: impl IntoIterator<Item = (u32, u32)>) {
+        let (landed, sent) = (self.target.bytes(), self.source.bytes());
+        for (to, from) in pairs {
+            let page = |bytes: &[u8], page| {
+                bytes.chunks(self.target.page as usize).nth(page).unwrap().to_vec()
+            };
+            let same = page(&landed, to as usize) == page(&sent, from as usize);
+            assert!(same, "page {to} does not hold page {from}");
+        }
     }
 
     fn turn(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant as Clock};
 
-use transport_core::fabric::{Fabric, PathError, WriteError};
+use transport_core::fabric::{Fabric, PathError, Revoked, WriteError};
 
 use super::rails::transfer;
 use super::{World, config, system};
@@ -15,21 +15,27 @@ fn impatient(ports: &[&str]) -> VerbsConfig {
     VerbsConfig { stall_timeout: STALL, ..config(ports) }
 }
 
-/// The wire's ends do this to every packet, until dropped. The ports stay up.
-struct Wire;
+/// These ends of the wire do this to every packet that they send, until dropped. The ports stay up.
+struct Wire(&'static [&'static str]);
 
 impl Wire {
     fn that(does: &str) -> Self {
-        for end in ["va", "vb"] {
+        Self::from(&["va", "vb"], does)
+    }
+
+    fn from(ends: &'static [&'static str], does: &str) -> Self {
+        for end in ends {
             system(&format!("tc qdisc add dev {end} root netem {does}"));
         }
-        Self
+        Self(ends)
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        system("tc qdisc del dev va root; tc qdisc del dev vb root");
+        for end in self.0 {
+            system(&format!("tc qdisc del dev {end} root"));
+        }
     }
 }
 
@@ -120,4 +126,29 @@ fn a_peer_that_does_not_say_whether_a_write_is_granted_is_not_waited_for() {
     let timeout = Some(Err(WriteError::Path(PathError::Timeout)));
     assert_eq!(world.source.completed(1), timeout);
     assert!(begun.elapsed() >= STALL);
+}
+
+#[test]
+fn m2_what_has_arrived_is_not_written_again_though_its_rail_never_told_the_writer() {
+    // The first rail is over the wire, the other one never fails.
+    let mut world = World::new(&["rxa", "rxc"], &["rxb", "rxc"], (16, 4096));
+    let grant = world.grant(1, (0..16).collect());
+    // Of what the target's device sends nothing comes: acknowledgements are all that it sends.
+    let wire = Wire::from(&["vb"], "loss 100%");
+    let items: Vec<u32> = (0..16).collect();
+    world.source.endpoint.post(world.source.write(1, &grant, 0, &items)).unwrap();
+    world.until("the arrival", |w| !w.target.arrivals().is_empty());
+    assert_eq!(world.source.completed(1), None, "the writer's device cannot know");
+    // The room has succeeded, and its pages are another's.
+    assert_eq!(world.target.endpoint.revoke(grant.id), Revoked::NeedsDrain);
+    world.target.kv.write(0, &[9; 16 * 4096]).unwrap();
+    let peer = world.source.peer;
+    world.source.endpoint.with_path(peer, |path, ctx| path.port_changed(0, false, ctx));
+    world.settle(1);
+    assert_eq!(world.source.completed(1), Some(Ok(())), "it landed");
+    drop(wire);
+    world.until("both rails", |w| w.source.endpoint.rails(w.source.peer) == (2, 2));
+    assert!(world.target.bytes().iter().all(|byte| *byte == 9), "written again");
+    assert_eq!(world.target.arrivals(), [1]);
+    assert_eq!(world.source.completions(), 1);
 }
