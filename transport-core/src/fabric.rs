@@ -15,6 +15,10 @@
 //! *Fence.* After [`Fabric::revoke`] returned [`Revoked::Fenced`], or after
 //! [`FabricEvent::PathDown`] for the peer, no write of that grant can reach memory (M2).
 //!
+//! *End.* Dropping the endpoint ends all paths: when that has returned, no write can reach memory that was
+//! bound, and no source is read any more. A node that is dropped gives leases back in its last completions
+//! because of this.
+//!
 //! Order of calls: [`Fabric::bind`] once; [`Fabric::connect`] for each peer, wait for
 //! [`FabricEvent::PathUp`]; grant and post; [`Fabric::poll`] until `None` in every turn.
 

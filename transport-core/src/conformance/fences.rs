@@ -173,6 +173,23 @@ pub fn a_killed_peer_ends_its_writes_and_its_link<H: Harness>(harness: &mut H) {
     }
 }
 
+/// After an endpoint is gone, no byte changes in the memory that it had bound: whoever dropped it may use
+/// its pages at once (M2).
+pub fn nothing_lands_where_the_endpoint_is_gone<H: Harness>(harness: &mut H) {
+    for turns in [0, 1, 3, 8, 21] {
+        let check = "nothing_lands_where_the_endpoint_is_gone";
+        let mut rig = Rig::of(harness, check, &large());
+        let ticket = rig.grant(0, 1, &Lists::kv(0..GRANTED));
+        launch(&mut rig, &ticket, turns);
+        rig.kill(0);
+        let before = rig.witness.memories[0].snapshot();
+        rig.until("the dead peer's path to go down", |rig| !rig.witness.up.contains(&(1, 0)));
+        rig.settle();
+        rig.watch_frozen(0, &before, "its endpoint was dropped");
+        rig.finish();
+    }
+}
+
 /// Regions that writes use do not close (M1); when their endpoint is gone they do, also when it
 /// went in the middle of writes.
 pub fn regions_close_when_their_endpoint_is_gone<H: Harness>(harness: &mut H) {

@@ -115,6 +115,7 @@ macro_rules! for_each_conformance_check {
             writes_in_flight_end_before_their_path
             a_path_can_be_built_again
             a_killed_peer_ends_its_writes_and_its_link
+            nothing_lands_where_the_endpoint_is_gone
             regions_close_when_their_endpoint_is_gone
             messages_come_whole_in_order_and_once
             the_longest_message_passes_and_a_longer_one_does_not
@@ -170,8 +171,8 @@ pub use delivery::{
 pub use fences::{
     a_killed_peer_ends_its_writes_and_its_link, a_path_can_be_built_again,
     a_second_revoke_promises_no_more_than_the_first, nothing_lands_after_a_fence,
-    nothing_lands_after_the_path_went_down, regions_close_when_their_endpoint_is_gone,
-    writes_in_flight_end_before_their_path,
+    nothing_lands_after_the_path_went_down, nothing_lands_where_the_endpoint_is_gone,
+    regions_close_when_their_endpoint_is_gone, writes_in_flight_end_before_their_path,
 };
 pub use landing::{
     bytes_land_in_the_granted_items_and_nowhere_else, empty_writes_complete_and_arrive,
