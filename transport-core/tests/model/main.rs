@@ -116,7 +116,7 @@ fn large_pair_with_three_faults() {
 fn large_two_legs_with_a_fault() {
     for refuses in [false, true] {
         explore("two to one, a fault, coarse", coarse(TWO_TO_ONE, refuses, 1));
-        explore("one to two, a fault, coarse", coarse(ONE_TO_TWO, refuses, 1));
+        explore_deep("one to two, a fault, coarse", coarse(ONE_TO_TWO, refuses, 1));
     }
 }
 
