@@ -188,11 +188,9 @@ impl VerbsEndpoint {
         came
     }
 
-    /// Everything over a device fails, and it is looked at again after a pause: it may not say when
-    /// it works again. No news.
+    /// Everything over a device fails; it may not say when it works again. No news.
     pub(super) fn device_failed(&mut self, nic: usize) -> usize {
-        let again = self.now + self.config.rail_retry_most;
-        self.nics[nic].retry_at.get_or_insert(again);
+        self.look_again(nic);
         for port in 0..self.ports.len() {
             if self.ports[port].nic == nic && self.ports[port].active {
                 self.port_changed(port, false);
@@ -214,14 +212,18 @@ impl VerbsEndpoint {
     }
 
     fn retry_device(&mut self, nic: usize) {
+        self.nics[nic].retry_at = None;
         for port in 0..self.ports.len() {
             if self.ports[port].nic == nic {
                 self.look_at_port(port);
             }
         }
-        let works = self.ports.iter().any(|port| port.nic == nic && port.active);
+    }
+
+    /// A device has something that does not work: it is looked at again after a pause.
+    fn look_again(&mut self, nic: usize) {
         let again = self.now + self.config.rail_retry_most;
-        self.nics[nic].retry_at = (!works).then_some(again);
+        self.nics[nic].retry_at.get_or_insert(again);
     }
 
     fn take_notices(&mut self) -> bool {
@@ -277,9 +279,14 @@ impl VerbsEndpoint {
         if known.active && !stays {
             self.port_changed(port, false);
         }
-        if let Some(gid) = found.filter(|_| !self.ports[port].active) {
-            self.ports[port].gid = gid;
-            self.port_changed(port, true);
+        match found {
+            Some(gid) if !self.ports[port].active => {
+                self.ports[port].gid = gid;
+                self.port_changed(port, true);
+            }
+            Some(_) => {}
+            // Whether it is told of when that is over depends on why.
+            None => self.look_again(self.ports[port].nic),
         }
     }
 

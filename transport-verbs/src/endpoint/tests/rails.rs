@@ -45,6 +45,14 @@ pub(super) fn transfer(world: &mut World, writes: u64, mut disturb: impl FnMut(&
     world.holds((0..pages).map(|page| (page, page / 16 * 16 + 15 - page % 16)));
 }
 
+/// What the system forgets of the wire when its end `vb` goes down or has no address for a moment.
+fn find_each_other_again() {
+    system(
+        "ip neigh replace 10.9.0.1 lladdr $(cat /sys/class/net/va/address) dev vb nud permanent; \
+        ip route replace 10.9.0.1/32 dev vb src 10.9.0.2 table 102",
+    );
+}
+
 #[test]
 fn a_gibibyte_crosses_while_a_rail_goes_down_and_comes_back() {
     // 256 writes of 16 pages of 256 KiB. One rail over the wire, one that never fails.
@@ -58,11 +66,8 @@ fn a_gibibyte_crosses_while_a_rail_goes_down_and_comes_back() {
         let rails = world.source.endpoint.rails(world.source.peer);
         if cut && !mended && rails.0 == 1 && done >= 100 {
             mended = true;
-            system(
-                "ip link set vb up && sleep 0.05 && sh -c 'ip neigh replace 10.9.0.1 \
-                lladdr $(cat /sys/class/net/va/address) dev vb nud permanent; \
-                ip route replace 10.9.0.1/32 dev vb src 10.9.0.2 table 102'",
-            );
+            system("ip link set vb up && sleep 0.05");
+            find_each_other_again();
         }
     });
     assert!(cut && mended, "the wire was cut and mended under load");
@@ -108,7 +113,7 @@ fn a_rail_comes_back_when_its_address_does_in_another_place_of_the_table() {
     let before = place(&world);
     // Its old place is taken while the queue pair uses it.
     system("ip addr del 10.9.0.2/32 dev vb && ip addr add 10.9.0.2/32 dev vb");
-    system("ip route replace 10.9.0.1/32 dev vb src 10.9.0.2 table 102");
+    find_each_other_again();
     world.until("the rail's next life", |w| w.source.endpoint.stats().rails_up == 2);
     assert_ne!(place(&world), before, "the test is of nothing");
     transfer(&mut world, 8, |_, _| {});
