@@ -82,12 +82,18 @@ impl<E: Endpoint, D: Device> Fabric for Staged<E, D> {
     }
 
     fn revoke(&mut self, grant: GrantId) -> Revoked {
-        let Some(holder) = self.shared.grants.remove(grant) else { return Revoked::Fenced };
-        self.shared.look_at_queues();
-        match self.with_path(holder, |path, ctx| path.inlet.revoke(grant, ctx)) {
-            Some(false) => Revoked::NeedsDrain,
-            _ => Revoked::Fenced,
-        }
+        let fenced = match self.shared.grants.remove(grant) {
+            Some(holder) => {
+                self.shared.look_at_queues();
+                self.with_path(holder, |path, ctx| path.inlet.revoke(grant, ctx)).unwrap_or(true)
+            }
+            // Withdrawn before, perhaps: the device may still copy for it.
+            None => {
+                let mut paths = self.peers.values().filter_map(|peer| peer.path.as_ref());
+                !paths.any(|path| path.inlet.copies_for(grant))
+            }
+        };
+        if fenced { Revoked::Fenced } else { Revoked::NeedsDrain }
     }
 
     fn post(&mut self, write: Write) -> Result<(), PostError> {

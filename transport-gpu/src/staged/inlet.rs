@@ -76,6 +76,11 @@ struct Open {
 }
 
 impl Arriving {
+    /// Whether it is of that grant, and was not refused.
+    fn is_for(&self, grant: GrantId) -> bool {
+        self.fate.is_ok_and(|seal| seal.grant == grant)
+    }
+
     /// Whether the device may write for it.
     fn is_copying(&self) -> bool {
         match &self.stage {
@@ -266,17 +271,16 @@ impl Inlet {
         ctx: &Context<'_, E, D>,
     ) -> bool {
         self.settle_copies(ctx);
-        let mut fenced = true;
-        for arriving in &mut self.line {
-            if arriving.fate.is_ok_and(|seal| seal.grant == grant) {
-                if arriving.is_copying() {
-                    fenced = false;
-                } else {
-                    arriving.stage = Stage::Over;
-                }
-            }
-        }
-        fenced
+        let of_grant = self.line.iter_mut().filter(|arriving| arriving.is_for(grant));
+        of_grant.filter(|arriving| !arriving.is_copying()).for_each(|arriving| {
+            arriving.stage = Stage::Over;
+        });
+        !self.copies_for(grant)
+    }
+
+    /// Whether the device copies for a grant, as far as was last seen.
+    pub(super) fn copies_for(&self, grant: GrantId) -> bool {
+        self.line.iter().any(|arriving| arriving.is_for(grant) && arriving.is_copying())
     }
 
     /// Up to where the peer is to be asked whether its path is still there.
