@@ -354,6 +354,9 @@ impl Path {
     /// Takes the shares that a rail did not finish, when nothing of them can be under way. Those that
     /// have landed are over.
     fn take_over(&mut self, rail: usize, ctx: &mut Context<'_>) {
+        if self.rails[rail].is_denied() {
+            return self.end(PathError::Protocol("it lacks what was delivered"), ctx);
+        }
         let mut hopeless = None;
         let stalled = self.rails[rail].has_stalled();
         for (share, end) in self.rails[rail].release() {

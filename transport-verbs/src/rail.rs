@@ -35,8 +35,6 @@ use crate::unfinished::Unfinished;
 
 /// How long a device may take to report what was posted to a failed pair and what came by it.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Statuses by which a peer's device says that it lets nobody write there.
-const REFUSALS: [u32; 2] = [9, REFUSED];
 
 /// See the module.
 #[derive(Debug)]
@@ -351,6 +349,11 @@ impl Rail {
         }
     }
 
+    /// Whether the peer took less of this life, which is over, than our device said had landed.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.is_down() && self.gone.is_some_and(|taken| self.unfinished.lacks(taken))
+    }
+
     /// Shares that were unfinished, once no packet of theirs can be under way: whether they have
     /// landed, or the status of the request that failed.
     pub(crate) fn release(&mut self) -> impl Iterator<Item = (Share, Result<(), u32>)> {
@@ -414,13 +417,14 @@ impl Rail {
 /// How a share ended that its rail's device reports on; `None` if it is unfinished.
 fn end(share: Share, result: Result<(), u32>, unfinished: &mut Unfinished) -> Option<Ended> {
     match result {
-        Err(status) if !REFUSALS.contains(&status) => {
+        Ok(()) => {
+            unfinished.passed();
+            Some((share, Ok(())))
+        }
+        Err(REFUSED) => Some((share, Err(WriteError::Refused(Refusal::OutOfGrant)))),
+        Err(status) => {
             unfinished.hold(share, status);
             None
-        }
-        result => {
-            unfinished.passed();
-            Some((share, result.map_err(|_| WriteError::Refused(Refusal::OutOfGrant))))
         }
     }
 }

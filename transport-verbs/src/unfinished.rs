@@ -5,6 +5,10 @@
 //! pages be another's. But a queue pair carries shares in the order posted, and each announces
 //! itself once: when the peer says how many announcements it took, that many of the first have
 //! landed. A share that it did not take cannot have let a room succeed.
+//!
+//! And where the peer took fewer than our device said had landed, one of the two is wrong, and what
+//! was reported as landed is not there. (Soft-RoCE over a wire that loses and repeats packets: it
+//! takes an answer for one to a later packet.) That must not look like success.
 #![forbid(unsafe_code)]
 
 use crate::outbox::Share;
@@ -12,8 +16,10 @@ use crate::outbox::Share;
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Unfinished {
-    /// Shares of this life that are over, finished or not: the place of the next.
+    /// Announcements of this life that are over, whether they came or not: the place of the next.
     over: u64,
+    /// How many of the first of them have come, if our device is right.
+    landed: u64,
     held: Vec<Held>,
 }
 
@@ -26,9 +32,10 @@ struct Held {
 }
 
 impl Unfinished {
-    /// The next share of this life has landed, or was refused for good.
+    /// The next share of this life has landed. (One that is refused for good announces nothing.)
     pub(crate) fn passed(&mut self) {
         self.over += 1;
+        self.landed = self.over;
     }
 
     /// The next share of this life failed with its rail; the status of its request.
@@ -40,6 +47,11 @@ impl Unfinished {
     /// Whether none waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty()
+    }
+
+    /// Whether the peer, who took so many announcements, lacks one that our device reported as landed.
+    pub(crate) fn lacks(&self, taken: u64) -> bool {
+        taken < self.landed
     }
 
     /// This life is over, and the peer took so many announcements: what has landed ends as a
@@ -68,5 +80,17 @@ mod tests {
         assert_eq!(ends, [(share(1), Ok(())), (share(2), Err(5))]);
         life.hold(share(3), 5);
         assert_eq!(life.release(0).next(), Some((share(3), Err(5))));
+    }
+
+    #[test]
+    fn a_peer_that_took_less_than_has_landed_is_found_out() {
+        let mut life = Unfinished::default();
+        life.passed();
+        life.passed();
+        life.hold(Share { write: 1, index: 3 }, 5);
+        assert!(life.lacks(1));
+        assert!(!life.lacks(2) && !life.lacks(3));
+        assert_eq!(life.release(2).count(), 1);
+        assert!(!life.lacks(0), "the next life owes nothing");
     }
 }

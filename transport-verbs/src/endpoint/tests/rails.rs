@@ -9,7 +9,7 @@ use transport_core::fabric::{Fabric, PostError};
 use super::{Node, World, system};
 
 /// Posts writes `next ..` of 16 pages, each in reverse order, as far as there is room, up to `end`.
-fn feed(
+pub(super) fn feed(
     world: &mut World,
     grant: &std::sync::Arc<transport_core::transfer::Grant>,
     next: &mut u64,
