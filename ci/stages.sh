@@ -68,7 +68,7 @@ stage_gpu() { # GPU memory over a mock device: the conformance suite over more s
     command -v nvidia-smi >/dev/null || kvperf_says 'no GPU' 2 loopback --memory cuda
 }
 
-stage_verbs() { # the RDMA fabric, over a kernel's own RDMA stack and software NICs, in a virtual machine
+stage_verbs_lint() { # what the stages clippy, doc and fuzz check, of the RDMA fabric: it needs libibverbs
     need_verbs_packages
     cargo clippy -p transport-verbs --all-targets --features bench,fuzzing -- -D warnings
     cargo clippy -p transport-gpu --all-targets --features verbs -- -D warnings
@@ -78,6 +78,11 @@ stage_verbs() { # the RDMA fabric, over a kernel's own RDMA stack and software N
         --document-private-items
     cargo clippy -p fuzz-entry --features verbs --all-targets -- -D warnings
     FUZZ_ITERATIONS=${FUZZ_ITERATIONS:-20000} tested cargo test -p fuzz-entry --features verbs verbs_
+}
+
+stage_verbs() { # the RDMA fabric, over a kernel's own RDMA stack and software NICs, in a virtual machine
+    need_verbs_packages
+    need_verbs_machine
     # Optimised: the machine is emulated.
     tested in_verbs_machine cargo test --release -p transport-verbs
     # GPU memory over it: staged, and registered with a NIC, for which the host's stands for a GPU's.

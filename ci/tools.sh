@@ -61,16 +61,25 @@ need_package() {
     command -v "$1" >/dev/null || bounded apt-get install -y --no-install-recommends "$1" || skip "no $1"
 }
 
-# What transport-verbs is built with, and the machine that it is tested in.
+# What transport-verbs is built with.
 need_verbs_packages() {
+    need_installed libibverbs-dev ibverbs-providers libnl-3-dev libnl-route-3-dev cmake make python3 libclang-dev pkg-config
+}
+
+# What makes the machine that it is tested in, and is compared with there.
+need_verbs_machine() {
+    need_installed qemu-system-x86 busybox-static kmod cpio xz-utils iproute2 perftest
+}
+
+# need_installed PACKAGE...: Debian packages, also those without a command.
+need_installed() {
     local package missing=()
-    for package in libibverbs-dev ibverbs-providers libnl-3-dev libnl-route-3-dev cmake make python3 libclang-dev \
-        pkg-config qemu-system-x86 busybox-static kmod cpio xz-utils iproute2 perftest; do
+    for package; do
         # A package that another one merely recommends is known too, and not there.
         dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
     done
     [ ${#missing[@]} -eq 0 ] || bounded apt-get install -y --no-install-recommends "${missing[@]}" ||
-        skip 'no packages for RDMA and QEMU'
+        skip "no ${missing[*]}"
 }
 
 # in_verbs_machine COMMAND...: with cargo running what it builds in that machine, instead of here. One test at a time:

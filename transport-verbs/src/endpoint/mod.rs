@@ -30,6 +30,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use thiserror::Error;
@@ -102,6 +103,8 @@ pub struct VerbsEndpoint {
     links_due: bool,
     /// When they were looked at.
     links_seen: Instant,
+    /// How long they need not be looked at again.
+    links_pause: Duration,
     /// Links may have something that was not taken.
     unread: bool,
     /// Paths that have ended in this turn.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use transport_core::Instant;
@@ -56,6 +57,7 @@ impl VerbsEndpoint {
             unsaid: false,
             links_due: true,
             links_seen: Instant::ZERO,
+            links_pause: Duration::ZERO,
             unread: true,
             ended: Vec::new(),
             now: Instant::ZERO,

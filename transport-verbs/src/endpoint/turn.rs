@@ -16,10 +16,14 @@ const MAX_EVENTS: usize = 16 << 10;
 /// Devices that nobody waited for are asked for notices so often: it is a system call, and they are
 /// rare.
 const NOTICES: Duration = Duration::from_millis(1);
-/// Links of an endpoint that does not wait are looked at so often, and in every turn while something
-/// happens on them: looking is a system call, too. A turn that brings something from devices leaves
-/// it to a later one, for as long again at most.
+/// Links of an endpoint that does not wait are looked at so often at most, and in every turn while
+/// something happens on them: looking is a system call, too. A turn that brings something from
+/// devices leaves it to a later one, for as long again at most.
 const LINKS: Duration = Duration::from_micros(50);
+/// Where a look takes long, as in a virtual machine, they are looked at less often: so many times as
+/// long passes in between, but no more than this.
+const LINKS_SHARE: u32 = 50;
+const LINKS_MOST: Duration = Duration::from_micros(500);
 /// News taken in one turn, at most so many times a batch.
 const BATCHES: usize = 64;
 
@@ -30,10 +34,7 @@ impl Endpoint for VerbsEndpoint {
         moved |= self.work();
         moved |= self.unsaid && self.flush_all();
         if self.looks_at_links(moved) {
-            self.links_seen = self.now;
-            self.links_due = self.links.progress(now);
-            self.unread = true;
-            moved |= self.links_due;
+            moved |= self.look_at_links(now);
         }
         moved | self.pull()
     }
@@ -94,8 +95,18 @@ impl VerbsEndpoint {
     }
 
     fn looks_at_links(&self, moved: bool) -> bool {
-        let pause = if moved { LINKS * 2 } else { LINKS };
+        let pause = if moved { self.links_pause * 2 } else { self.links_pause };
         self.links_due || self.now - self.links_seen >= pause
+    }
+
+    /// True when something happened on them.
+    fn look_at_links(&mut self, now: Instant) -> bool {
+        let begun = Clock::now();
+        self.links_due = self.links.progress(now);
+        self.links_pause = (begun.elapsed() * LINKS_SHARE).clamp(LINKS, LINKS_MOST);
+        self.links_seen = self.now;
+        self.unread = true;
+        self.links_due
     }
 
     /// Asks devices to tell of news. True when one was not asked before.
