@@ -25,7 +25,7 @@ const PAGE: u64 = 64 << 10;
 const PAGES: u32 = 16;
 const BANDWIDTH_ROUNDS: usize = 3;
 /// More of them: on a shared machine most of such short measurements take half as long again.
-const LATENCY_ROUNDS: usize = 8;
+const LATENCY_ROUNDS: usize = 6;
 const WRITES: u64 = 1000;
 const PINGS: u32 = 1000;
 
