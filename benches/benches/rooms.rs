@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{
     Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, Open, Receive, Request,
 };
-use transport_core::disagg::{DType, KvLayout, RoomId};
 use transport_core::fabric::{Fabric, PeerId, Write, WriteId};
 use transport_core::link::{Endpoint, Link};
 use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
@@ -36,16 +36,7 @@ fn tables() -> CacheTables {
 
 impl Side {
     fn new(endpoint: SimEndpoint, role: Role) -> Self {
-        let model = Model {
-            dtype: DType::BFloat16,
-            kv_layout: KvLayout::Nhd,
-            page_tokens: 16,
-            layers: 1,
-            kv_heads: 1,
-            state: vec![],
-            compat: 0,
-        };
-        let config = NodeConfig::new(role, role as u64, 1, model);
+        let config = NodeConfig::new(role, role as u64, 1, Model::smallest());
         let (depth, max_rooms) = (ROOMS as usize, ROOMS as usize);
         let config = NodeConfig { depth, max_rooms, ..config };
         let (node, client, completions) = Node::new(endpoint, tables(), config).expect("a node");

@@ -2,10 +2,10 @@
 
 use allocation_counter::{measure, opt_out};
 use transport_core::Instant;
+use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{
     Chunk, Client, Last, Lease, Model, Node, NodeConfig, Open, Receive, Request,
 };
-use transport_core::disagg::{DType, KvLayout, RoomId};
 use transport_core::fabric::{
     Fabric, FabricError, FabricEvent, PeerId, PostError, Revoked, Write, WriteId,
 };
@@ -93,16 +93,7 @@ impl Side {
         let region = |bytes| MemoryRegion::allocate(bytes).unwrap();
         let packed = |items| PagedTable::packed(&region(64 * items as usize), &[64], items);
         let tables = CacheTables::new(packed(64).unwrap(), packed(64).unwrap(), vec![]).unwrap();
-        let model = Model {
-            dtype: DType::BFloat16,
-            kv_layout: KvLayout::Nhd,
-            page_tokens: 16,
-            layers: 1,
-            kv_heads: 1,
-            state: vec![],
-            compat: 0,
-        };
-        let config = NodeConfig::new(role, role as u64, 1, model);
+        let config = NodeConfig::new(role, role as u64, 1, Model::smallest());
         // A small table of ended rooms, so that it is full, and does not grow, soon.
         let config = NodeConfig { tombstones: 64, ..config };
         let (node, client, completions) = Node::new(Quiet(endpoint), tables, config).unwrap();

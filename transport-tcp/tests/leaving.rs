@@ -4,13 +4,14 @@ mod common;
 mod nodes;
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use transport_core::decorate::{Event, Tracer};
 use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{Completion, Receive};
-use transport_core::fabric::{Fabric, PathError, WriteError};
+use transport_core::fabric::{Fabric, PathError, PeerId, WriteError};
 use transport_core::link::{Link, LinkEvent};
 use transport_core::transfer::Part;
 use transport_core::wire::{Message, Role, decode};
@@ -67,10 +68,7 @@ fn r7_a_driver_that_is_stopped_in_a_turn_sends_what_that_turn_decided() {
 /// What we say next fails, and what it said is there nevertheless.
 #[test]
 fn r7_the_last_word_is_heard_although_sending_to_who_said_it_fails() {
-    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
-    let (mut peer, _) = link(&mut node);
-    node.until(|node| !node.links.is_empty());
-    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    let (mut node, mut peer, id) = linked();
     node.endpoint.send(id, b"a manifest").expect("room in the queue");
     node.turn();
     peer.peek(&mut [0]).expect("it came, and is not read");
@@ -106,10 +104,7 @@ fn r7_a_write_that_was_answered_has_landed_although_the_next_could_not_be_sent()
 /// not a reset, which on a network throws away what is still on its way.
 #[test]
 fn r7_an_endpoint_that_is_dropped_has_said_what_was_queued() {
-    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
-    let (mut peer, _) = link(&mut node);
-    node.until(|node| !node.links.is_empty());
-    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    let (mut node, mut peer, id) = linked();
     peer.write_all(&framed(b"never read")).expect("room in the socket");
     node.endpoint.send(id, b"complete").expect("room in the queue");
     drop(node);
@@ -121,10 +116,7 @@ fn r7_an_endpoint_that_is_dropped_has_said_what_was_queued() {
 /// Nothing is owed to a peer that has all, and one that never reads is not waited for.
 #[test]
 fn an_endpoint_that_is_dropped_waits_for_nobody_long() {
-    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
-    let (peer, _) = link(&mut node);
-    node.until(|node| !node.links.is_empty());
-    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    let (mut node, peer, id) = linked();
     while node.endpoint.send(id, &[7; 1 << 20]).is_ok() {
         node.turn();
     }
@@ -132,6 +124,15 @@ fn an_endpoint_that_is_dropped_waits_for_nobody_long() {
     drop(node);
     assert!(begun.elapsed() < Duration::from_secs(5), "it waited {:?}", begun.elapsed());
     drop(peer);
+}
+
+/// A node with a link to a peer that speaks bytes, and its number of that peer.
+fn linked() -> (Node, TcpStream, PeerId) {
+    let mut node = Node::new(listening("127.0.0.1:0"), Layout::SMALL, 0xee);
+    let (peer, _) = link(&mut node);
+    node.until(|node| !node.links.is_empty());
+    let Some((LinkEvent::Up { peer: id, .. }, _)) = node.links.pop() else { panic!("not up") };
+    (node, peer, id)
 }
 
 /// A message as it stands on a link.

@@ -9,7 +9,7 @@ use transport_core::disagg::node::{
     Request, RoomHandle, SourceReady,
 };
 use transport_core::disagg::room::Deadlines;
-use transport_core::disagg::{DType, KvLayout, RoomId, StateKind};
+use transport_core::disagg::{RoomId, StateKind};
 use transport_core::fabric::PeerId;
 use transport_core::memory::{BufferShape, CacheTables, LayerBuffer, MemoryRegion, PagedTable};
 use transport_core::queue::Completions;
@@ -61,15 +61,8 @@ fn table(buffers: usize, items: u32, item_bytes: u64, gap: u64) -> PagedTable {
 }
 
 pub(crate) fn config(role: Role, incarnation: u64) -> NodeConfig {
-    let model = Model {
-        dtype: DType::BFloat16,
-        kv_layout: KvLayout::Nhd,
-        page_tokens: 4,
-        layers: 1,
-        kv_heads: 1,
-        state: vec![StateKind::Recurrent],
-        compat: 0,
-    };
+    let state = vec![StateKind::Recurrent];
+    let model = Model { page_tokens: 4, state, ..Model::smallest() };
     // Seconds instead of minutes, so that simulated hours stay short.
     let deadlines = Deadlines {
         bootstrap: Duration::from_secs(20),

@@ -1,7 +1,6 @@
 //! The engine that the tests' nodes belong to: a cache of KV pages and aux slots, and a model.
 
 use transport_core::disagg::node::{Model, NodeConfig};
-use transport_core::disagg::{DType, KvLayout};
 use transport_core::memory::{CacheTables, MemoryRegion, PagedTable};
 use transport_core::wire::Role;
 
@@ -13,14 +12,5 @@ pub(crate) fn tables(pages: &MemoryRegion, buffers: &[u64], count: usize) -> Cac
 }
 
 pub(crate) fn config(role: Role) -> NodeConfig {
-    let model = Model {
-        dtype: DType::BFloat16,
-        kv_layout: KvLayout::Nhd,
-        page_tokens: 16,
-        layers: 1,
-        kv_heads: 1,
-        state: vec![],
-        compat: 0,
-    };
-    NodeConfig::new(role, 1, 7, model)
+    NodeConfig::new(role, 1, 7, Model::smallest())
 }

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{
     Chunk, Client, Completion, Last, Lease, Model, Node, NodeConfig, NodeEvent, Open, Request,
 };
 use transport_core::disagg::trust::SharedKey;
-use transport_core::disagg::{DType, KvLayout, RoomId};
 use transport_core::fabric::PeerId;
 use transport_core::memory::{CacheTables, PagedTable};
 use transport_core::queue::Completions;
@@ -92,16 +92,7 @@ pub(crate) fn endpoint(config: TcpConfig, dial: Option<SocketAddr>) -> TcpEndpoi
 
 /// The defaults, for the tables of these tests.
 pub(crate) fn node_config(role: Role) -> NodeConfig {
-    let model = Model {
-        dtype: DType::BFloat16,
-        kv_layout: KvLayout::Nhd,
-        page_tokens: 16,
-        layers: 1,
-        kv_heads: 1,
-        state: vec![],
-        compat: 0,
-    };
-    NodeConfig::new(role, u64::from(std::process::id()), 7, model)
+    NodeConfig::new(role, u64::from(std::process::id()), 7, Model::smallest())
 }
 
 pub(crate) fn lease(pages: Range<u32>) -> Lease {

@@ -199,6 +199,20 @@ pub struct Model {
 }
 
 impl Model {
+    /// One layer of one KV head, 16 tokens a page, no state: all that most tests of nodes need.
+    #[cfg(any(feature = "sim", feature = "conformance"))]
+    pub fn smallest() -> Self {
+        Self {
+            dtype: DType::BFloat16,
+            kv_layout: KvLayout::Nhd,
+            page_tokens: 16,
+            layers: 1,
+            kv_heads: 1,
+            state: Vec::new(),
+            compat: 0,
+        }
+    }
+
     /// The geometry of these tables: sizes are taken from what is there, not stated beside it.
     pub fn geometry(&self, tables: &CacheTables) -> Geometry {
         let sizes = |part| tables.table(part).map(|t| ItemSizes::of(t)).unwrap_or_default();
