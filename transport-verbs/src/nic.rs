@@ -44,6 +44,8 @@ pub(crate) struct Nic {
     /// Receives to be posted again, and how many of them are worth a call.
     spent: Vec<u32>,
     refill_at: usize,
+    /// Why receives could not be posted again.
+    failed: Option<io::Error>,
     /// How often the channel has told of something: a queue that was armed before is so no more.
     pub(crate) told: u64,
     /// When to look at it again, after it has failed.
@@ -124,6 +126,7 @@ impl Nic {
             passed: 0,
             spent,
             refill_at: (depth as usize / 8).clamp(1, BATCH),
+            failed: None,
             told: 0,
             retry_at: None,
             armed: None,
@@ -135,6 +138,9 @@ impl Nic {
     /// Takes news of peers' writes, at most a batch, into [`Nic::news`], which are forgotten. How
     /// many there are. Fails when the device does.
     pub(crate) fn poll(&mut self) -> io::Result<usize> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let polled = self.received.poll(&mut self.entries);
         self.pass(polled.as_ref().copied().unwrap_or(0));
         let came = polled?;
@@ -151,7 +157,8 @@ impl Nic {
             }
         }
         if self.spent.len() >= self.refill_at {
-            self.refill()?;
+            // What has come is taken before the device is found to have failed.
+            self.failed = self.refill().err();
         }
         Ok(came)
     }

@@ -14,9 +14,9 @@
 //! it is handed to `ended` or taken by [`Rail::release`].
 #![forbid(unsafe_code)]
 
-use std::hash::{BuildHasher, RandomState};
+mod live;
+
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use transport_core::Instant;
@@ -24,14 +24,13 @@ use transport_core::fabric::{PathError, Refusal, WriteError};
 
 use crate::VerbsConfig;
 use crate::address::RailPlan;
-use crate::cut::Grain;
-use crate::line::{GATHER, Line, MARKER, REFUSED, SILENCE};
+use crate::line::REFUSED;
 use crate::nic::{Nic, Port};
 use crate::outbox::{Outbox, Outgoing, Share};
-use crate::staging::Staging;
 use crate::stats::VerbsStats;
-use crate::sys::{Chain, Entries, Pair, PairSpec, Queue, Way, errno};
+use crate::sys::{Entries, Way};
 use crate::unfinished::Unfinished;
+use live::Live;
 
 /// How long a device may take to report what was posted to a failed pair and what came by it.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -68,27 +67,6 @@ enum State {
     Draining(Box<Live>, Instant),
     Opening(Box<Live>),
     Up(Box<Live>),
-}
-
-/// A queue pair and what is under way on it.
-#[derive(Debug)]
-struct Live {
-    pair: Pair,
-    sent: Arc<Queue>,
-    psn: u32,
-    line: Line,
-    connected: bool,
-    /// Whether all that was posted has been reported.
-    drained: bool,
-    /// Whether the device has said that nothing more comes.
-    silent: bool,
-    /// Once nothing more comes: how far the device's news must be taken, so that none of it is lost.
-    leaves: Option<u64>,
-    /// When the pair may be destroyed, if that failed before.
-    retry_at: Instant,
-    armed: Option<u64>,
-    /// When the device last reported something, or was given something after it had nothing.
-    since: Instant,
 }
 
 /// What a rail's work needs from outside.
@@ -166,11 +144,12 @@ impl Rail {
         self.live().map_or(0, |live| live.line.tally.next())
     }
 
-    /// When it must have got further: drained, or heard from its device.
+    /// When it must have got further: drained, been answered by the peer, or heard from its device.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Draining(live, _) if live.leaves.is_some() => Some(live.retry_at),
             State::Draining(_, deadline) => Some(*deadline),
+            State::Opening(live) => Some(live.since + self.stall),
             State::Up(live) if !live.line.is_idle() => Some(live.since + self.stall),
             _ => None,
         }
@@ -202,8 +181,14 @@ impl Rail {
     }
 
     /// Makes the pair of a new life.
-    pub(crate) fn open(&mut self, life: u32, nic: &Nic, port: &Port, depth: u32) -> io::Result<()> {
-        let live = Live::new(nic, port, depth)?;
+    pub(crate) fn open(
+        &mut self,
+        life: u32,
+        now: Instant,
+        (nic, port): (&Nic, &Port),
+        depth: u32,
+    ) -> io::Result<()> {
+        let live = Live { since: now, ..Live::new(nic, port, depth)? };
         self.begin_life(life);
         self.state = State::Opening(Box::new(live));
         Ok(())
@@ -289,7 +274,11 @@ impl Rail {
         let live = match &mut self.state {
             State::Draining(live, _) => live,
             State::Up(live) if !live.line.is_idle() => live,
-            State::Down | State::Opening(_) | State::Up(_) => return false,
+            State::Opening(live) => {
+                let late = now >= live.since + self.stall;
+                return late && self.fail(libc::ETIMEDOUT, now);
+            }
+            State::Down | State::Up(_) => return false,
         };
         let (came, failed) = live.poll(work, &mut |share, result| {
             ended.extend(end(share, result, unfinished));
@@ -426,90 +415,6 @@ fn end(share: Share, result: Result<(), u32>, unfinished: &mut Unfinished) -> Op
             unfinished.hold(share, status);
             None
         }
-    }
-}
-
-impl Live {
-    fn new(nic: &Nic, port: &Port, depth: u32) -> io::Result<Self> {
-        let depth = depth.min(nic.limits.max_requests).min(nic.limits.max_completions).max(4);
-        let gather = nic.limits.max_gather.clamp(1, GATHER);
-        let sent = Queue::new(&nic.channel, depth)?;
-        let pair = Pair::new(&PairSpec {
-            domain: &nic.domain,
-            sent: &sent,
-            received: &nic.received,
-            receives: &nic.receives,
-            depth,
-            gather,
-            inline: Chain::INLINE as u32,
-        })?;
-        if (pair.inline() as usize) < Chain::INLINE {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let message = port.max_message.clamp(4096, SILENCE);
-        let grain = Grain { device: port.nic, message, gather: gather as usize };
-        let line = Line::new(depth, grain, Some(Staging::new(&nic.domain)?));
-        // Random, because numbers of queue pairs are used again: packets of the last pair that had
-        // this one must not look like the next of this.
-        let psn = RandomState::new().hash_one(pair.number()) as u32 & 0xff_ffff;
-        Ok(Self {
-            pair,
-            sent,
-            psn,
-            line,
-            connected: false,
-            drained: false,
-            silent: false,
-            leaves: None,
-            retry_at: Instant::ZERO,
-            armed: None,
-            since: Instant::ZERO,
-        })
-    }
-
-    /// Whether the failed pair reports nothing more, of what was posted and of what comes.
-    fn is_over(&self, nic: &Nic) -> bool {
-        let comes = self.connected && nic.limits.tells_last && !self.silent;
-        self.drained && !comes
-    }
-
-    /// Moves the pair to the error state. False when it will report nothing.
-    fn fail(&mut self) -> bool {
-        let failed = self.pair.fail().is_ok();
-        self.line.mark(&self.pair) && failed
-    }
-
-    /// Takes reports: how many, and the first failure.
-    fn poll(
-        &mut self,
-        work: &mut Work<'_>,
-        ended: &mut impl FnMut(Share, Result<(), u32>),
-    ) -> (usize, Option<u32>) {
-        let mut failed = None;
-        let came = match self.sent.poll(work.entries) {
-            Ok(came) => came,
-            Err(error) => return (1, Some(errno(&error) as u32)),
-        };
-        work.stats.completions += came as u64;
-        for index in 0..came {
-            let done = work.entries.at(index);
-            if done.status != 0 {
-                failed.get_or_insert(done.status);
-            }
-            if done.id == MARKER {
-                self.drained = true;
-                continue;
-            }
-            let mut bytes = 0;
-            self.line.tally.completed(done.id, done.status, |share, result| {
-                let range = work.outbox.get(share.write).map(|o| o.range(share.index));
-                bytes += range.map_or(0, |range| range.end - range.start);
-                ended(share, result);
-            });
-            self.line.ended(bytes);
-            self.line.retired(done.id);
-        }
-        (came, failed)
     }
 }
 

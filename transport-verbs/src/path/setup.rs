@@ -133,7 +133,8 @@ impl Path {
             rail.error = libc::ENETDOWN;
             return false;
         }
-        let made = rail.open(life, &ctx.nics[port.nic], port, ctx.config.send_depth);
+        let device = (&ctx.nics[port.nic], port);
+        let made = rail.open(life, ctx.now, device, ctx.config.send_depth);
         if let Err(error) = made {
             rail.error = errno(&error);
             return false;

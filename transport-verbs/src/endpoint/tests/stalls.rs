@@ -171,6 +171,31 @@ fn a_peer_that_does_not_say_whether_a_write_is_granted_is_not_waited_for() {
 }
 
 #[test]
+fn a_rail_that_the_peer_does_not_answer_for_is_given_up_and_opened_later() {
+    let mut world = World::with(impatient(&["rxa"]), config(&["rxb"]), (4, 4096));
+    world.close_path();
+    let (ours, theirs) = (world.source.endpoint.address(), world.target.endpoint.address());
+    let peer = world.source.peer;
+    world.target.endpoint.connect(world.target.peer, &ours, false).unwrap();
+    world.target.turn();
+    world.source.endpoint.connect(peer, &theirs, true).unwrap();
+    // The target has said that it is there, and stops.
+    let (mut opening, begun) = (false, Clock::now());
+    let mut given_up = false;
+    while !given_up {
+        world.source.turn();
+        world.source.endpoint.with_path(peer, |path, _| {
+            given_up = opening && !path.rails[0].is_opening();
+            opening |= path.rails[0].is_opening();
+        });
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(begun.elapsed() < 3 * STALL, "still opening: {opening}");
+    }
+    assert!(begun.elapsed() >= STALL);
+    world.until("the path", |w| w.source.is_up() && w.target.is_up());
+}
+
+#[test]
 fn m2_what_has_arrived_is_not_written_again_though_its_rail_never_told_the_writer() {
     // The first rail is over the wire, the other one never fails.
     let mut world = World::new(&["rxa", "rxc"], &["rxb", "rxc"], (16, 4096));
