@@ -7,8 +7,8 @@
 //! landed. A share that it did not take cannot have let a room succeed.
 //!
 //! And where the peer took fewer than our device said had landed, one of the two is wrong, and what
-//! was reported as landed is not there. (Soft-RoCE over a wire that loses and repeats packets: it
-//! takes an answer for one to a later packet.) That must not look like success.
+//! was reported as landed is not there. (Seen of Soft-RoCE over a wire that loses and repeats
+//! packets.) That must not look like success.
 #![forbid(unsafe_code)]
 
 use crate::outbox::Share;
