@@ -7,8 +7,8 @@
 //! no packet of it be under way any more, and is it known which shares have landed (see
 //! [`crate::unfinished`]); then the others are given to other rails.
 //!
-//! A rail whose device says nothing for too long of requests that it was given has failed as well
-//! (`ETIMEDOUT`): what makes no progress must not look like what does.
+//! A rail whose device says nothing for too long of requests that it was given has failed as well,
+//! and so has one that is opening and whose peer does not answer (`ETIMEDOUT`): what makes no progress must not look like what does.
 //!
 //! Invariant: a share that the rail was given is in exactly one place: `line` or `unfinished`, until
 //! it is handed to `ended` or taken by [`Rail::release`].
@@ -155,6 +155,10 @@ impl Rail {
         }
     }
 
+    fn is_late(&self, now: Instant) -> bool {
+        self.deadline().is_some_and(|deadline| now >= deadline)
+    }
+
     /// When the peer's pair must be gone: its word is what unfinished shares wait for.
     pub(crate) fn owed(&self) -> Option<Instant> {
         let owed = self.is_down() && self.gone.is_none() && !self.unfinished.is_empty();
@@ -274,10 +278,7 @@ impl Rail {
         let live = match &mut self.state {
             State::Draining(live, _) => live,
             State::Up(live) if !live.line.is_idle() => live,
-            State::Opening(live) => {
-                let late = now >= live.since + self.stall;
-                return late && self.fail(libc::ETIMEDOUT, now);
-            }
+            State::Opening(_) => return self.is_late(now) && self.fail(libc::ETIMEDOUT, now),
             State::Down | State::Up(_) => return false,
         };
         let (came, failed) = live.poll(work, &mut |share, result| {
@@ -288,7 +289,7 @@ impl Rail {
         }
         if let Some(status) = failed {
             self.fail(status as i32, now);
-        } else if self.is_up() && self.deadline().is_some_and(|deadline| now >= deadline) {
+        } else if self.is_up() && self.is_late(now) {
             self.fail(libc::ETIMEDOUT, now);
         }
         came > 0

@@ -30,6 +30,11 @@ pub(super) fn feed(
 /// Moves `writes` writes of 16 pages; `disturb` is called in every turn with what has completed.
 pub(super) fn transfer(world: &mut World, writes: u64, disturb: impl FnMut(&mut World, usize)) {
     transfer_more(world, 0..writes, disturb);
+    holds_all(world, writes);
+}
+
+/// What the first of these writes have moved is where they were to move it.
+pub(super) fn holds_all(world: &World, writes: u64) {
     let pages = 4.min(writes as u32) * 16;
     world.holds((0..pages).map(|page| (page, page / 16 * 16 + 15 - page % 16)));
 }
@@ -52,8 +57,14 @@ fn transfer_more(
     }
     let end = writes.end as u32;
     world.until("arrivals", |w| w.target.arrivals().len() == end as usize);
-    assert_eq!(world.target.arrivals(), (0..end).collect::<Vec<_>>(), "each once");
-    assert!(writes.into_iter().all(|id| world.source.completed(id) == Some(Ok(()))));
+    each_landed_once(world, writes);
+}
+
+/// These writes have succeeded, and they and those before have arrived.
+pub(super) fn each_landed_once(world: &World, mut writes: Range<u64>) {
+    let all: Vec<u32> = (0..writes.end as u32).collect();
+    assert_eq!(world.target.arrivals(), all, "each once");
+    assert!(writes.all(|id| world.source.completed(id) == Some(Ok(()))));
 }
 
 /// What the system forgets of the wire when its end `vb` goes down or has no address for a moment.
