@@ -13,6 +13,10 @@ pub(crate) enum Fault {
     RingPublish,
     /// A ring's slot is given back without releasing the read of it.
     RingRelease,
+    /// A ring goes on at its first slot while there are items in it.
+    RingRewind,
+    /// A ring goes on at its first slot without waiting for the read of what was there.
+    RingRewindOrder,
     /// A submission is published without releasing what was written into its slot.
     SubmissionPublish,
     /// A submission is sent without looking whether there is room for it and its completion.

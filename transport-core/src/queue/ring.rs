@@ -4,23 +4,30 @@
 //! several producers, waking anybody, or knowing whether the other end still exists.
 //!
 //! Positions count items since the beginning and wrap around with `usize`; position `p` lives in
-//! slot `p % capacity`. Invariants:
+//! slot `(p - base) % capacity`. Invariants:
 //!
 //! * `head <= tail <= head + capacity`, and slots `head .. tail` hold items;
 //! * only the producer writes `tail` and the slots `tail .. head + capacity`;
 //! * only the consumer writes `head` and takes from the slots `head .. tail`;
 //! * storing `tail` releases what was written to the slots below it, storing `head` releases the
-//!   reads of the slots below it, and the other end acquires before it touches those slots.
+//!   reads of the slots below it, and the other end acquires before it touches those slots;
+//! * `base` changes only while `head` is at `tail`, to that position: so it is the same for all items
+//!   that are in the ring, and whoever sees that there are some sees theirs.
 //!
 //! Each end keeps its own position and the last it saw of the other's, so the cache line of the
 //! other end is read once per batch, not once per item.
+//!
+//! A ring may have to be large although few items are mostly in it. One that went around all its
+//! slots would have each of them fetched from memory, to where something else would be of more use.
+//! Hence the base: a producer that has come [some way](window) and finds the ring empty goes on at the
+//! first slot.
 
 use alloc::boxed::Box;
 use core::fmt;
 use core::iter;
 use core::mem::MaybeUninit;
 
-use crate::fault::{self, Fault};
+use crate::fault::{self, Fault, seeded};
 use crate::sync::{Arc, AtomicUsize, CachePadded, Ordering, UnsafeCell};
 
 /// Makes a ring for `capacity` items, rounded up to a power of two, at least 1.
@@ -45,22 +52,38 @@ fn ring_at<T>(capacity: usize, start: usize) -> (Producer<T>, Consumer<T>) {
     let capacity = capacity.max(1).checked_next_power_of_two().expect("capacity overflow");
     let shared = Arc::new(Shared {
         head: CachePadded::new(AtomicUsize::new(start)),
-        tail: CachePadded::new(AtomicUsize::new(start)),
+        producer: CachePadded::new(Written {
+            tail: AtomicUsize::new(start),
+            base: AtomicUsize::new(start),
+        }),
         slots: iter::repeat_with(|| UnsafeCell::new(MaybeUninit::uninit()))
             .take(capacity)
             .collect(),
     });
-    let consumer = Consumer { shared: shared.clone(), head: start, tail: start };
-    (Producer { shared, tail: start, head: start }, consumer)
+    let consumer = Consumer { shared: shared.clone(), head: start, tail: start, base: start };
+    (Producer { shared, tail: start, head: start, base: start }, consumer)
+}
+
+/// After how many slots a producer looks whether it may go on at the first.
+#[inline]
+fn window(capacity: usize) -> usize {
+    (capacity / 2).clamp(1, 32)
 }
 
 struct Shared<T> {
     /// Position of the oldest item. Written by the consumer.
     head: CachePadded<AtomicUsize>,
-    /// Position after the newest item. Written by the producer.
-    tail: CachePadded<AtomicUsize>,
+    producer: CachePadded<Written>,
     /// A power of two of them.
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
+}
+
+/// What the producer writes.
+struct Written {
+    /// Position after the newest item.
+    tail: AtomicUsize,
+    /// The position that the first slot is for. Stored before the tail, and released with it.
+    base: AtomicUsize,
 }
 
 // SAFETY: the ends hand each slot, and so each item, from one thread to the other by the invariants
@@ -69,18 +92,19 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     #[inline]
-    fn slot(&self, position: usize) -> &UnsafeCell<MaybeUninit<T>> {
-        &self.slots[position & (self.slots.len() - 1)]
+    fn slot(&self, base: usize, position: usize) -> &UnsafeCell<MaybeUninit<T>> {
+        &self.slots[position.wrapping_sub(base) & (self.slots.len() - 1)]
     }
 }
 
 impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
-        let tail = self.tail.load(Ordering::Relaxed);
+        let tail = self.producer.tail.load(Ordering::Relaxed);
+        let base = self.producer.base.load(Ordering::Relaxed);
         let mut position = self.head.load(Ordering::Relaxed);
         while position != tail {
             // SAFETY: slots `head .. tail` hold items, and both ends are gone.
-            self.slot(position).with_mut(|slot| unsafe { slot.cast::<T>().drop_in_place() });
+            self.slot(base, position).with_mut(|slot| unsafe { slot.cast::<T>().drop_in_place() });
             position = position.wrapping_add(1);
         }
     }
@@ -93,6 +117,7 @@ pub struct Producer<T> {
     tail: usize,
     /// The consumer's head when last looked at: it is there or further.
     head: usize,
+    base: usize,
 }
 
 impl<T> Producer<T> {
@@ -139,7 +164,7 @@ impl<T> Producer<T> {
     #[inline]
     pub(super) fn publish(&mut self) {
         let ordering = fault::ordering(Ordering::Release, Fault::RingPublish);
-        self.shared.tail.store(self.tail, ordering);
+        self.shared.producer.tail.store(self.tail, ordering);
     }
 
     #[inline]
@@ -154,10 +179,33 @@ impl<T> Producer<T> {
     /// Call only when there is room.
     #[inline]
     fn write(&mut self, item: T) {
-        let slot = self.shared.slot(self.tail);
+        self.rewind();
+        let slot = self.shared.slot(self.base, self.tail);
         // SAFETY: there is room, so the slot is the producer's, and holds no item.
         slot.with_mut(|slot| unsafe { slot.cast::<T>().write(item) });
         self.tail = self.tail.wrapping_add(1);
+    }
+}
+
+impl<T> Producer<T> {
+    /// Has the next position live in the first slot, if the last was some way behind it and no item is
+    /// in the ring.
+    #[inline]
+    fn rewind(&mut self) {
+        let gone = self.tail.wrapping_sub(self.base);
+        if gone & (window(self.capacity()) - 1) == 0 && gone != 0 {
+            self.rewind_if_empty();
+        }
+    }
+
+    fn rewind_if_empty(&mut self) {
+        let ordering = fault::ordering(Ordering::Acquire, Fault::RingRewindOrder);
+        self.head = self.shared.head.load(ordering);
+        if self.head == self.tail || seeded(Fault::RingRewind) {
+            self.base = self.tail;
+            // Relaxed: released with the tail of the first item that it is for.
+            self.shared.producer.base.store(self.base, Ordering::Relaxed);
+        }
     }
 }
 
@@ -180,6 +228,8 @@ pub struct Consumer<T> {
     head: usize,
     /// The producer's tail when last looked at: it is there or further.
     tail: usize,
+    /// The base of the items up to there.
+    base: usize,
 }
 
 impl<T> Consumer<T> {
@@ -222,7 +272,7 @@ impl<T> Consumer<T> {
         if !self.has_items() {
             return None;
         }
-        let slot = self.shared.slot(self.head);
+        let slot = self.shared.slot(self.base, self.head);
         // SAFETY: the slot is in `head .. tail`, so it holds an item; `head` moves on, so it is
         // read once.
         let item = slot.with(|slot| unsafe { slot.cast::<T>().read() });
@@ -242,8 +292,14 @@ impl<T> Consumer<T> {
         if self.head != self.tail {
             return true;
         }
-        self.tail = self.shared.tail.load(Ordering::Acquire);
-        self.head != self.tail
+        self.tail = self.shared.producer.tail.load(Ordering::Acquire);
+        let some = self.head != self.tail;
+        if some {
+            // Relaxed: it was acquired with the tail. There is none yet that is newer, for the producer
+            // waits with that until these items are gone.
+            self.base = self.shared.producer.base.load(Ordering::Relaxed);
+        }
+        some
     }
 }
 

@@ -91,4 +91,16 @@ mod seeded {
     fn loom_ring_catches_an_unordered_publish_of_a_batch() {
         model_with(Fault::RingPublish, carries_batches);
     }
+
+    #[test]
+    #[should_panic(expected = "assertion `left == right` failed")]
+    fn loom_ring_catches_going_on_at_the_first_slot_too_early() {
+        model_with(Fault::RingRewind, carries_three_items_through_two_slots);
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn loom_ring_catches_an_unordered_way_back_to_the_first_slot() {
+        model_with(Fault::RingRewindOrder, carries_three_items_through_two_slots);
+    }
 }

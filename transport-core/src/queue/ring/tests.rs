@@ -114,6 +114,19 @@ fn a_producer_that_is_gone_leaves_its_items() {
     assert_eq!(consumer.pop(), Some(1));
 }
 
+/// What is in the slots behind stays out of the caches.
+#[test]
+fn a_ring_in_which_little_is_at_a_time_uses_few_of_its_slots() {
+    let (mut producer, mut consumer) = ring(1 << 12);
+    let mut slots = Vec::new();
+    for round in 0..1000 {
+        producer.push_batch(&mut (0..1 + round % 3));
+        slots.push(producer.tail.wrapping_sub(producer.base));
+        assert!((0..1 + round % 3).eq(core::iter::from_fn(|| consumer.pop())));
+    }
+    assert!(slots.iter().max() < Some(&256), "{slots:?}");
+}
+
 #[test]
 fn two_threads_see_every_item_in_order() {
     const ITEMS: u32 = 50_000;
