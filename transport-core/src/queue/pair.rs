@@ -12,7 +12,8 @@
 //! Promises:
 //!
 //! * Q1: a submission takes a credit, and a credit is a place in the completion ring, kept until
-//!   its completion was taken out. So completions always fit, and none is dropped.
+//!   its completion was taken out. So completions always fit, and none is dropped. Of the requests on
+//!   their way, up to 1024 may wait for the port to take them.
 //! * Q2: a request accepted gives exactly one completion. [`Port::take`] pairs each with a ticket
 //!   that must be spent on its completion; a ticket dropped instead, and whatever a dropped port
 //!   leaves behind, comes back as [`WorkRequest::cancelled`].
@@ -87,7 +88,7 @@ pub trait WorkRequest {
 }
 
 /// Makes a queue pair that holds up to `depth` requests, at least 1, from their submission until
-/// their completions are taken out.
+/// their completions are taken out; up to 1024 of them until the port takes them.
 ///
 /// # Panics
 ///
@@ -127,7 +128,8 @@ impl<W: WorkRequest> Submitter<W> {
     /// one thread reach the port in this order.
     ///
     /// On `Ok` its completion is certain. On `Err` nothing has happened, and the request is in the
-    /// error: [`SubmitError::Busy`] passes once a completion was taken out, `Closed` never does.
+    /// error: [`SubmitError::Busy`] passes once the port has taken a request, or a completion was taken
+    /// out, whichever it was for want of; `Closed` never does.
     #[inline]
     pub fn submit(&self, request: W) -> Result<(), SubmitError<W>> {
         self.sender.send(request).map_err(|(refusal, request)| match refusal {
@@ -136,7 +138,8 @@ impl<W: WorkRequest> Submitter<W> {
         })
     }
 
-    /// How many requests fit between submission and the taking of their completions.
+    /// How many requests fit between submission and the taking of their completions; up to 1024 of them
+    /// before the port takes them.
     pub fn depth(&self) -> usize {
         self.sender.depth()
     }
@@ -168,7 +171,8 @@ impl<W: WorkRequest> fmt::Debug for Submitter<W> {
 /// A request that was not accepted, given back.
 #[derive(Clone, Copy, Eq, Error, PartialEq)]
 pub enum SubmitError<W> {
-    /// As many requests as the queue pair is deep are on their way. Take completions, or try later.
+    /// As many requests as the queue pair is deep are on their way, or 1024 wait for the port. Take
+    /// completions, let the port take requests, or try later.
     #[error("the queue pair is full")]
     Busy(W),
     /// The port or the completions' end is gone: no request will be accepted any more.

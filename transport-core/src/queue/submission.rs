@@ -13,9 +13,9 @@
 //! * only the receiver, which is alone, reads slots: that of `head`, once it is stamped
 //!   `head|FULL`, and then moves on. When it ends, it leaves that right to [`Credits`]; what is there
 //!   when the last end is gone goes with the queue, from `left` on;
-//! * `p` is reserved only below `limit <= min(head, released) + depth`, so the slot has been read
-//!   for its position before, and the reading happens before the writing: storing `head` releases
-//!   it, and the sender acquires from there or from whoever stored `limit`;
+//! * `p` is reserved only below `limit <= min(head + slots, released + depth)`, so the slot has been
+//!   read for its position before, and the reading happens before the writing: storing `head`
+//!   releases it, and the sender acquires from there or from whoever stored `limit`;
 //! * a receiver that sets `PARKED` while `tail` is at its head is woken by the sender that clears
 //!   it: setting and reserving are read-modify-writes of `tail`, so one comes first.
 //!
@@ -47,27 +47,32 @@ const CLOSED: usize = 1;
 const PARKED: usize = 2;
 /// In a stamp: the position's item is in the slot, or was.
 const FULL: usize = 1;
+/// Slots, at most. Many more credits than these may be out, for work that takes long; but a receiver
+/// that is this far behind is late, and items in slots that go around in a core's cache cost it no
+/// other memory.
+pub(super) const MOST_WAITING: usize = 1024;
 /// No position; no stamp is ever `NOWHERE|FULL`.
 const NOWHERE: usize = 2;
 
-/// Makes a queue with `depth` credits, at least 1.
-///
-/// # Panics
-///
-/// If the slots would not fit in the address space, as `Vec::with_capacity` does.
+/// Makes a queue with `depth` credits, at least 1, and as many slots, but no more than
+/// [`MOST_WAITING`].
 pub(super) fn submissions<T>(depth: usize) -> (Sender<T>, Receiver<T>, Credits<T>) {
-    submissions_at(depth, 0)
+    submissions_at(depth, MOST_WAITING, 0)
 }
 
-/// A queue that has carried items up to position `start` already.
-fn submissions_at<T>(depth: usize, start: usize) -> (Sender<T>, Receiver<T>, Credits<T>) {
-    let depth = depth.max(1);
-    let slots = depth.checked_next_power_of_two().filter(|n| *n <= usize::MAX / STEP / 2);
-    let slots = slots.expect("capacity overflow");
+/// A queue of `most` slots at most that has carried items up to position `start` already.
+fn submissions_at<T>(
+    depth: usize,
+    most: usize,
+    start: usize,
+) -> (Sender<T>, Receiver<T>, Credits<T>) {
+    // Positions less than half the range of `usize` apart can be told to be before each other.
+    let depth = depth.clamp(1, usize::MAX / STEP / 4);
+    let slots = depth.min(most).next_power_of_two();
     let shared = Arc::new(Shared {
         senders: CachePadded::new(Senders {
             tail: AtomicUsize::new(start),
-            limit: AtomicUsize::new(start.wrapping_add(depth * STEP)),
+            limit: AtomicUsize::new(start.wrapping_add(depth.min(slots) * STEP)),
         }),
         head: CachePadded::new(AtomicUsize::new(start)),
         released: CachePadded::new(AtomicUsize::new(start)),
@@ -93,7 +98,7 @@ struct Shared<T> {
     receiver: AtomicWaker,
     /// Items that may be on their way: sent and not yet released.
     depth: usize,
-    /// A power of two of them, at least `depth`.
+    /// A power of two of them.
     slots: Box<[Slot<T>]>,
 }
 
@@ -165,8 +170,9 @@ impl<T> Shared<T> {
     fn refresh_limit(&self) -> usize {
         let released = self.released.load(Ordering::Acquire);
         let head = self.head.load(Ordering::Acquire);
-        let oldest = if before(head, released) { head } else { released };
-        let limit = oldest.wrapping_add(self.depth * STEP);
+        let paid = released.wrapping_add(self.depth * STEP);
+        let vacant = head.wrapping_add(self.slots.len() * STEP);
+        let limit = if before(paid, vacant) { paid } else { vacant };
         // A slower sender may set it back: that is a lag, no more.
         let ordering = fault::ordering(Ordering::Release, Fault::SubmissionLimit);
         self.senders.limit.store(limit, ordering);
@@ -231,7 +237,7 @@ pub(super) fn look_again(cx: &Context<'_>) {
 /// Why an item was not sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Refusal {
-    /// All credits are out.
+    /// All credits are out, or all slots full.
     Busy,
     /// The queue is closed, or its receiver has ended.
     Closed,

@@ -133,7 +133,8 @@ impl Client {
 /// be copied, by its room.
 #[derive(Debug, Error)]
 pub enum Rejected<R> {
-    /// The queue is full: take completions, then submit again.
+    /// The queue is full: take completions, give the node a turn if that is yours to do, then submit
+    /// again.
     #[error("the node's queue is full")]
     Busy(R),
     /// The node is gone.

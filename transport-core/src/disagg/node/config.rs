@@ -62,7 +62,8 @@ pub struct NodeConfig {
     pub missed: u32,
     /// How long a handshake may take.
     pub handshake: Duration,
-    /// Most requests between submission and the taking of their completions; at most 2^24.
+    /// Most requests between submission and the taking of their completions; at most 2^24. Up to 1024
+    /// of them may wait for the next turn.
     pub depth: usize,
     /// Most rooms at a time, 1 to 2^24, and most grants of one peer held for rooms that are not open yet:
     /// of all peers twice as many, and a peer with more than one may have as many as it leaves free.

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn positions_wrap_around() {
     let start = 0usize.wrapping_sub(5 * STEP);
-    let (sender, mut receiver, mut credits) = submissions_at(3, start);
+    let (sender, mut receiver, mut credits) = submissions_at(3, 8, start);
     for item in 0..20 {
         assert_eq!(receiver.take(), None);
         for item in item..item + 3 {
@@ -38,6 +38,27 @@ fn a_place_is_free_only_when_it_was_vacated_too() {
 }
 
 #[test]
+fn more_credits_than_slots_are_out_but_no_more_items_wait() {
+    let start = 0usize.wrapping_sub(5 * STEP);
+    let (sender, mut receiver, mut credits) = submissions_at(5, 2, start);
+    let send = || (0..9).take_while(|_| sender.send(()).is_ok()).count();
+    for _ in 0..3 {
+        assert_eq!(send(), 2, "slots");
+        assert_eq!([receiver.take(), receiver.take(), receiver.take()], [Some(()), Some(()), None]);
+        assert_eq!(send(), 0, "taken, but not vacated");
+        receiver.vacate();
+        assert_eq!(send(), 2, "slots again");
+        assert_eq!([receiver.take(), receiver.take()], [Some(()); 2]);
+        receiver.vacate();
+        assert_eq!(send(), 1, "the last credit");
+        assert_eq!(receiver.take(), Some(()));
+        receiver.vacate();
+        assert_eq!((send(), credits.in_flight()), (0, 5));
+        credits.release(5);
+    }
+}
+
+#[test]
 fn an_ended_receiver_takes_nothing_and_leaves_the_rest() {
     let (sender, mut receiver, mut credits) = submissions(4);
     for item in 0..3 {
@@ -59,7 +80,7 @@ fn what_nobody_has_taken_is_dropped_with_the_last_end_and_once() {
     for (taken, vacates, of_left) in [(0, false, 0), (2, false, 0), (2, true, 1), (1, false, 4)] {
         for first in 0..3 {
             let start = 0usize.wrapping_sub(2 * STEP);
-            let (sender, mut receiver, mut credits) = submissions_at(5, start);
+            let (sender, mut receiver, mut credits) = submissions_at(5, 8, start);
             let item = Counted::new(());
             (0..5).for_each(|_| sender.send(item.clone()).unwrap());
             (0..taken).for_each(|_| drop(receiver.take().unwrap()));
