@@ -1,9 +1,11 @@
 //! A map of many keys to values that are larger than a number.
 //!
-//! For what every room is looked for in, beside 100,000 others: values lie in dense slots, the last
-//! freed of which is used first, so that those in use lately are in a core's cache. Only the
-//! [`Index`] is hit at random, one line for a key. In a map whose buckets hold the values a lookup
-//! would bring in lines of a table many times as large.
+//! For what every room is looked for in, beside 100,000 others that wait: what a room costs should not
+//! depend on them. So values lie in dense slots, the last freed of which is used first, and names that
+//! came lately in an index of their own: what belongs to rooms that come and go stays in a core's
+//! cache. All other names are in an [`Index`] that may have left it, in which a room that is new is
+//! not found, mostly without its places being looked at. In a map whose buckets hold the values a
+//! lookup would bring in lines of a table many times as large, and an insertion change them.
 
 mod index;
 
@@ -14,15 +16,23 @@ use hashbrown::DefaultHashBuilder;
 
 use self::index::Index;
 
-/// Values by key. Allocates when it holds more than ever before, and not else.
+/// Values by key. Allocates when it holds more than ever before, or more that came long ago, and not
+/// else.
 #[derive(Debug)]
 pub(crate) struct Table<K, V> {
     slots: Vec<Slot<K, V>>,
     free: Vec<u32>,
-    /// Where each key's value is. Peers choose keys, so their hash has a random seed.
-    places: Index,
+    /// Where the values of the keys are that came last, [`RECENT`] at most.
+    recent: Index,
+    /// Where those of all others are.
+    old: Index,
+    /// Peers choose keys, so their hash has a random seed.
     seed: DefaultHashBuilder,
 }
+
+/// Keys, at most, that count as recent: as many as make an index of 5 KiB full. In tests few, so that
+/// there are old ones.
+const RECENT: usize = if cfg!(test) { 7 } else { 800 };
 
 #[derive(Debug)]
 struct Slot<K, V> {
@@ -33,14 +43,14 @@ struct Slot<K, V> {
 
 impl<K, V> Default for Table<K, V> {
     fn default() -> Self {
-        let (slots, free, places) = (Vec::new(), Vec::new(), Index::default());
-        Self { slots, free, places, seed: DefaultHashBuilder::default() }
+        let (slots, free, seed) = (Vec::new(), Vec::new(), DefaultHashBuilder::default());
+        Self { slots, free, recent: Index::default(), old: Index::default(), seed }
     }
 }
 
 impl<K: Copy + Eq + Hash, V> Table<K, V> {
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.recent.len() + self.old.len()
     }
 
     pub(crate) fn contains_key(&self, key: &K) -> bool {
@@ -94,31 +104,53 @@ impl<K: Copy + Eq + Hash, V> Table<K, V> {
 
     fn place(&self, key: &K) -> Option<u32> {
         // Some tables are empty for ever: no hash is worth making for them.
-        if self.places.is_empty() {
+        if self.recent.is_empty() && self.old.is_empty() {
             return None;
         }
-        self.places.find(self.hash(key), |place| self.slots[place as usize].key == *key)
+        let (hash, is_it) = (self.hash(key), |place| self.slots[place as usize].key == *key);
+        self.recent.find(hash, is_it).or_else(|| self.old.find(hash, is_it))
     }
 
-    fn hash(&self, key: &K) -> u32 {
-        self.seed.hash_one(key) as u32
+    fn hash(&self, key: &K) -> u64 {
+        self.seed.hash_one(key)
     }
 
     /// Has a new key point to a free slot.
     fn find_place(&mut self, key: K) -> u32 {
+        if self.recent.is_full() {
+            self.make_room();
+        }
         let place = self.free.pop().unwrap_or(self.slots.len() as u32);
         match self.slots.get_mut(place as usize) {
             Some(slot) => slot.key = key,
             None => self.slots.push(Slot { key, value: None }),
         }
-        self.places.insert(self.hash(&key), place);
+        self.recent.insert(self.hash(&key), place);
         place
+    }
+
+    /// Makes room among the recent keys: all of them become old, if they are so many.
+    #[cold]
+    fn make_room(&mut self) {
+        let Self { slots, recent, old, seed, .. } = self;
+        let hash = |place: u32| seed.hash_one(slots[place as usize].key);
+        if recent.len() < RECENT {
+            return recent.grow(hash);
+        }
+        for place in recent.places() {
+            if old.is_full() {
+                old.grow(hash);
+            }
+            old.insert(hash(place), place);
+        }
+        recent.clear();
     }
 
     /// Has a key point nowhere, and frees the slot that it pointed to.
     fn unplace(&mut self, key: &K) -> Option<u32> {
         let (hash, slots) = (self.hash(key), &self.slots);
-        let place = self.places.remove(hash, |place| slots[place as usize].key == *key)?;
+        let is_it = |place| slots[place as usize].key == *key;
+        let place = self.recent.remove(hash, is_it).or_else(|| self.old.remove(hash, is_it))?;
         self.free.push(place);
         Some(place)
     }
