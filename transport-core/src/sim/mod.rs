@@ -37,6 +37,7 @@
 mod config;
 mod endpoint;
 mod faults;
+mod grants;
 #[cfg(feature = "conformance")]
 mod harness;
 mod links;

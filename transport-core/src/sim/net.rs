@@ -1,13 +1,13 @@
 //! The state of a network: its nodes, and the one place where time passes.
 
 use alloc::collections::{BTreeMap, VecDeque};
-use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::grants::Grants;
 use super::links::{EndKey, Inbound, LinkEnd};
 use super::paths::{PathEnd, PathKey};
 use super::schedule::{Event, Schedule};
@@ -17,8 +17,6 @@ use crate::Instant;
 use crate::fabric::{FabricEvent, PeerId};
 use crate::memory::CacheTables;
 use crate::rng::Rng;
-use crate::table::Table;
-use crate::transfer::{Grant, GrantId};
 
 /// Everything in a network. Ordered maps, so that walking them is the same in every run.
 #[derive(Debug)]
@@ -52,11 +50,7 @@ pub(super) struct Node {
 #[derive(Debug, Default)]
 pub(super) struct Process {
     pub(super) tables: Option<CacheTables>,
-    /// Grants in force, and to whom. There may be very many.
-    pub(super) grants: Table<GrantId, (PeerId, Arc<Grant>)>,
-    /// The memory that each grant was about, also of withdrawn ones: the peer that was told its
-    /// addresses knows them still.
-    pub(super) addresses: Table<GrantId, (PeerId, CacheTables)>,
+    pub(super) grants: Grants,
     pub(super) paths: BTreeMap<PeerId, PathKey>,
     pub(super) links: BTreeMap<PeerId, EndKey>,
     /// Peers that we dialled, and where.

@@ -128,7 +128,7 @@ impl Net {
         self.flush(key, end.node, reason);
         let process = self.process(end.node);
         process.paths.remove(&end.peer);
-        process.grants.retain(|(peer, _)| *peer != end.peer);
+        process.grants.withdraw_all(end.peer);
         process.report(FabricEvent::PathDown { peer: end.peer, reason }, None);
     }
 
@@ -190,23 +190,19 @@ impl Net {
         if let Some((part, item)) = tables.first_out_of_range(&grant) {
             return Err(FabricError::ItemOutOfRange { part, item });
         }
-        if process.grants.contains_key(&grant.id) {
+        if process.grants.in_force(grant.id).is_some() {
             return Err(FabricError::GrantInForce(grant.id));
         }
-        // Writes of the use before may be late; of the one before that, none is left.
-        let generation = grant.id.generation.wrapping_sub(2);
-        process.addresses.remove(&GrantId { generation, ..grant.id });
-        process.addresses.remove(&grant.id);
-        process.addresses.insert_new(grant.id, (peer, tables.clone()));
-        process.grants.insert_new(grant.id, (peer, grant));
+        let tables = tables.clone();
+        process.grants.give(peer, grant, tables);
         Ok(())
     }
 
     pub(super) fn revoke(&mut self, node: NodeId, grant: GrantId) -> Revoked {
         let checks = self.config.checks;
         let process = self.process(node);
-        process.grants.remove(&grant);
-        let holder = process.addresses.get(&grant).map(|(holder, _)| *holder);
+        process.grants.withdraw(grant);
+        let holder = process.grants.holder(grant);
         let reaches = holder.is_some_and(|holder| process.paths.contains_key(&holder));
         if reaches && !checks { Revoked::NeedsDrain } else { Revoked::Fenced }
     }

@@ -128,11 +128,11 @@ impl Net {
     /// What a checking target says to a write, and what the NIC makes of it either way.
     fn admit(&self, flight: &Flight) -> Result<Vec<Segment>, Refusal> {
         let (write, target) = (&flight.write, &self.node(flight.to).process);
-        let mut grant = &write.grant;
+        let mut grant = &*write.grant;
         if self.config.checks {
             let end = self.twin_of(flight.path);
-            let (peer, given) = target.grants.get(&grant.id).ok_or(Refusal::NoGrant)?;
-            if end.is_none_or(|end| self.path_ends[&end].peer != *peer) {
+            let (peer, given) = target.grants.in_force(grant.id).ok_or(Refusal::NoGrant)?;
+            if end.is_none_or(|end| self.path_ends[&end].peer != peer) {
                 return Err(Refusal::NoGrant);
             }
             if given.tag != grant.tag {
@@ -140,7 +140,7 @@ impl Net {
             }
             grant = given;
         }
-        let (_, tables) = target.addresses.get(&grant.id).ok_or(Refusal::NoGrant)?;
+        let tables = target.grants.tables(grant.id).ok_or(Refusal::NoGrant)?;
         let table = tables.table(write.part).ok_or(Refusal::OutOfGrant)?;
         let first = write.first as usize;
         let granted = grant.items(write.part).get(first..).unwrap_or(&[]);
@@ -212,7 +212,7 @@ impl Net {
     }
 
     fn is_granted(&self, node: NodeId, grant: GrantId) -> bool {
-        self.node(node).process.grants.contains_key(&grant)
+        self.node(node).process.grants.in_force(grant).is_some()
     }
 
     /// Whether a write can go on: both ends of its path are whole. What needs a process that is
@@ -249,7 +249,7 @@ impl Net {
     }
 
     fn target_region(&self, flight: &Flight, segment: &Segment) -> Option<MemoryRegion> {
-        let (_, tables) = self.node(flight.to).process.addresses.get(&flight.write.grant.id)?;
+        let tables = self.node(flight.to).process.grants.tables(flight.write.grant.id)?;
         Some(tables.table(flight.write.part)?.region(segment.buffer).clone())
     }
 
