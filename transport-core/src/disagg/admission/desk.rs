@@ -16,13 +16,16 @@ use crate::table::Table;
 
 /// Decides who is let in. Calls append what became of earlier asks to `out`; call
 /// [`Admission::handle_timeout`] at [`Admission::deadline`].
+///
+/// It may keep a key with each open room, by which whoever embeds it finds what else belongs to the
+/// room: so that rooms need not be looked for by name in two tables.
 #[derive(Debug)]
-pub struct Admission {
+pub struct Admission<K = ()> {
     config: AdmissionConfig,
     /// Watermarks, in pages.
     high: u64,
     low: u64,
-    rooms: Table<RoomId, Entry>,
+    rooms: Table<RoomId, Entry<K>>,
     /// By ticket. A room that left the queue may stand here still.
     queue: VecDeque<(u64, RoomId)>,
     next_ticket: u64,
@@ -34,7 +37,7 @@ pub struct Admission {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<K> {
     /// Who asked; nobody, when the scheduler opened it unasked.
     peer: Option<PeerId>,
     asked: Instant,
@@ -44,6 +47,8 @@ struct Entry {
     /// The request's.
     deadline: Instant,
     mark: u64,
+    /// What it was opened with, until that was taken back.
+    key: Option<K>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,7 +58,7 @@ enum Stage {
     InUse,
 }
 
-impl Entry {
+impl<K> Entry<K> {
     fn give_back(&self, stats: &mut AdmissionStats) {
         match self.stage {
             Stage::Queued { .. } => stats.queued -= 1,
@@ -69,6 +74,13 @@ impl Entry {
 impl Admission {
     /// Nothing is held, nobody waits.
     pub fn new(config: AdmissionConfig) -> Result<Self, BadWatermarks> {
+        Self::with_keys(config)
+    }
+}
+
+impl<K: Copy> Admission<K> {
+    /// One that keeps keys.
+    pub fn with_keys(config: AdmissionConfig) -> Result<Self, BadWatermarks> {
         let (low, high) = (config.low_permille, config.high_permille);
         if low > high || high > 1000 {
             return Err(BadWatermarks { low, high });
@@ -108,6 +120,16 @@ impl Admission {
         self.rooms.get(&room).is_some_and(|entry| entry.stage == Stage::InUse)
     }
 
+    /// What the room was [opened with](Admission::opened_as), unless that was taken back.
+    pub fn key(&self, room: RoomId) -> Option<K> {
+        self.rooms.get(&room)?.key
+    }
+
+    /// Takes back what the room was opened with. It is in use as before.
+    pub fn take_key(&mut self, room: RoomId) -> Option<K> {
+        self.rooms.get_mut(&room)?.key.take()
+    }
+
     /// `peer` asks for a room that needs `need`, all in all, and is of no use after `deadline`.
     ///
     /// Asked again, the first ask stands with its deadline, and the answer is the present one; an
@@ -126,7 +148,8 @@ impl Admission {
             Some(entry) => self.present_answer(entry, peer, need),
             None => self.possible(now, need, deadline).map(|()| {
                 let (peer, stage) = (Some(peer), Stage::Reserved);
-                let entry = Entry { peer, asked: now, amounts: *need, stage, deadline, mark: 0 };
+                let (asked, amounts, mark, key) = (now, *need, 0, None);
+                let entry = Entry { peer, asked, amounts, stage, deadline, mark, key };
                 self.enter(now, room, entry)
             }),
         };
@@ -147,10 +170,8 @@ impl Admission {
     ) -> Result<(), NotReserved> {
         self.expire(now, out);
         let entry = self.rooms.get(&room).filter(|e| !matches!(e.stage, Stage::Queued { .. }));
-        let result = entry.map(|_| ()).ok_or(NotReserved { room });
-        if result.is_ok() {
-            self.put_in_use(room, held);
-        }
+        let result = entry.map(|entry| entry.key).ok_or(NotReserved { room });
+        let result = result.map(|key| self.put_in_use(room, key, held));
         self.settle(now, out);
         result
     }
@@ -169,16 +190,41 @@ impl Admission {
         held: &Amounts,
         out: &mut Vec<Event>,
     ) -> Result<(), NotOpened> {
-        self.expire(now, out);
-        let result = self.open(now, room, held, out);
-        self.settle(now, out);
-        result
+        self.open(now, (room, None), held, out)
+    }
+
+    /// Like [`Admission::opened`], and keeps `key` with the room.
+    ///
+    /// # Errors
+    ///
+    /// See [`NotOpened`]; nothing is changed.
+    pub fn opened_as(
+        &mut self,
+        now: Instant,
+        (room, key): (RoomId, K),
+        held: &Amounts,
+        out: &mut Vec<Event>,
+    ) -> Result<(), NotOpened> {
+        self.open(now, (room, Some(key)), held, out)
     }
 
     fn open(
         &mut self,
         now: Instant,
-        room: RoomId,
+        room: (RoomId, Option<K>),
+        held: &Amounts,
+        out: &mut Vec<Event>,
+    ) -> Result<(), NotOpened> {
+        self.expire(now, out);
+        let result = self.take_up(now, room, held, out);
+        self.settle(now, out);
+        result
+    }
+
+    fn take_up(
+        &mut self,
+        now: Instant,
+        (room, key): (RoomId, Option<K>),
         held: &Amounts,
         out: &mut Vec<Event>,
     ) -> Result<(), NotOpened> {
@@ -189,13 +235,13 @@ impl Admission {
             Some((Stage::Queued { .. }, Some(peer))) => {
                 out.push(Event::Accepted { room, peer });
                 self.stats.accepted += 1;
-                self.put_in_use(room, held);
+                self.put_in_use(room, key, held);
             }
-            Some(_) => self.put_in_use(room, held),
+            Some(_) => self.put_in_use(room, key, held),
             None => {
                 let (peer, asked, deadline, stage) = (None, now, Instant::FAR, Stage::InUse);
                 let mark = self.fresh_mark();
-                let entry = Entry { peer, asked, amounts: *held, stage, deadline, mark };
+                let entry = Entry { peer, asked, amounts: *held, stage, deadline, mark, key };
                 self.rooms.insert_new(room, entry);
                 self.count_in_use(held);
             }
@@ -203,11 +249,12 @@ impl Admission {
         Ok(())
     }
 
-    fn put_in_use(&mut self, room: RoomId, held: &Amounts) {
+    fn put_in_use(&mut self, room: RoomId, key: Option<K>, held: &Amounts) {
         let mark = self.fresh_mark();
         let Some(entry) = self.rooms.get_mut(&room) else { return };
         entry.give_back(&mut self.stats);
         (entry.stage, entry.amounts, entry.mark) = (Stage::InUse, *held, mark);
+        entry.key = key;
         self.count_in_use(held);
     }
 
@@ -252,7 +299,7 @@ impl Admission {
     /// The answer to an ask that was made before.
     fn present_answer(
         &self,
-        entry: &Entry,
+        entry: &Entry<K>,
         peer: PeerId,
         need: &Amounts,
     ) -> Result<Answer, AskError> {
@@ -282,7 +329,7 @@ impl Admission {
     }
 
     /// Accepts, queues or turns away an ask that is new.
-    fn enter(&mut self, now: Instant, room: RoomId, entry: Entry) -> Answer {
+    fn enter(&mut self, now: Instant, room: RoomId, entry: Entry<K>) -> Answer {
         let next = self.stats.queued == 0 && self.has_space(&entry.amounts);
         let queue_full = self.stats.queued >= self.config.queue as u64;
         if self.rooms.len() >= self.config.rooms || (queue_full && !next) {
@@ -436,7 +483,7 @@ impl Pace {
 }
 
 /// Whether the ticket's room still waits with it.
-fn waits(rooms: &Table<RoomId, Entry>, ticket: u64, room: &RoomId) -> bool {
+fn waits<K>(rooms: &Table<RoomId, Entry<K>>, ticket: u64, room: &RoomId) -> bool {
     rooms.get(room).is_some_and(|entry| entry.stage == Stage::Queued { ticket })
 }
 

@@ -22,11 +22,13 @@ use crate::disagg::room::millis;
 use crate::disagg::{Cause, RoomId};
 use crate::fabric::PeerId;
 use crate::link::Endpoint;
+use crate::transfer::GrantId;
 use crate::wire::{Message, Verdict};
 
 #[derive(Debug)]
 pub(super) struct Desk {
-    admission: Admission,
+    /// Open rooms are looked for by name in it: their key is where they are kept.
+    admission: Admission<GrantId>,
     /// Whether rooms that succeeded hold on until they are released.
     keeps: bool,
     /// Rooms that were asked for, but not received in time, and when they were asked for.
@@ -38,7 +40,7 @@ pub(super) struct Desk {
 impl Desk {
     pub(super) fn new(config: &NodeConfig) -> Result<Self, BadWatermarks> {
         let unlimited = AdmissionConfig::unlimited(config.max_rooms);
-        let admission = Admission::new(config.admission.unwrap_or(unlimited))?;
+        let admission = Admission::with_keys(config.admission.unwrap_or(unlimited))?;
         let expired = Remembered::new(config.tombstones, config.remember);
         Ok(Self { admission, keeps: config.admission.is_some(), expired, events: Vec::new() })
     }
@@ -55,6 +57,11 @@ impl Desk {
     /// Whether a room is open, or has succeeded and holds what it was received into.
     pub(super) fn holds(&self, room: RoomId) -> bool {
         self.admission.is_in_use(room)
+    }
+
+    /// Where an open room is kept that has not ended.
+    pub(super) fn open(&self, room: RoomId) -> Option<GrantId> {
+        self.admission.key(room)
     }
 
     /// A peer asks for a room.
@@ -90,19 +97,19 @@ impl Desk {
         }
     }
 
-    /// Takes note that the scheduler receives a room into these, or says why it must not. `is_writer`
-    /// says of a peer whether the room would come from its group.
+    /// Takes note that the scheduler receives a room into these, which is kept under `key`, or says why
+    /// it must not. `is_writer` says of a peer whether the room would come from its group.
     pub(super) fn receive<E: Endpoint>(
         &mut self,
         ctx: &mut Context<E>,
-        room: RoomId,
+        (room, key): (RoomId, GrantId),
         held: &Amounts,
         is_writer: impl FnOnce(PeerId) -> bool,
     ) -> Result<(), Cause> {
         if let Some(asked) = self.take_expired(room, is_writer) {
             return Err(Cause::AskExpired { waited_ms: millis(ctx.now - asked) });
         }
-        let opened = self.admission.opened(ctx.now, room, held, &mut self.events);
+        let opened = self.admission.opened_as(ctx.now, (room, key), held, &mut self.events);
         self.tell(ctx);
         opened.map_err(|error| match error {
             NotOpened::InUse { .. } => Cause::DuplicateRoom,
@@ -137,6 +144,7 @@ impl Desk {
         if !self.keeps {
             return self.ended(ctx, room);
         }
+        self.admission.take_key(room);
         // The aux payload was copied out of its slot.
         let held = Amounts { aux: 0, ..Amounts::of(pages, state) };
         // Its entry is there: it was made when the room was received.

@@ -75,7 +75,7 @@ impl DecodeSide {
         attempt: Attempt,
         cause: Cause,
     ) {
-        let key = self.by_id.get(&attempt.room).copied();
+        let key = self.desk.open(attempt.room);
         let open = key.and_then(|key| self.rooms.get_mut(key)).map(|room| room.attempt);
         // The one that is open under this very name goes on.
         if open != Some(attempt.number) {

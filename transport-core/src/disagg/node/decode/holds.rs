@@ -35,7 +35,7 @@ impl DecodeSide {
             return Some(Cause::Cancelled);
         }
         // The number means pages that are in use still, of a room that has ended.
-        let held = !self.by_id.contains_key(&room) && self.desk.holds(room);
+        let held = self.desk.open(room).is_none() && self.desk.holds(room);
         held.then_some(Cause::DuplicateRoom)
     }
 
@@ -45,7 +45,7 @@ impl DecodeSide {
         ctx: &mut Context<E>,
         id: RoomId,
     ) -> bool {
-        let room = self.by_id.get(&id).and_then(|key| self.rooms.get_mut(*key));
+        let room = self.desk.open(id).and_then(|key| self.rooms.get_mut(key));
         if let Some(room) = room {
             // Writes can reach its pages: they are not free before it has ended (M2).
             room.released = true;

@@ -21,7 +21,7 @@ impl DecodeSide {
         let Some(said_by) = said_by.filter(|_| !ctx.config.force_query) else {
             return ctx.stats.note_foreign();
         };
-        let key = self.by_id.get(&misrouted.room).copied();
+        let key = self.desk.open(misrouted.room);
         let room = key.and_then(|key| self.rooms.get_mut(key));
         // One whose peer is not known yet is looked at when it is.
         let named = room.and_then(|room| peers.pairing(room.peer));

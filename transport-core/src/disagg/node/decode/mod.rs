@@ -42,18 +42,16 @@ use crate::disagg::{Cause, Failure, RoomId};
 use crate::fabric::{PathError, PeerId};
 use crate::link::Endpoint;
 use crate::queue::Ticket;
-use crate::table::Table;
 use crate::transfer::{GrantId, Part};
 
 #[derive(Debug)]
 pub(super) struct DecodeSide {
+    /// Also the table of rooms by name.
     pub(super) desk: Desk,
     misroutes: Misroutes,
     rooms: Slab<Room>,
     /// A leg's key is its grant's id.
     legs: Slab<Leg>,
-    /// Rooms that have not ended, by name.
-    by_id: Table<RoomId, GrantId>,
     /// How legs ended.
     ended: Ended,
     /// Cancels that came before their open.
@@ -73,7 +71,6 @@ impl DecodeSide {
             misroutes: Misroutes::new(config),
             rooms: Slab::new(),
             legs: Slab::new(),
-            by_id: Table::default(),
             ended: Ended::new(tombstones, keep),
             cancelled: Remembered::new(tombstones, keep),
             group: Group::new(config),
@@ -99,7 +96,7 @@ impl DecodeSide {
         if let Err(cause) = self.admit(ctx, peers, &receive) {
             self.refuse(ctx, attempt, cause);
             // There is no room to tell it; one that is open under that number lives on.
-            if !self.by_id.contains_key(&receive.room) {
+            if self.desk.open(receive.room).is_none() {
                 let (peer, room, grant) = (receive.peer, receive.room, self.legs.spend_key());
                 self.ended.fail(&self.legs, ctx.now, (Some(peer), grant), cause);
                 ctx.bid_farewell(Address { peer, room, grant }, cause);
@@ -129,15 +126,15 @@ impl DecodeSide {
         peers: &Peers,
         receive: &Receive,
     ) -> Result<(), Cause> {
-        if self.by_id.contains_key(&receive.room) {
-            return Err(Cause::DuplicateRoom);
-        }
-        if self.rooms.len() >= ctx.config.max_rooms {
-            return Err(Cause::TooMany { limit: ctx.config.max_rooms as u64 });
+        let limit = ctx.config.max_rooms;
+        if self.rooms.len() >= limit {
+            let double = self.desk.open(receive.room).map(|_| Cause::DuplicateRoom);
+            return Err(double.unwrap_or(Cause::TooMany { limit: limit as u64 }));
         }
         let held = Amounts::of(&receive.pages, &receive.state);
         let is_writer = |peer| peers.are_one_group(peer, receive.peer);
-        self.desk.receive(ctx, receive.room, &held, is_writer)
+        let named = (receive.room, self.rooms.next_key());
+        self.desk.receive(ctx, named, &held, is_writer)
     }
 
     /// Why a room that can be held must fail at once.
@@ -193,7 +190,7 @@ impl DecodeSide {
             cell,
         };
         let key = self.rooms.insert(room);
-        self.by_id.insert_new(id, key);
+        debug_assert_eq!(self.desk.open(id), Some(key));
         self.add_leg(ctx, key, Some(peer));
         key
     }
@@ -260,7 +257,7 @@ impl DecodeSide {
 
     /// A scheduler gives a room up. Whether it was live; if not, the next open of it fails.
     pub(super) fn cancel<E: Endpoint>(&mut self, ctx: &mut Context<E>, room: RoomId) -> bool {
-        let Some(key) = self.by_id.get(&room).copied() else {
+        let Some(key) = self.desk.open(room) else {
             self.cancelled.insert(ctx.now, (), room, ());
             self.desk.give_up(ctx, room, Cause::Cancelled);
             return false;

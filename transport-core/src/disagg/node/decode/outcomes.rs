@@ -111,7 +111,6 @@ impl DecodeSide {
         let Some(room) = self.rooms.get_mut(key) else { return };
         room.legs.retain(|other| *other != leg);
         if room.legs.is_empty() {
-            self.by_id.remove(&room.id);
             room.vote.into_iter().for_each(|vote| self.group.leave(vote));
             if let Some(room) = self.rooms.remove(key) {
                 room.finish(ctx, &mut self.desk);
