@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     SubmissionPublish,
     /// A submission is sent without looking whether there is room for it and its completion.
     SubmissionCredit,
+    /// A submission is sent without looking whether there is a slot for it, if its completion has a place.
+    SubmissionSlot,
     /// What one submitter learnt of free slots reaches the next one unordered.
     SubmissionLimit,
     /// What the port has left behind is not looked for.

@@ -94,7 +94,18 @@ pub trait WorkRequest {
 ///
 /// If the slots would not fit in the address space, as `Vec::with_capacity` does.
 pub fn pair<W: WorkRequest>(depth: usize) -> (Submitter<W>, Port<W>, Completions<W>) {
-    let (sender, receiver, credits) = submissions(depth);
+    pair_of(depth, MOST_WAITING)
+}
+
+/// Requests that can wait for the port, at most. Many more may be under way, when work takes long; but
+/// a port that is this far behind is late, and the slots of these stay in a core's cache.
+const MOST_WAITING: usize = 1024;
+
+fn pair_of<W: WorkRequest>(
+    depth: usize,
+    waiting: usize,
+) -> (Submitter<W>, Port<W>, Completions<W>) {
+    let (sender, receiver, credits) = submissions(depth, waiting);
     let depth = sender.depth();
     let (producer, consumer) = ring(depth);
     let returns = Arc::new(Returns {

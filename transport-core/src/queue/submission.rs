@@ -47,20 +47,15 @@ const CLOSED: usize = 1;
 const PARKED: usize = 2;
 /// In a stamp: the position's item is in the slot, or was.
 const FULL: usize = 1;
-/// Slots, at most. Many more credits than these may be out, for work that takes long; but a receiver
-/// that is this far behind is late, and items in slots that go around in a core's cache cost it no
-/// other memory.
-pub(super) const MOST_WAITING: usize = 1024;
 /// No position; no stamp is ever `NOWHERE|FULL`.
 const NOWHERE: usize = 2;
 
-/// Makes a queue with `depth` credits, at least 1, and as many slots, but no more than
-/// [`MOST_WAITING`].
-pub(super) fn submissions<T>(depth: usize) -> (Sender<T>, Receiver<T>, Credits<T>) {
-    submissions_at(depth, MOST_WAITING, 0)
+/// Makes a queue with `depth` credits, at least 1, and as many slots, but no more than `most`.
+pub(super) fn submissions<T>(depth: usize, most: usize) -> (Sender<T>, Receiver<T>, Credits<T>) {
+    submissions_at(depth, most, 0)
 }
 
-/// A queue of `most` slots at most that has carried items up to position `start` already.
+/// A queue that has carried items up to position `start` already.
 fn submissions_at<T>(
     depth: usize,
     most: usize,
@@ -172,7 +167,8 @@ impl<T> Shared<T> {
         let head = self.head.load(Ordering::Acquire);
         let paid = released.wrapping_add(self.depth * STEP);
         let vacant = head.wrapping_add(self.slots.len() * STEP);
-        let limit = if before(paid, vacant) { paid } else { vacant };
+        let limit =
+            if before(paid, vacant) || seeded(Fault::SubmissionSlot) { paid } else { vacant };
         // A slower sender may set it back: that is a lag, no more.
         let ordering = fault::ordering(Ordering::Release, Fault::SubmissionLimit);
         self.senders.limit.store(limit, ordering);

@@ -270,6 +270,25 @@ fn r5_what_is_opened_unasked_is_held_until_it_is_released() {
 }
 
 #[test]
+fn the_key_of_a_room_is_kept_until_it_is_taken_or_the_room_released() {
+    let mut out = vec![];
+    let mut desk = Admission::with_keys(AdmissionConfig::unlimited(9)).unwrap();
+    desk.ask(at(0), RoomId(1), PEER, &pages(1), at(MINUTE), &mut out).unwrap();
+    assert_eq!(desk.key(RoomId(1)), None, "not open");
+    for (room, key) in [(1, 'a'), (2, 'b'), (3, 'c')] {
+        desk.opened_as(at(0), (RoomId(room), key), &pages(1), &mut out).unwrap();
+    }
+    let again = desk.opened_as(at(0), (RoomId(2), 'd'), &pages(1), &mut out);
+    assert_eq!(again, Err(NotOpened::InUse { room: RoomId(2) }));
+    desk.used(at(0), RoomId(2), &pages(5), &mut out).unwrap();
+    assert_eq!([1, 2, 3].map(|room| desk.key(RoomId(room))), [Some('a'), Some('b'), Some('c')]);
+    assert_eq!([desk.take_key(RoomId(2)), desk.take_key(RoomId(2))], [Some('b'), None]);
+    assert!(desk.is_in_use(RoomId(2)) && desk.key(RoomId(2)).is_none());
+    assert!(desk.release(at(0), RoomId(3), &mut out));
+    assert_eq!(desk.key(RoomId(3)), None);
+}
+
+#[test]
 fn r5_a_room_that_is_opened_while_it_waits_was_accepted_and_holds_what_it_got() {
     let mut bench = Bench::holding(60);
     assert_eq!((bench.queued(2, 50), bench.queued(3, 5)), (0, 1));

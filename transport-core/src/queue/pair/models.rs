@@ -26,7 +26,11 @@ impl WorkRequest for Request {
 type Ends = (Kept<Submitter<Request>>, Kept<Port<Request>>, Kept<Completions<Request>>);
 
 fn pair(depth: usize) -> Ends {
-    let (submitter, port, completions) = super::pair(depth);
+    pair_of(depth, depth)
+}
+
+fn pair_of(depth: usize, waiting: usize) -> Ends {
+    let (submitter, port, completions) = super::pair_of(depth, waiting);
     (Kept::new(submitter), Kept::new(port), Kept::new(completions))
 }
 
@@ -127,6 +131,22 @@ fn credits_cross_threads() {
         complete(&mut port, taken);
     }
     taking.join().unwrap();
+}
+
+/// Two may be under way, but only one wait for the port: the second comes when that has taken the first.
+fn requests_wait_in_one_slot() {
+    let (submitter, mut port, mut completions) = pair_of(2, 1);
+    let driver = thread::spawn(move || {
+        for _ in 0..2 {
+            let taken = until(|| port.take());
+            complete(&mut port, taken);
+        }
+    });
+    for id in 0..2 {
+        until(|| submitter.submit(Request(id)).ok());
+    }
+    assert_eq!([(); 2].map(|()| until(|| completions.pop())), [Ok(0), Ok(1)]);
+    driver.join().unwrap();
 }
 
 /// The port parks, and is woken by the next request.
@@ -234,6 +254,11 @@ fn loom_q1_pair_returns_credits_to_other_threads() {
 }
 
 #[test]
+fn loom_pair_takes_more_requests_than_can_wait() {
+    model(requests_wait_in_one_slot);
+}
+
+#[test]
 fn loom_pair_ends_a_parked_port() {
     model(a_parked_port_is_ended);
 }
@@ -285,6 +310,12 @@ mod seeded {
     #[should_panic(expected = "a completion taken is room for a request")]
     fn loom_q3_catches_slots_of_a_batch_that_come_late() {
         model_with(Fault::BatchSlotsLate, a_batch_makes_room);
+    }
+
+    #[test]
+    #[should_panic(expected = "Causality violation")]
+    fn loom_pair_catches_slots_that_are_not_looked_for() {
+        model_with(Fault::SubmissionSlot, requests_wait_in_one_slot);
     }
 
     #[test]

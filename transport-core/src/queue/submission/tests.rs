@@ -27,7 +27,7 @@ fn positions_wrap_around() {
 
 #[test]
 fn a_place_is_free_only_when_it_was_vacated_too() {
-    let (sender, mut receiver, mut credits) = submissions(1);
+    let (sender, mut receiver, mut credits) = submissions(1, 8);
     sender.send(1).unwrap();
     assert_eq!(receiver.take(), Some(1));
     credits.release(1);
@@ -60,7 +60,7 @@ fn more_credits_than_slots_are_out_but_no_more_items_wait() {
 
 #[test]
 fn an_ended_receiver_takes_nothing_and_leaves_the_rest() {
-    let (sender, mut receiver, mut credits) = submissions(4);
+    let (sender, mut receiver, mut credits) = submissions(4, 8);
     for item in 0..3 {
         sender.send(item).unwrap();
     }
