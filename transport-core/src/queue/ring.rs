@@ -61,11 +61,11 @@ fn ring_at<T>(capacity: usize, start: usize) -> (Producer<T>, Consumer<T>) {
             .collect(),
     });
     let consumer = Consumer { shared: shared.clone(), head: start, tail: start, base: start };
-    (Producer { shared, tail: start, head: start, base: start }, consumer)
+    let look = start.wrapping_add(window(capacity));
+    (Producer { shared, tail: start, head: start, base: start, look }, consumer)
 }
 
-/// After how many slots a producer looks whether it may go on at the first.
-#[inline]
+/// After how many items a producer looks whether it may go on at the first slot.
 fn window(capacity: usize) -> usize {
     (capacity / 2).clamp(1, 32)
 }
@@ -118,6 +118,8 @@ pub struct Producer<T> {
     /// The consumer's head when last looked at: it is there or further.
     head: usize,
     base: usize,
+    /// The position at which it looks next whether it may go on at the first slot.
+    look: usize,
 }
 
 impl<T> Producer<T> {
@@ -179,7 +181,9 @@ impl<T> Producer<T> {
     /// Call only when there is room.
     #[inline]
     fn write(&mut self, item: T) {
-        self.rewind();
+        if self.tail == self.look {
+            self.rewind();
+        }
         let slot = self.shared.slot(self.base, self.tail);
         // SAFETY: there is room, so the slot is the producer's, and holds no item.
         slot.with_mut(|slot| unsafe { slot.cast::<T>().write(item) });
@@ -188,17 +192,9 @@ impl<T> Producer<T> {
 }
 
 impl<T> Producer<T> {
-    /// Has the next position live in the first slot, if the last was some way behind it and no item is
-    /// in the ring.
-    #[inline]
+    /// Has the next position live in the first slot, if no item is in the ring.
+    #[inline(never)]
     fn rewind(&mut self) {
-        let gone = self.tail.wrapping_sub(self.base);
-        if gone & (window(self.capacity()) - 1) == 0 && gone != 0 {
-            self.rewind_if_empty();
-        }
-    }
-
-    fn rewind_if_empty(&mut self) {
         let ordering = fault::ordering(Ordering::Acquire, Fault::RingRewindOrder);
         self.head = self.shared.head.load(ordering);
         if self.head == self.tail || seeded(Fault::RingRewind) {
@@ -206,6 +202,7 @@ impl<T> Producer<T> {
             // Relaxed: released with the tail of the first item that it is for.
             self.shared.producer.base.store(self.base, Ordering::Relaxed);
         }
+        self.look = self.tail.wrapping_add(window(self.capacity()));
     }
 }
 
