@@ -54,6 +54,7 @@ impl Index {
     }
 
     /// The place of the key with this hash for which `is_it` holds.
+    #[inline]
     pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
         self.position(hash, is_it).map(|at| self.place(at))
     }
@@ -107,13 +108,14 @@ impl Index {
         self.len = 0;
     }
 
+    #[inline]
     fn position(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<Position> {
         if self.groups.is_empty() {
             return None;
         }
-        let (tag, mut group) = (tag(hash), self.home(hash));
-        // All groups may have been passed: then a search is over when it has come around.
-        for _ in 0..self.groups.len() {
+        let (tag, home) = (tag(hash), self.home(hash));
+        let mut group = home;
+        loop {
             for lane in self.groups[group].find(tag) {
                 let at = Position { group, lane };
                 if is_it(self.place(at)) {
@@ -124,8 +126,11 @@ impl Index {
                 return None;
             }
             group = self.next(group);
+            // All groups may have been passed: then it has come around.
+            if group == home {
+                return None;
+            }
         }
-        None
     }
 
     fn place(&self, at: Position) -> u32 {

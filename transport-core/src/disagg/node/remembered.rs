@@ -68,6 +68,12 @@ impl<O: Copy + Ord, K: Copy + Eq + Hash, V> Remembered<O, K, V> {
         let (value, expires, before, behind) = (Some(value), now + self.keep, NOWHERE, NOWHERE);
         let entry = Entry { key, owner, value, expires, before, behind };
         if let Some(place) = self.place(&key) {
+            let known = &mut self.entries[place as usize];
+            if known.owner == owner && known.behind == NOWHERE {
+                // Its owner's newest stays where it is.
+                (known.value, known.expires) = (entry.value, entry.expires);
+                return None;
+            }
             let earlier = self.unchain(place);
             self.entries[place as usize] = entry;
             self.append(owner, place);
