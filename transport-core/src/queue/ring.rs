@@ -189,9 +189,7 @@ impl<T> Producer<T> {
         slot.with_mut(|slot| unsafe { slot.cast::<T>().write(item) });
         self.tail = self.tail.wrapping_add(1);
     }
-}
 
-impl<T> Producer<T> {
     /// Has the next position live in the first slot, if no item is in the ring.
     #[inline(never)]
     fn rewind(&mut self) {
