@@ -15,7 +15,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion};
 use kvperf::cpu;
 use transport_core::disagg::RoomId;
-use transport_core::disagg::node::{Completion, Lease, Receive};
+use transport_core::disagg::node::Completion;
 use transport_core::transfer::{ArrivalGate, Manifest, Part, StateMask};
 
 use crate::bare::Bare;
@@ -68,9 +68,7 @@ fn nanos_per_room(mut room: impl FnMut()) -> f64 {
 
 fn poll(c: &mut Criterion) {
     let mut pair = Pair::new();
-    let (room, peer, pages) = (RoomId(u64::MAX), pair.peer, Lease::new([3]));
-    let receive = Receive { room, peer, pages, state: vec![], prefix_pages: 0, attempt: 0 };
-    let handle = pair.decode.client.receive(receive).expect("room in the queue");
+    let handle = pair.receive(RoomId(u64::MAX), 3);
     (0..100).for_each(|_| pair.turn());
     let mut group = c.benchmark_group("poll");
     let word = AtomicUsize::new(1);

@@ -2,7 +2,7 @@
 
 use transport_core::disagg::RoomId;
 use transport_core::disagg::node::{
-    Chunk, Client, Last, Lease, Model, Node, NodeConfig, Open, Receive, Request,
+    Chunk, Client, Last, Lease, Model, Node, NodeConfig, Open, Receive, Request, RoomHandle,
 };
 use transport_core::fabric::PeerId;
 use transport_core::queue::Completions;
@@ -13,7 +13,7 @@ use crate::tables::{ROOMS, tables};
 
 pub(crate) struct Side {
     node: Node<SimEndpoint>,
-    pub(crate) client: Client,
+    client: Client,
     pub(crate) completions: Completions<Request>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Pair {
     net: SimNet,
     pub(crate) decode: Side,
     prefill: Side,
-    pub(crate) peer: PeerId,
+    peer: PeerId,
     room: u64,
 }
 
@@ -60,29 +60,25 @@ impl Pair {
     pub(crate) fn with_others(count: u32) -> Self {
         let mut pair = Self::new();
         for other in 0..u64::from(count) {
-            let (room, pages) = (RoomId(u64::MAX - other), Lease::new([3]));
-            let receive = Receive {
-                room,
-                peer: pair.peer,
-                pages,
-                state: vec![],
-                prefix_pages: 0,
-                attempt: 0,
-            };
-            pair.decode.client.receive(receive).expect("room in the queue");
+            pair.receive(RoomId(u64::MAX - other), 3);
             pair.turn();
         }
         (0..10_000).for_each(|_| pair.turn());
         pair
     }
 
+    /// The decode side receives a room into a page.
+    pub(crate) fn receive(&self, room: RoomId, page: u32) -> RoomHandle {
+        let (peer, pages) = (self.peer, Lease::new([page]));
+        let receive = Receive { room, peer, pages, state: vec![], prefix_pages: 0, attempt: 0 };
+        self.decode.client.receive(receive).expect("room in the queue")
+    }
+
     /// One room from open to both completions, with one page and aux.
     pub(crate) fn room(&mut self) {
         let room = RoomId(self.room);
         self.room += 1;
-        let (peer, pages) = (self.peer, Lease::new([7]));
-        let receive = Receive { room, peer, pages, state: vec![], prefix_pages: 0, attempt: 0 };
-        self.decode.client.receive(receive).expect("room in the queue");
+        self.receive(room, 7);
         self.prefill.client.open(Open { room }).expect("room in the queue");
         let chunk =
             Chunk { room, pages: Lease::new([9]), last: Some(Last::default()), ready: None };

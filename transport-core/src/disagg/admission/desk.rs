@@ -120,7 +120,7 @@ impl<K: Copy> Admission<K> {
         self.rooms.get(&room).is_some_and(|entry| entry.stage == Stage::InUse)
     }
 
-    /// What the room was [opened with](Admission::opened_as), unless that was taken back.
+    /// What the room was [opened with](Admission::opened), unless that was taken back.
     pub fn key(&self, room: RoomId) -> Option<K> {
         self.rooms.get(&room)?.key
     }
@@ -170,15 +170,17 @@ impl<K: Copy> Admission<K> {
     ) -> Result<(), NotReserved> {
         self.expire(now, out);
         let entry = self.rooms.get(&room).filter(|e| !matches!(e.stage, Stage::Queued { .. }));
-        let result = entry.map(|entry| entry.key).ok_or(NotReserved { room });
-        let result = result.map(|key| self.put_in_use(room, key, held));
+        let result = entry.map(|_| ()).ok_or(NotReserved { room });
+        if result.is_ok() {
+            self.put_in_use(room, None, held);
+        }
         self.settle(now, out);
         result
     }
 
     /// The scheduler opened the room with `held`, whether it was reserved, queued, or not asked for at
     /// all: that is a fact, as in [`Admission::used`]. Who waited for it in the queue is told that it
-    /// was accepted.
+    /// was accepted. `key` is kept with the room.
     ///
     /// # Errors
     ///
@@ -186,49 +188,25 @@ impl<K: Copy> Admission<K> {
     pub fn opened(
         &mut self,
         now: Instant,
-        room: RoomId,
+        (room, key): (RoomId, K),
         held: &Amounts,
         out: &mut Vec<Event>,
     ) -> Result<(), NotOpened> {
-        self.open(now, (room, None), held, out)
+        self.expire(now, out);
+        let result = self.open(now, (room, key), held, out);
+        self.settle(now, out);
+        result
     }
 
-    /// Like [`Admission::opened`], and keeps `key` with the room.
-    ///
-    /// # Errors
-    ///
-    /// See [`NotOpened`]; nothing is changed.
-    pub fn opened_as(
+    fn open(
         &mut self,
         now: Instant,
         (room, key): (RoomId, K),
         held: &Amounts,
         out: &mut Vec<Event>,
     ) -> Result<(), NotOpened> {
-        self.open(now, (room, Some(key)), held, out)
-    }
-
-    fn open(
-        &mut self,
-        now: Instant,
-        room: (RoomId, Option<K>),
-        held: &Amounts,
-        out: &mut Vec<Event>,
-    ) -> Result<(), NotOpened> {
-        self.expire(now, out);
-        let result = self.take_up(now, room, held, out);
-        self.settle(now, out);
-        result
-    }
-
-    fn take_up(
-        &mut self,
-        now: Instant,
-        (room, key): (RoomId, Option<K>),
-        held: &Amounts,
-        out: &mut Vec<Event>,
-    ) -> Result<(), NotOpened> {
         let (entry, limit) = (self.rooms.get(&room), self.config.rooms as u64);
+        let key = Some(key);
         match entry.map(|entry| (entry.stage, entry.peer)) {
             Some((Stage::InUse, _)) => return Err(NotOpened::InUse { room }),
             _ if self.stats.open >= limit => return Err(NotOpened::TooMany { limit }),
@@ -249,12 +227,13 @@ impl<K: Copy> Admission<K> {
         Ok(())
     }
 
+    /// Without a key it stays with the one it has.
     fn put_in_use(&mut self, room: RoomId, key: Option<K>, held: &Amounts) {
         let mark = self.fresh_mark();
         let Some(entry) = self.rooms.get_mut(&room) else { return };
         entry.give_back(&mut self.stats);
         (entry.stage, entry.amounts, entry.mark) = (Stage::InUse, *held, mark);
-        entry.key = key;
+        entry.key = key.or(entry.key);
         self.count_in_use(held);
     }
 

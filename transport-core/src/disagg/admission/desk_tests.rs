@@ -79,7 +79,7 @@ impl Bench {
     }
 
     fn opened(&mut self, room: u64, held: u64) -> Result<Vec<Event>, NotOpened> {
-        self.desk.opened(at(0), RoomId(room), &pages(held), &mut self.out)?;
+        self.desk.opened(at(0), (RoomId(room), ()), &pages(held), &mut self.out)?;
         Ok(core::mem::take(&mut self.out))
     }
 
@@ -261,7 +261,7 @@ fn r5_what_is_opened_unasked_is_held_until_it_is_released() {
     assert_eq!(bench.queued(2, 5), 0);
     assert_eq!(bench.ask(1, 90), Ok(Answer::Accepted), "whoever asks for it now");
     assert_eq!(bench.later(10 * MINUTE), [expired(2, false)], "it never expires");
-    let again = bench.desk.opened(at(0), RoomId(1), &pages(1), &mut bench.out);
+    let again = bench.desk.opened(at(0), (RoomId(1), ()), &pages(1), &mut bench.out);
     assert_eq!(again, Err(NotOpened::InUse { room: RoomId(1) }));
     bench.desk.handle_peer_down(at(0), PEER, &mut bench.out);
     assert_eq!(bench.desk.stats().used, pages(90));
@@ -276,9 +276,9 @@ fn the_key_of_a_room_is_kept_until_it_is_taken_or_the_room_released() {
     desk.ask(at(0), RoomId(1), PEER, &pages(1), at(MINUTE), &mut out).unwrap();
     assert_eq!(desk.key(RoomId(1)), None, "not open");
     for (room, key) in [(1, 'a'), (2, 'b'), (3, 'c')] {
-        desk.opened_as(at(0), (RoomId(room), key), &pages(1), &mut out).unwrap();
+        desk.opened(at(0), (RoomId(room), key), &pages(1), &mut out).unwrap();
     }
-    let again = desk.opened_as(at(0), (RoomId(2), 'd'), &pages(1), &mut out);
+    let again = desk.opened(at(0), (RoomId(2), 'd'), &pages(1), &mut out);
     assert_eq!(again, Err(NotOpened::InUse { room: RoomId(2) }));
     desk.used(at(0), RoomId(2), &pages(5), &mut out).unwrap();
     assert_eq!([1, 2, 3].map(|room| desk.key(RoomId(room))), [Some('a'), Some('b'), Some('c')]);

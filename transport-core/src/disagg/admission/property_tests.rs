@@ -130,7 +130,7 @@ impl World {
                 })?;
             }
             Call::Opened { room, held } => {
-                let opened = self.desk.opened(now, RoomId(room), &amounts(held), &mut out);
+                let opened = self.desk.opened(now, (RoomId(room), ()), &amounts(held), &mut out);
                 self.opened(RoomId(room), held, opened, out)?;
             }
             Call::Release { room } => {

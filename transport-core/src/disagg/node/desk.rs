@@ -109,7 +109,7 @@ impl Desk {
         if let Some(asked) = self.take_expired(room, is_writer) {
             return Err(Cause::AskExpired { waited_ms: millis(ctx.now - asked) });
         }
-        let opened = self.admission.opened_as(ctx.now, (room, key), held, &mut self.events);
+        let opened = self.admission.opened(ctx.now, (room, key), held, &mut self.events);
         self.tell(ctx);
         opened.map_err(|error| match error {
             NotOpened::InUse { .. } => Cause::DuplicateRoom,
