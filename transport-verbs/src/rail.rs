@@ -8,7 +8,8 @@
 //! [`crate::unfinished`]); then the others are given to other rails.
 //!
 //! A rail whose device says nothing for too long of requests that it was given has failed as well,
-//! and so has one that is opening and whose peer does not answer (`ETIMEDOUT`): what makes no progress must not look like what does.
+//! and so has one that is opening and whose peer does not answer (`ETIMEDOUT`): what makes no progress
+//! must not look like what does.
 //!
 //! Invariant: a share that the rail was given is in exactly one place: `line` or `unfinished`, until
 //! it is handed to `ended` or taken by [`Rail::release`].
@@ -192,7 +193,7 @@ impl Rail {
         (nic, port): (&Nic, &Port),
         depth: u32,
     ) -> io::Result<()> {
-        let live = Live { since: now, ..Live::new(nic, port, depth)? };
+        let live = Live::new(now, nic, port, depth)?;
         self.begin_life(life);
         self.state = State::Opening(Box::new(live));
         Ok(())

@@ -38,7 +38,7 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(nic: &Nic, port: &Port, depth: u32) -> io::Result<Self> {
+    pub(super) fn new(now: Instant, nic: &Nic, port: &Port, depth: u32) -> io::Result<Self> {
         let depth = depth.min(nic.limits.max_requests).min(nic.limits.max_completions).max(4);
         let gather = nic.limits.max_gather.clamp(1, GATHER);
         let sent = Queue::new(&nic.channel, depth)?;
@@ -71,7 +71,7 @@ impl Live {
             leaves: None,
             retry_at: Instant::ZERO,
             armed: None,
-            since: Instant::ZERO,
+            since: now,
         })
     }
 
